@@ -1,0 +1,262 @@
+//! The one error type of the library.
+//!
+//! Every I/O error says what was done to which path; every message says what happened, to what,
+//! why and, where there is one, what to do next. [`Error::exit_code`] is the process's contract.
+
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+
+/// The library's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation of the operating system failed.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What was being done: "open", "read", "fsync", ...
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The command line asks for something impossible.
+    #[error("{0}")]
+    Usage(String),
+    /// A string is no digest.
+    #[error("invalid digest {text:?}: {reason}")]
+    InvalidDigest {
+        /// The string, cut to 100 characters.
+        text: String,
+        /// Why it is none.
+        reason: &'static str,
+    },
+    /// A path inside a snapshot or a bundle is not a plain relative path.
+    #[error("invalid path {path:?} in {context}: {reason}")]
+    InvalidPath {
+        /// The path, escaped for printing.
+        path: String,
+        /// Where it stands.
+        context: String,
+        /// Why it is refused.
+        reason: &'static str,
+    },
+    /// A name is not usable as a snapshot's name.
+    #[error("invalid snapshot name {name:?}: {reason}")]
+    InvalidName {
+        /// The name.
+        name: String,
+        /// Why it is refused.
+        reason: &'static str,
+    },
+    /// A snapshot's descriptor is not one that we can read.
+    #[error("invalid snapshot descriptor {}: {reason}", path.display())]
+    InvalidDescriptor {
+        /// The descriptor's file.
+        path: PathBuf,
+        /// The field and what is wrong with it.
+        reason: String,
+    },
+    /// A snapshot directory holds what cannot be packed, or not what its descriptor says.
+    #[error("cannot pack snapshot {}: {reason}", directory.display())]
+    InvalidSnapshot {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file changed between the two times that it was read.
+    #[error("{} changed while it was read; nothing was written. Stop the sandbox that uses it and export again", path.display())]
+    SourceChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The integrity that a descriptor records does not hold for the payload.
+    #[error("recorded integrity of {} does not hold: {algorithm} is {actual}, the descriptor says {expected}", path.display())]
+    RecordedIntegrity {
+        /// The payload file.
+        path: PathBuf,
+        /// The algorithm's name.
+        algorithm: &'static str,
+        /// What the descriptor says.
+        expected: String,
+        /// What the bytes give.
+        actual: String,
+    },
+    /// No snapshot answers to the reference.
+    #[error("no snapshot {reference:?} in {}{hint}", store.display())]
+    SnapshotNotFound {
+        /// What was asked for.
+        reference: String,
+        /// The store that was searched.
+        store: PathBuf,
+        /// What to do, beginning with a separator; may be empty.
+        hint: String,
+    },
+    /// A parent is not in the store.
+    #[error("snapshot {child} names the parent {parent}, which is not in {}; import the parent first, or export without --with-parents", store.display())]
+    ParentNotFound {
+        /// The child's name.
+        child: String,
+        /// The parent as the child's descriptor names it.
+        parent: String,
+        /// The store that was searched.
+        store: PathBuf,
+    },
+    /// Several snapshots answer to the reference.
+    #[error("{reference:?} is ambiguous; it can be {}", candidates.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        reference: String,
+        /// Everything that it can be.
+        candidates: Vec<String>,
+    },
+    /// A file or folder that must exist does not.
+    #[error("{what} not found: {}{hint}", path.display())]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What to do, beginning with a separator; may be empty.
+        hint: String,
+    },
+    /// A bundle has no such tag.
+    #[error("no tag {tag:?} in the bundle; it has {}", tags.join(", "))]
+    TagNotFound {
+        /// What was asked for.
+        tag: String,
+        /// What there is.
+        tags: Vec<String>,
+    },
+    /// The destination exists and may not be replaced.
+    #[error("{} already exists; use --force to replace it", path.display())]
+    AlreadyExists {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// The store holds another snapshot where this one belongs.
+    #[error("{} holds {existing}, the bundle has {incoming}; use --force to replace it, or --name to place it beside", path.display())]
+    Different {
+        /// The snapshot directory.
+        path: PathBuf,
+        /// What is there.
+        existing: String,
+        /// What would be placed.
+        incoming: String,
+    },
+    /// The image cache lacks what the pinned image needs.
+    #[error("cannot pack the image {image}: {reason}")]
+    ImageCache {
+        /// The image's reference or digest.
+        image: String,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// A blob's bytes are not those that its descriptor promises.
+    #[error("blob {digest} is corrupt: {reason}")]
+    CorruptBlob {
+        /// The digest that it should have.
+        digest: Digest,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A blob that the bundle refers to is not in it.
+    #[error("blob {digest} is missing from the bundle ({role})")]
+    MissingBlob {
+        /// Its digest.
+        digest: Digest,
+        /// What refers to it.
+        role: String,
+    },
+    /// A document or archive of the bundle is not what the format says.
+    #[error("invalid bundle: {context}: {reason}")]
+    InvalidBundle {
+        /// Which document or archive entry.
+        context: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A restored file's root is not the one in the file table.
+    #[error("{path} of snapshot {snapshot} is not what the file table says: root {actual}, expected {expected}")]
+    RootMismatch {
+        /// The snapshot's name.
+        snapshot: String,
+        /// The file's path in it.
+        path: String,
+        /// The table's root.
+        expected: String,
+        /// The restored file's root.
+        actual: String,
+    },
+    /// A limit was exceeded.
+    #[error("{what} is {value}, over the limit of {limit}{hint}")]
+    Limit {
+        /// What was measured.
+        what: String,
+        /// Its value, at least.
+        value: u64,
+        /// The limit.
+        limit: u64,
+        /// Which flag raises it, beginning with a separator; may be empty.
+        hint: &'static str,
+    },
+    /// The work was cancelled.
+    #[error("interrupted; nothing was placed. Run the same command again")]
+    Interrupted,
+    /// Verification found something: the findings have been reported.
+    #[error("verification failed: {count} finding(s)")]
+    Findings {
+        /// How many.
+        count: usize,
+    },
+}
+
+impl Error {
+    /// An I/O error, with what was done to which path.
+    pub fn io(operation: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { operation, path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// A document or entry of a bundle that breaks the format.
+    pub fn bundle(context: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::InvalidBundle { context: context.into(), reason: reason.into() }
+    }
+
+    /// The exit code: 1 failed, 2 usage, 3 verification failed, 4 not found, 5 already exists.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::InvalidName { .. } | Self::Ambiguous { .. } => 2,
+            Self::RecordedIntegrity { .. }
+            | Self::CorruptBlob { .. }
+            | Self::MissingBlob { .. }
+            | Self::InvalidBundle { .. }
+            | Self::InvalidPath { .. }
+            | Self::InvalidDigest { .. }
+            | Self::RootMismatch { .. }
+            | Self::Findings { .. } => 3,
+            Self::SnapshotNotFound { .. }
+            | Self::ParentNotFound { .. }
+            | Self::NotFound { .. }
+            | Self::TagNotFound { .. } => 4,
+            Self::AlreadyExists { .. } | Self::Different { .. } => 5,
+            _ => 1,
+        }
+    }
+}
+
+/// Gives an [`std::io::Error`] its operation and path.
+pub trait IoContext<T> {
+    /// Says what was done to which path.
+    fn context(self, operation: &'static str, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T, E: Into<std::io::Error>> IoContext<T> for std::result::Result<T, E> {
+    fn context(self, operation: &'static str, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|source| Error::io(operation, path, source.into()))
+    }
+}

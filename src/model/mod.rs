@@ -1,0 +1,14 @@
+//! The documents of a bundle: parsed, validated, encoded; no I/O.
+
+pub mod config;
+pub mod json;
+pub mod manifest;
+pub mod name;
+pub mod path;
+
+pub use config::{
+    FileRecord, Generation, ImageRecord, LayerFile, LayerRecord, SnapshotConfig, SnapshotIdentity, SnapshotRecord,
+};
+pub use manifest::{Descriptor, Index, Manifest};
+pub use name::{SnapshotName, Tag};
+pub use path::TarPath;

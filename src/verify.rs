@@ -1,0 +1,100 @@
+//! [`VerifyReader`]: the only thing that a fetch returns. It never yields more than the declared size, and ends
+//! without error only if size and digest hold (size first: OCI image-spec 1.1, "Verification").
+
+use std::io::{self, Read};
+
+use crate::{
+    digest::{Digest, Hasher},
+    error::{Error, Result},
+    model::Descriptor,
+};
+
+/// A blob's bytes, counted and hashed as they pass.
+pub struct VerifyReader<R> {
+    inner: R,
+    digest: Digest,
+    size: u64,
+    left: u64,
+    hasher: Option<Hasher>,
+}
+
+impl<R: Read> VerifyReader<R> {
+    /// Of the blob that `descriptor` promises.
+    pub fn new(inner: R, descriptor: &Descriptor) -> Self {
+        Self {
+            inner,
+            digest: descriptor.digest,
+            size: descriptor.size,
+            left: descriptor.size,
+            hasher: Some(Hasher::new()),
+        }
+    }
+
+    fn corrupt(&self, reason: String) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, Error::CorruptBlob { digest: self.digest, reason })
+    }
+
+    fn check_end(&mut self) -> io::Result<()> {
+        let Some(hasher) = self.hasher.take() else { return Ok(()) };
+        if self.inner.read(&mut [0])? != 0 {
+            return Err(self.corrupt(format!("it is longer than its {} bytes", self.size)));
+        }
+        let actual = hasher.finish();
+        if actual != self.digest {
+            return Err(self.corrupt(format!("its bytes have the digest {actual}")));
+        }
+        Ok(())
+    }
+
+    /// Reads the whole blob, which must be a document.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] over `limit` bytes; [`Error::CorruptBlob`].
+    pub fn read_document(mut self, limit: u64) -> Result<Vec<u8>> {
+        if self.size > limit {
+            return Err(Error::Limit {
+                what: format!("the size of the document {}", self.digest),
+                value: self.size,
+                limit,
+                hint: "",
+            });
+        }
+        let mut bytes = Vec::new();
+        let digest = self.digest;
+        self.read_to_end(&mut bytes).map_err(|e| into_error(e, digest))?;
+        Ok(bytes)
+    }
+}
+
+/// The library's error inside an I/O error, or a corrupt blob with the I/O error's text.
+pub fn into_error(error: io::Error, digest: Digest) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => Error::CorruptBlob { digest, reason: error.to_string() },
+    }
+}
+
+impl<R: Read> Read for VerifyReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            self.check_end()?;
+            return Ok(0);
+        }
+        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if want == 0 {
+            return Ok(0);
+        }
+        let got = self.inner.read(&mut buffer[..want])?;
+        if got == 0 {
+            return Err(self.corrupt(format!("it ends after {} of {} bytes", self.size - self.left, self.size)));
+        }
+        self.left -= got as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..got]);
+        }
+        if self.left == 0 {
+            self.check_end()?;
+        }
+        Ok(got)
+    }
+}
