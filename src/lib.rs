@@ -1,12 +1,24 @@
 //! snapcask: microVM snapshots as verified, content-addressed OCI bundles.
+//!
+//! ```text
+//! export:  store -> chain -> scan -> layer (tar segments, deltas, frames) -> layout (dir, tar, tar.zst)
+//! import:  layout -> verify -> layer (decode, write at offsets) -> roots -> stage -> place in the store
+//! ```
 #![deny(missing_docs)]
 
+pub mod check_bundle;
 pub mod digest;
 pub mod error;
+pub mod export;
+pub mod import;
+pub mod layout;
 pub mod media_type;
 pub mod model;
+pub mod progress;
+pub mod report;
 pub mod snapshot;
 pub mod storage;
+pub mod store;
 pub mod verify;
 
 pub use digest::Digest;

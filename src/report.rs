@@ -1,0 +1,236 @@
+//! What the verbs report: the JSON output of the CLI is these types (`schemas/`).
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::{
+    digest::Digest,
+    model::{Generation, ImageRecord, SnapshotIdentity},
+};
+
+/// What import did with a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is in the store now.
+    Placed,
+    /// It was in the store, identical, and was kept.
+    AlreadyThere,
+    /// It was left out as asked.
+    Skipped,
+}
+
+/// One snapshot of an export or import.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotReport {
+    /// Snapshot digest.
+    pub digest: Digest,
+    /// `snapshot_id`.
+    pub id: Option<String>,
+    /// Name in the store, or in the bundle.
+    pub name: String,
+    /// The parent's snapshot digest, where known.
+    pub parent_digest: Option<Digest>,
+    /// The parent as the descriptor names it.
+    pub parent: Option<SnapshotIdentity>,
+    /// The pinned image.
+    pub image: Option<ImageRecord>,
+    /// The descriptor's contract.
+    pub generation: Generation,
+    /// Disk format.
+    pub format: String,
+    /// Logical bytes of all files.
+    pub size: u64,
+    /// Bytes in blocks that are not zero.
+    pub data_bytes: u64,
+    /// Creation time.
+    pub created_at: Option<String>,
+    /// Digest of its OCI manifest.
+    pub manifest: Digest,
+    /// `requires` that we do not know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown_requires: Vec<String>,
+    /// Where it was read or placed.
+    pub path: Option<PathBuf>,
+    /// What was done; absent for an export.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+}
+
+/// The report of an export.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExportReport {
+    /// Where the bundle is; `-` for standard output.
+    pub destination: String,
+    /// The form: `dir`, `tar` or `tar.zst`.
+    pub form: String,
+    /// Head first, then parent, grandparent, ...
+    pub snapshots: Vec<SnapshotReport>,
+    /// Image-cache files carried, relative to the cache.
+    pub cache_files: Vec<String>,
+    /// Bytes of all blobs.
+    pub blob_bytes: u64,
+    /// Wall time, seconds.
+    pub seconds: f64,
+}
+
+/// The report of an import.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportReport {
+    /// What was imported.
+    pub source: String,
+    /// The snapshots directory.
+    pub destination: PathBuf,
+    /// Head first, then parent, grandparent, ...
+    pub snapshots: Vec<SnapshotReport>,
+    /// Image-cache files placed or already there.
+    pub cache_files: Vec<PathBuf>,
+    /// Wall time, seconds.
+    pub seconds: f64,
+}
+
+/// One thing that verification found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// A stable code, such as `blob-missing`.
+    pub code: &'static str,
+    /// The blob or entry that it is about.
+    pub subject: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// The report of `verify`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyReport {
+    /// What was verified.
+    pub source: String,
+    /// Whether layers were decoded and roots compared.
+    pub deep: bool,
+    /// Snapshots found.
+    pub snapshots: usize,
+    /// Blobs checked.
+    pub blobs: usize,
+    /// Bytes of those blobs.
+    pub blob_bytes: u64,
+    /// Everything found; empty is good.
+    pub findings: Vec<Finding>,
+    /// Wall time, seconds.
+    pub seconds: f64,
+}
+
+/// A layer, as `inspect` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerReport {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// `base`, `delta` or `cache`.
+    pub kind: &'static str,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// The files in it.
+    pub files: Vec<String>,
+    /// How many snapshots of the bundle use it.
+    pub used_by: usize,
+}
+
+/// A file, as `inspect` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileReport {
+    /// Path in the snapshot directory.
+    pub path: String,
+    /// Logical size, in bytes.
+    pub size: u64,
+    /// Bytes in blocks that are not zero.
+    pub data_bytes: u64,
+    /// Executable.
+    pub executable: bool,
+}
+
+/// A snapshot of a bundle or store, as `inspect` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InspectedSnapshot {
+    /// The tag, in a bundle.
+    pub tag: Option<String>,
+    /// The snapshot; `manifest` is absent for one in a store.
+    pub digest: Digest,
+    /// `snapshot_id`.
+    pub id: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Parent as the descriptor names it.
+    pub parent: Option<SnapshotIdentity>,
+    /// Pinned image.
+    pub image: Option<ImageRecord>,
+    /// The descriptor's contract.
+    pub generation: Generation,
+    /// Disk format.
+    pub format: String,
+    /// Creation time.
+    pub created_at: Option<String>,
+    /// Manifest digest, in a bundle.
+    pub manifest: Option<Digest>,
+    /// Files.
+    pub files: Vec<FileReport>,
+    /// Layers, in a bundle.
+    pub layers: Vec<LayerReport>,
+}
+
+/// The report of `inspect`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InspectReport {
+    /// What was inspected.
+    pub source: String,
+    /// Head first.
+    pub snapshots: Vec<InspectedSnapshot>,
+    /// Bytes of all distinct blobs, in a bundle.
+    pub blob_bytes: Option<u64>,
+}
+
+/// One snapshot of `list`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedSnapshot {
+    /// Name, `group:member` for one in a group.
+    pub name: String,
+    /// Snapshot digest.
+    pub digest: Digest,
+    /// `snapshot_id`.
+    pub id: Option<String>,
+    /// Parent as the descriptor names it.
+    pub parent: Option<SnapshotIdentity>,
+    /// Whether the parent is in the store.
+    pub parent_present: bool,
+    /// The descriptor's contract.
+    pub generation: Generation,
+    /// Logical size of the head disk, in bytes.
+    pub virtual_size: u64,
+    /// Creation time.
+    pub created_at: Option<String>,
+    /// Image reference.
+    pub image: Option<String>,
+    /// Directory.
+    pub path: PathBuf,
+}
+
+/// The report of `list`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListReport {
+    /// The store.
+    pub store: PathBuf,
+    /// Parents before children.
+    pub snapshots: Vec<ListedSnapshot>,
+    /// Directories that are no readable snapshot, with the reason.
+    pub unreadable: Vec<(PathBuf, String)>,
+}
