@@ -11,6 +11,7 @@ pub mod digest;
 pub mod error;
 pub mod export;
 pub mod import;
+pub mod layer;
 pub mod layout;
 pub mod media_type;
 pub mod model;

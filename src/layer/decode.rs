@@ -1,0 +1,318 @@
+//! A layer's bytes back into files: frames are decompressed and written in parallel, walked in order.
+//!
+//! One thread reads (and thereby verifies) the blob and cuts it at frames; workers decompress a frame, wait for its
+//! turn to walk it, and write its placements while others walk on. A frame that is too large or of unknown size
+//! (another tool's) is decompressed by the reading thread and handed on in pieces. Memory is bounded by `jobs`.
+
+use std::{
+    fs::File,
+    io::{BufReader, Cursor, Read},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, mpsc},
+};
+
+use super::{
+    BLOCK, FRAME,
+    analyze::is_zero,
+    frame::{self, Head},
+    walk::{Placement, Sink, Walker},
+};
+use crate::{
+    error::{Error, IoContext, Result},
+    progress::Progress,
+};
+
+/// A file that a layer is decoded into.
+pub struct OutputFile {
+    /// Open for writing.
+    pub file: File,
+    /// How messages name it.
+    pub path: PathBuf,
+    /// Whether zeros may be left out because the file is all hole where the layer writes.
+    pub fresh: bool,
+}
+
+impl OutputFile {
+    fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        if !self.fresh {
+            return self.file.write_all_at(bytes, offset).context("write", &self.path);
+        }
+        // Runs of blocks that are not zero are written at once; zero blocks stay holes.
+        let mut run = 0..0;
+        let mut at = 0;
+        while at < bytes.len() {
+            let to_boundary = (BLOCK - (offset + at as u64) % BLOCK) as usize;
+            let end = (at + to_boundary).min(bytes.len());
+            if is_zero(&bytes[at..end]) {
+                self.file.write_all_at(&bytes[run.clone()], offset + run.start as u64).context("write", &self.path)?;
+                run = end..end;
+            } else {
+                run.end = end;
+            }
+            at = end;
+        }
+        self.file.write_all_at(&bytes[run.clone()], offset + run.start as u64).context("write", &self.path)
+    }
+}
+
+/// How a layer's blob holds its tar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerEncoding {
+    /// zstd frames.
+    Zstd,
+    /// As it is.
+    Plain,
+}
+
+enum Piece {
+    Frame(Vec<u8>, usize),
+    Plain(Vec<u8>),
+}
+
+struct Turn<'a, S> {
+    next: u64,
+    walker: Walker<OutputFile>,
+    sink: &'a mut S,
+    error: Option<Error>,
+}
+
+struct Shared<'a, S> {
+    turn: Mutex<Turn<'a, S>>,
+    changed: Condvar,
+}
+
+impl<'a, S> Shared<'a, S> {
+    fn lock(&self) -> MutexGuard<'_, Turn<'a, S>> {
+        self.turn.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn fail(&self, error: Error) {
+        self.lock().error.get_or_insert(error);
+        self.changed.notify_all();
+    }
+
+    fn failed(&self) -> bool {
+        self.lock().error.is_some()
+    }
+}
+
+/// Decodes the layer that `blob` yields into `sink`; `most` bounds the tar's bytes.
+///
+/// # Errors
+/// Everything that makes the layer unacceptable; `corrupt` turns a read error of the blob into the library's.
+pub fn decode<S: Sink<File = OutputFile> + Send>(
+    blob: impl Read + Send,
+    encoding: LayerEncoding,
+    context: &str,
+    most: u64,
+    sink: &mut S,
+    jobs: usize,
+    corrupt: &(dyn Fn(std::io::Error) -> Error + Sync),
+    progress: &dyn Progress,
+) -> Result<()> {
+    let jobs = jobs.max(1);
+    let shared = Shared {
+        turn: Mutex::new(Turn { next: 0, walker: Walker::new(context.to_owned()), sink, error: None }),
+        changed: Condvar::new(),
+    };
+    let (sender, receiver) = mpsc::sync_channel::<(u64, Piece)>(jobs);
+    let receiver = Mutex::new(receiver);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| worker(&receiver, &shared, context, progress));
+        }
+        let mut feeder = Feeder { sender, count: 0, left: most, most, context };
+        if let Err(error) = feeder.run(blob, encoding, corrupt, || shared.failed()) {
+            shared.fail(error);
+        }
+        drop(feeder);
+    });
+    let mut turn = shared.turn.into_inner().unwrap_or_else(|e| e.into_inner());
+    match turn.error.take() {
+        Some(error) => Err(error),
+        None => turn.walker.finish(),
+    }
+}
+
+struct Feeder<'a> {
+    sender: mpsc::SyncSender<(u64, Piece)>,
+    count: u64,
+    left: u64,
+    most: u64,
+    context: &'a str,
+}
+
+impl Feeder<'_> {
+    fn run(
+        &mut self,
+        blob: impl Read,
+        encoding: LayerEncoding,
+        corrupt: &dyn Fn(std::io::Error) -> Error,
+        failed: impl Fn() -> bool,
+    ) -> Result<()> {
+        let mut blob = BufReader::with_capacity(1 << 20, blob);
+        if encoding == LayerEncoding::Plain {
+            return self.pieces(&mut blob, corrupt);
+        }
+        while !failed() {
+            match frame::next(&mut blob).map_err(corrupt)? {
+                Head::End => break,
+                Head::Skippable => {}
+                Head::Piece(bytes, content) => {
+                    self.spend(content as u64)?;
+                    if !self.send(Piece::Frame(bytes, content)) {
+                        break;
+                    }
+                }
+                Head::Stream(header) => {
+                    let chained = BufReader::with_capacity(1 << 20, Cursor::new(header).chain(&mut blob));
+                    // The buffer in front of the decoder may read past the frame: whatever it holds is put back in front.
+                    let mut decoder =
+                        zstd::stream::read::Decoder::with_buffer(chained).map_err(corrupt)?.single_frame();
+                    decoder.window_log_max(frame::WINDOW_LOG_MAX).map_err(corrupt)?;
+                    self.pieces(&mut decoder, corrupt)?;
+                    let chained = decoder.finish();
+                    let rest = chained.buffer().to_vec();
+                    drop(chained);
+                    return self.run_rest(rest, blob, corrupt, failed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run_rest(
+        &mut self,
+        rest: Vec<u8>,
+        mut blob: impl Read,
+        corrupt: &dyn Fn(std::io::Error) -> Error,
+        failed: impl Fn() -> bool,
+    ) -> Result<()> {
+        // A dynamic reader: each large frame nests one level, and the count of large frames is bounded by `most`.
+        let mut chained: Box<dyn Read + '_> = Box::new(Cursor::new(rest).chain(&mut blob));
+        while !failed() {
+            match frame::next(&mut chained).map_err(corrupt)? {
+                Head::End => break,
+                Head::Skippable => {}
+                Head::Piece(bytes, content) => {
+                    self.spend(content as u64)?;
+                    if !self.send(Piece::Frame(bytes, content)) {
+                        break;
+                    }
+                }
+                Head::Stream(_) => {
+                    return Err(Error::bundle(self.context, "it has more than one zstd frame of over 8 MiB"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pieces(&mut self, reader: &mut impl Read, corrupt: &dyn Fn(std::io::Error) -> Error) -> Result<()> {
+        loop {
+            let mut piece = Vec::with_capacity(FRAME);
+            reader.by_ref().take(FRAME as u64).read_to_end(&mut piece).map_err(corrupt)?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            self.spend(piece.len() as u64)?;
+            if !self.send(Piece::Plain(piece)) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<()> {
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => Err(Error::Limit {
+                what: format!("the unpacked size of {}", self.context),
+                value: self.most - self.left + bytes,
+                limit: self.most,
+                hint: "; --max-bytes raises it",
+            }),
+        }
+    }
+
+    /// False when all workers have gone, which they do only after an error.
+    fn send(&mut self, piece: Piece) -> bool {
+        let index = self.count;
+        self.count += 1;
+        self.sender.send((index, piece)).is_ok()
+    }
+}
+
+fn worker<S: Sink<File = OutputFile> + Send>(
+    receiver: &Mutex<mpsc::Receiver<(u64, Piece)>>,
+    shared: &Shared<'_, S>,
+    context: &str,
+    progress: &dyn Progress,
+) {
+    let mut decompressor = None;
+    loop {
+        let received = receiver.lock().unwrap_or_else(|e| e.into_inner()).recv();
+        let Ok((index, piece)) = received else { return };
+        // After an error the queue is drained without work, so that the feeder never blocks on it.
+        if shared.failed() {
+            continue;
+        }
+        let bytes = match unpack(piece, &mut decompressor, context) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                shared.fail(error);
+                continue;
+            }
+        };
+        let mut placements: Vec<Placement<OutputFile>> = Vec::new();
+        {
+            let mut turn = shared.lock();
+            while turn.next != index && turn.error.is_none() {
+                turn = shared.changed.wait(turn).unwrap_or_else(|e| e.into_inner());
+            }
+            if turn.error.is_some() {
+                continue;
+            }
+            let Turn { next, walker, sink, error } = &mut *turn;
+            if let Err(e) = walker.feed(&bytes, *sink, &mut placements) {
+                error.get_or_insert(e);
+            }
+            *next += 1;
+        }
+        shared.changed.notify_all();
+        for placement in &placements {
+            if let Err(error) = placement.file.write(&bytes[placement.bytes.clone()], placement.offset) {
+                shared.fail(error);
+                break;
+            }
+        }
+        progress.advance(bytes.len() as u64);
+    }
+}
+
+fn unpack(
+    piece: Piece,
+    decompressor: &mut Option<zstd::bulk::Decompressor<'static>>,
+    context: &str,
+) -> Result<Vec<u8>> {
+    let (frame, content) = match piece {
+        Piece::Plain(bytes) => return Ok(bytes),
+        Piece::Frame(frame, content) => (frame, content),
+    };
+    let invalid = |e: std::io::Error| Error::bundle(context, format!("a zstd frame cannot be decompressed: {e}"));
+    let decompressor = match decompressor {
+        Some(ready) => ready,
+        None => decompressor.insert(zstd::bulk::Decompressor::new().map_err(invalid)?),
+    };
+    let bytes = decompressor.decompress(&frame, content).map_err(invalid)?;
+    if bytes.len() != content {
+        return Err(Error::bundle(context, "a zstd frame is shorter than it says"));
+    }
+    Ok(bytes)
+}
+
+/// A sink's file, shared between the walker and the writers.
+pub type SharedFile = Arc<OutputFile>;
