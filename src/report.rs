@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     digest::Digest,
-    model::{Generation, ImageRecord, SnapshotIdentity},
+    model::{Generation, ImageRecord, SnapshotConfig, SnapshotIdentity},
 };
 
 /// What import did with a snapshot.
@@ -57,6 +57,34 @@ pub struct SnapshotReport {
     /// What was done; absent for an export.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+}
+
+impl SnapshotReport {
+    /// What a config says; path and outcome are the caller's.
+    pub fn of(config: &SnapshotConfig, manifest: Digest, parent_digest: Option<Digest>) -> Self {
+        let snapshot = &config.snapshot;
+        let parent_digest = parent_digest.or(match snapshot.parent {
+            Some(SnapshotIdentity::Digest(digest)) => Some(digest),
+            _ => None,
+        });
+        Self {
+            digest: snapshot.digest,
+            id: snapshot.id.clone(),
+            name: snapshot.name.to_string(),
+            parent_digest,
+            parent: snapshot.parent.clone(),
+            image: snapshot.image.clone(),
+            generation: snapshot.generation,
+            format: snapshot.format.clone(),
+            size: config.files.iter().fold(0, |sum, f| sum.saturating_add(f.size)),
+            data_bytes: config.files.iter().fold(0, |sum, f| sum.saturating_add(f.data_bytes)),
+            created_at: snapshot.created_at.clone(),
+            manifest,
+            unknown_requires: Vec::new(),
+            path: None,
+            outcome: None,
+        }
+    }
 }
 
 /// The report of an export.

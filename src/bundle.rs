@@ -1,0 +1,144 @@
+//! A bundle's graph: manifests and configs, fetched, validated and compared with each other before any layer is read.
+
+use std::collections::HashSet;
+
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+    layer::decode::LayerEncoding,
+    media_type,
+    model::{Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotIdentity, json::MAX_DOCUMENT},
+    storage::Source,
+};
+
+/// Longest chain that is followed.
+pub const MAX_CHAIN: usize = 4096;
+
+/// One snapshot of a bundle: its documents, which agree with each other.
+#[derive(Clone, Debug)]
+pub struct BundledSnapshot {
+    /// The manifest's descriptor.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The config.
+    pub config: SnapshotConfig,
+}
+
+impl BundledSnapshot {
+    /// Fetches and validates manifest and config.
+    pub fn load(source: &dyn Source, descriptor: &Descriptor) -> Result<Self> {
+        let context = format!("manifest {}", descriptor.digest);
+        let manifest = Manifest::parse(&source.fetch(descriptor)?.read_document(MAX_DOCUMENT)?, &context)?;
+        let context = format!("config {}", manifest.config.digest);
+        let config = SnapshotConfig::parse(&source.fetch(&manifest.config)?.read_document(MAX_DOCUMENT)?, &context)?;
+        let loaded = Self { descriptor: descriptor.clone(), manifest, config };
+        loaded.validate()?;
+        Ok(loaded)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let fail = |reason: String| Err(Error::bundle(format!("manifest {}", self.descriptor.digest), reason));
+        if self.manifest.layers.len() != self.config.layers.len() {
+            return fail(format!(
+                "it has {} layers, its config {}",
+                self.manifest.layers.len(),
+                self.config.layers.len()
+            ));
+        }
+        for (layer, record) in self.manifest.layers.iter().zip(&self.config.layers) {
+            if layer.digest != record.digest() {
+                return fail(format!("layer {} is {} in its config", layer.digest, record.digest()));
+            }
+            encoding_of(layer, record)?;
+        }
+        Ok(())
+    }
+
+    /// Whether `parent` is the snapshot that this one names as its parent.
+    pub fn is_child_of(&self, parent: &Self) -> bool {
+        match &self.config.snapshot.parent {
+            Some(SnapshotIdentity::Digest(digest)) => *digest == parent.config.snapshot.digest,
+            Some(SnapshotIdentity::Id(id)) => Some(id) == parent.config.snapshot.id.as_ref(),
+            None => false,
+        }
+    }
+
+    /// Whether this stack is the parent's stack and one layer more.
+    pub fn extends(&self, parent: &Self) -> bool {
+        let below = parent.config.stack_len();
+        self.config.stack_len() == below + 1
+            && self.config.layers[..below].iter().map(LayerRecord::digest).eq(
+                parent.config.layers[..below].iter().map(LayerRecord::digest),
+            )
+    }
+}
+
+/// How the layer holds its tar; the media type must fit what the config says the layer is.
+pub fn encoding_of(layer: &Descriptor, record: &LayerRecord) -> Result<LayerEncoding> {
+    let delta = matches!(record, LayerRecord::Delta { .. });
+    match (layer.media_type.as_str(), delta) {
+        (media_type::LAYER_ZSTD, false) | (media_type::DELTA_ZSTD, true) => Ok(LayerEncoding::Zstd),
+        (media_type::LAYER_TAR, false) | (media_type::DELTA_TAR, true) => Ok(LayerEncoding::Plain),
+        (other, _) => Err(Error::bundle(
+            format!("layer {}", layer.digest),
+            format!("its media type {other:?} does not fit a {} layer", if delta { "delta" } else { "base or cache" }),
+        )),
+    }
+}
+
+/// The head of a bundle: the entry with `tag`, or the only one that is no other's ancestor.
+pub fn head(source: &dyn Source, tag: Option<&str>) -> Result<Descriptor> {
+    let entries = &source.index().manifests;
+    let tags = || entries.iter().filter_map(Index::tag_of).map(str::to_owned).collect::<Vec<_>>();
+    if let Some(tag) = tag {
+        return entries
+            .iter()
+            .find(|d| Index::tag_of(d) == Some(tag) || d.digest.to_string() == tag)
+            .cloned()
+            .ok_or_else(|| Error::TagNotFound { tag: tag.into(), tags: tags() });
+    }
+    let distinct: HashSet<Digest> = entries.iter().map(|d| d.digest).collect();
+    if let (1, Some(only)) = (distinct.len(), entries.first()) {
+        return Ok(only.clone());
+    }
+    let mut ancestors = HashSet::new();
+    for entry in entries {
+        let context = format!("manifest {}", entry.digest);
+        let manifest = Manifest::parse(&source.fetch(entry)?.read_document(MAX_DOCUMENT)?, &context)?;
+        ancestors.extend(manifest.subject.map(|s| s.digest));
+    }
+    let heads: HashSet<Digest> = distinct.difference(&ancestors).copied().collect();
+    match (heads.len(), entries.iter().find(|d| heads.contains(&d.digest))) {
+        (1, Some(head)) => Ok(head.clone()),
+        (0, _) => Err(Error::bundle("index.json", "it lists no snapshot")),
+        _ => Err(Error::Ambiguous {
+            reference: source.display(),
+            candidates: tags().into_iter().map(|t| format!("--tag {t}")).collect(),
+        }),
+    }
+}
+
+/// Head, parent, grandparent, ...: by the manifests' subjects, each of which must be the parent that the config names.
+pub fn chain(source: &dyn Source, head: &Descriptor, head_only: bool) -> Result<Vec<BundledSnapshot>> {
+    let mut chain: Vec<BundledSnapshot> = Vec::new();
+    let mut next = Some(head.clone());
+    let mut visited = HashSet::new();
+    while let Some(descriptor) = next {
+        if chain.len() == MAX_CHAIN || !visited.insert(descriptor.digest) {
+            return Err(Error::bundle(format!("manifest {}", descriptor.digest), "the chain of subjects is too long or a circle"));
+        }
+        let snapshot = BundledSnapshot::load(source, &descriptor)?;
+        if let Some(child) = chain.last()
+            && !child.is_child_of(&snapshot)
+        {
+            return Err(Error::bundle(
+                format!("manifest {}", child.descriptor.digest),
+                format!("its subject {} is not the parent that its config names", descriptor.digest),
+            ));
+        }
+        next = snapshot.manifest.subject.clone().filter(|_| !head_only);
+        chain.push(snapshot);
+    }
+    Ok(chain)
+}
