@@ -68,9 +68,10 @@ impl BundledSnapshot {
     pub fn extends(&self, parent: &Self) -> bool {
         let below = parent.config.stack_len();
         self.config.stack_len() == below + 1
-            && self.config.layers[..below].iter().map(LayerRecord::digest).eq(
-                parent.config.layers[..below].iter().map(LayerRecord::digest),
-            )
+            && self.config.layers[..below]
+                .iter()
+                .map(LayerRecord::digest)
+                .eq(parent.config.layers[..below].iter().map(LayerRecord::digest))
     }
 }
 
@@ -126,7 +127,10 @@ pub fn chain(source: &dyn Source, head: &Descriptor, head_only: bool) -> Result<
     let mut visited = HashSet::new();
     while let Some(descriptor) = next {
         if chain.len() == MAX_CHAIN || !visited.insert(descriptor.digest) {
-            return Err(Error::bundle(format!("manifest {}", descriptor.digest), "the chain of subjects is too long or a circle"));
+            return Err(Error::bundle(
+                format!("manifest {}", descriptor.digest),
+                "the chain of subjects is too long or a circle",
+            ));
         }
         let snapshot = BundledSnapshot::load(source, &descriptor)?;
         if let Some(child) = chain.last()

@@ -1,25 +1,301 @@
 //! `verify` and `inspect` of bundles: every finding, not only the first.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io::{self, Read},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
 use crate::{
-    error::{Error, Result},
+    bundle::{BundledSnapshot, encoding_of},
+    digest::Digest,
+    error::{Error, IoContext, Result},
     import::BundleLocation,
+    model::{Descriptor, Index, LayerRecord, json::MAX_DOCUMENT},
     progress::Progress,
-    report::{InspectReport, VerifyReport},
+    report::{FileReport, Finding, InspectReport, InspectedSnapshot, LayerReport, VerifyReport},
+    restore::{Restorer, compare_table, restore_cache_file},
+    storage::Source,
+    verify::into_error,
 };
 
 /// Verifies a bundle: all blobs, the graph, the tables; with `deep`, decodes everything and compares the roots.
+///
+/// # Errors
+/// Only what keeps it from looking (no such file, no layout at all, I/O); what is wrong inside is in the findings.
 pub fn verify_bundle(
-    _source: &BundleLocation,
-    _deep: bool,
-    _jobs: usize,
-    _progress: Arc<dyn Progress>,
+    location: &BundleLocation,
+    deep: bool,
+    jobs: usize,
+    progress: Arc<dyn Progress>,
 ) -> Result<VerifyReport> {
-    Err(Error::Usage("verify is being built".into()))
+    let started = Instant::now();
+    let scratch = tempfile::tempdir().context("create", std::env::temp_dir())?;
+    let source = location.open(scratch.path())?;
+    let mut check =
+        Check { source: source.as_ref(), findings: Vec::new(), blobs: BTreeMap::new(), bad: BTreeSet::new() };
+    let snapshots = check.graph();
+    check.blobs(jobs, progress.as_ref());
+    if deep {
+        for snapshot in &snapshots {
+            check.deep(snapshot, scratch.path(), jobs, progress.as_ref());
+        }
+    }
+    Ok(VerifyReport {
+        source: source.display(),
+        deep,
+        snapshots: snapshots.len(),
+        blobs: check.blobs.len(),
+        blob_bytes: check.blobs.values().map(|d| d.size).sum(),
+        findings: check.findings,
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }
 
-/// Describes a bundle.
-pub fn inspect_bundle(_source: &BundleLocation) -> Result<InspectReport> {
-    Err(Error::Usage("inspect is being built".into()))
+struct Check<'a> {
+    source: &'a dyn Source,
+    findings: Vec<Finding>,
+    blobs: BTreeMap<Digest, Descriptor>,
+    bad: BTreeSet<Digest>,
+}
+
+/// The stable code of what an error found.
+fn code(error: &Error) -> &'static str {
+    match error {
+        Error::MissingBlob { .. } => "blob-missing",
+        Error::CorruptBlob { .. } => "blob-corrupt",
+        Error::RootMismatch { .. } => "root-mismatch",
+        Error::InvalidPath { .. } => "path-invalid",
+        Error::InvalidDigest { .. } => "digest-invalid",
+        Error::Limit { .. } => "limit-exceeded",
+        Error::RecordedIntegrity { .. } => "recorded-integrity",
+        Error::Io { .. } => "read-failed",
+        _ => "document-invalid",
+    }
+}
+
+impl Check<'_> {
+    fn found(&mut self, subject: impl ToString, error: &Error) {
+        let finding = Finding { code: code(error), subject: subject.to_string(), message: error.to_string() };
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    /// Every manifest that the index lists, and every subject; their configs and layers are noted.
+    fn graph(&mut self) -> Vec<BundledSnapshot> {
+        let source = self.source;
+        let mut queue: Vec<Descriptor> = source.index().manifests.iter().rev().cloned().collect();
+        if queue.is_empty() {
+            self.found("index.json", &Error::bundle("index.json", "it lists no snapshot"));
+        }
+        let mut loaded: Vec<BundledSnapshot> = Vec::new();
+        while let Some(descriptor) = queue.pop() {
+            if self.blobs.insert(descriptor.digest, descriptor.clone()).is_some() {
+                continue;
+            }
+            // The manifest is read first on its own, so that its blobs are checked even where its config is bad.
+            let manifest = source
+                .fetch(&descriptor)
+                .and_then(|blob| blob.read_document(MAX_DOCUMENT))
+                .and_then(|bytes| crate::model::Manifest::parse(&bytes, &format!("manifest {}", descriptor.digest)));
+            match manifest {
+                Ok(manifest) => {
+                    for blob in manifest.layers.iter().chain([&manifest.config]) {
+                        self.blobs.insert(blob.digest, blob.clone());
+                    }
+                    queue.extend(manifest.subject.clone());
+                }
+                Err(error) => {
+                    self.bad.insert(descriptor.digest);
+                    self.found(descriptor.digest, &error);
+                    continue;
+                }
+            }
+            match BundledSnapshot::load(source, &descriptor) {
+                Ok(snapshot) => loaded.push(snapshot),
+                Err(error) => {
+                    let subject = match &error {
+                        Error::CorruptBlob { digest, .. } | Error::MissingBlob { digest, .. } => *digest,
+                        _ => descriptor.digest,
+                    };
+                    self.bad.insert(subject);
+                    self.found(subject, &error);
+                }
+            }
+        }
+        self.parents(&loaded);
+        loaded
+    }
+
+    fn parents(&mut self, loaded: &[BundledSnapshot]) {
+        let by_digest: HashMap<Digest, &BundledSnapshot> = loaded.iter().map(|s| (s.descriptor.digest, s)).collect();
+        for child in loaded {
+            if let Some(parent) = child.manifest.subject.as_ref().and_then(|s| by_digest.get(&s.digest))
+                && !child.is_child_of(parent)
+            {
+                let error = Error::bundle(
+                    format!("manifest {}", child.descriptor.digest),
+                    "its subject is not the parent that its config names",
+                );
+                let finding = Finding {
+                    code: "graph-invalid",
+                    subject: child.descriptor.digest.to_string(),
+                    message: error.to_string(),
+                };
+                self.findings.push(finding);
+            }
+        }
+    }
+
+    /// Hashes every blob, several at once.
+    fn blobs(&mut self, jobs: usize, progress: &dyn Progress) {
+        let blobs: Vec<Descriptor> = self.blobs.values().filter(|d| !self.bad.contains(&d.digest)).cloned().collect();
+        progress.begin("verifying blobs", Some(blobs.iter().map(|d| d.size).sum()));
+        let (next, failed, source) = (AtomicUsize::new(0), Mutex::new(Vec::new()), self.source);
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.clamp(1, blobs.len().max(1)) {
+                scope.spawn(|| {
+                    while let Some(descriptor) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = hash(source, descriptor, progress) {
+                            failed.lock().unwrap_or_else(|e| e.into_inner()).push((descriptor.digest, error));
+                        }
+                    }
+                });
+            }
+        });
+        progress.end();
+        let mut failed = failed.into_inner().unwrap_or_else(|e| e.into_inner());
+        failed.sort_by_key(|(digest, _)| *digest);
+        for (digest, error) in failed {
+            self.bad.insert(digest);
+            self.found(digest, &error);
+        }
+    }
+
+    /// Restores the snapshot into scratch space and compares it with its table.
+    fn deep(&mut self, snapshot: &BundledSnapshot, scratch: &Path, jobs: usize, progress: &dyn Progress) {
+        if snapshot.config.layers.iter().any(|l| self.bad.contains(&l.digest())) {
+            return;
+        }
+        let directory = scratch.join(snapshot.descriptor.digest.hex());
+        let restorer = Restorer { source: self.source, jobs, progress, most: None };
+        let result = std::fs::create_dir(&directory)
+            .context("create", &directory)
+            .and_then(|()| restorer.restore(snapshot, &directory, None))
+            .and_then(|()| compare_table(snapshot, &directory, jobs, progress, false).map(drop))
+            .and_then(|()| self.deep_cache(snapshot, &directory, jobs, progress));
+        let _ = std::fs::remove_dir_all(&directory);
+        if let Err(error) = result {
+            self.found(&snapshot.config.snapshot.name, &error);
+        }
+    }
+
+    fn deep_cache(
+        &self,
+        snapshot: &BundledSnapshot,
+        directory: &Path,
+        jobs: usize,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        for (descriptor, record) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers) {
+            if let LayerRecord::Cache { file, digest } = record {
+                let path = directory.join(format!(".cache-{}", digest.hex()));
+                restore_cache_file(self.source, descriptor, record, file, &path, jobs, progress)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hash(source: &dyn Source, descriptor: &Descriptor, progress: &dyn Progress) -> Result<()> {
+    let mut blob = source.fetch(descriptor)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match blob.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => progress.advance(n as u64),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(into_error(e, descriptor.digest)),
+        }
+    }
+}
+
+/// Describes a bundle: every tagged snapshot, and its ancestors.
+///
+/// # Errors
+/// The first document that is missing, corrupt or invalid.
+pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
+    let scratch = tempfile::tempdir().context("create", std::env::temp_dir())?;
+    let source = location.open(scratch.path())?;
+    let mut snapshots: Vec<BundledSnapshot> = Vec::new();
+    let mut queue: Vec<Descriptor> = source.index().manifests.iter().rev().cloned().collect();
+    while let Some(descriptor) = queue.pop() {
+        if snapshots.iter().any(|s| s.descriptor.digest == descriptor.digest) {
+            continue;
+        }
+        let snapshot = BundledSnapshot::load(source.as_ref(), &descriptor)?;
+        for (layer, record) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers) {
+            encoding_of(layer, record)?;
+        }
+        queue.extend(snapshot.manifest.subject.clone());
+        snapshots.push(snapshot);
+    }
+    let mut uses: HashMap<Digest, usize> = HashMap::new();
+    let mut blobs: BTreeMap<Digest, u64> = BTreeMap::new();
+    for snapshot in &snapshots {
+        blobs.insert(snapshot.descriptor.digest, snapshot.descriptor.size);
+        blobs.insert(snapshot.manifest.config.digest, snapshot.manifest.config.size);
+        for layer in &snapshot.manifest.layers {
+            *uses.entry(layer.digest).or_default() += 1;
+            blobs.insert(layer.digest, layer.size);
+        }
+    }
+    Ok(InspectReport {
+        source: source.display(),
+        snapshots: snapshots.iter().map(|s| inspected(s, &uses)).collect(),
+        blob_bytes: Some(blobs.values().sum()),
+    })
+}
+
+fn inspected(snapshot: &BundledSnapshot, uses: &HashMap<Digest, usize>) -> InspectedSnapshot {
+    let record = &snapshot.config.snapshot;
+    let layer = |(descriptor, layer): (&Descriptor, &LayerRecord)| {
+        let (kind, files) = match layer {
+            LayerRecord::Base { files, .. } => ("base", files.iter().map(|f| f.path.to_string()).collect()),
+            LayerRecord::Delta { files, .. } => ("delta", files.iter().map(|f| f.path.to_string()).collect()),
+            LayerRecord::Cache { file, .. } => ("cache", vec![file.path.to_string()]),
+        };
+        let used_by = uses.get(&descriptor.digest).copied().unwrap_or(0);
+        LayerReport { digest: descriptor.digest, kind, size: descriptor.size, files, used_by }
+    };
+    InspectedSnapshot {
+        tag: Index::tag_of(&snapshot.descriptor).map(str::to_owned),
+        digest: record.digest,
+        id: record.id.clone(),
+        name: record.name.to_string(),
+        parent: record.parent.clone(),
+        image: record.image.clone(),
+        generation: record.generation,
+        format: record.format.clone(),
+        created_at: record.created_at.clone(),
+        manifest: Some(snapshot.descriptor.digest),
+        files: snapshot
+            .config
+            .files
+            .iter()
+            .map(|f| FileReport {
+                path: f.path.to_string(),
+                size: f.size,
+                data_bytes: f.data_bytes,
+                executable: f.executable,
+            })
+            .collect(),
+        layers: snapshot.manifest.layers.iter().zip(&snapshot.config.layers).map(layer).collect(),
+    }
 }

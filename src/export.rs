@@ -34,9 +34,15 @@ use crate::{
     progress::Progress,
     recorded::check_recorded,
     report::{ExportReport, SnapshotReport},
-    snapshot::{Snapshot, scan::{SourceFile, scan}},
+    snapshot::{
+        Snapshot,
+        scan::{SourceFile, scan},
+    },
     storage::Target,
-    store::{Store, image_cache::{CacheContent, CacheFile, files_for}},
+    store::{
+        Store,
+        image_cache::{CacheContent, CacheFile, files_for},
+    },
 };
 
 /// The form of a bundle.
@@ -120,7 +126,8 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
     let chain = if options.with_parents { store.chain(head)? } else { vec![head] };
     let tags = tags(&chain, options.tag.as_deref())?;
     let mut target = create_target(options)?;
-    let mut packer = Packer { options, target: target.as_mut(), cache: HashMap::new(), blob_bytes: 0, cache_files: BTreeSet::new() };
+    let mut packer =
+        Packer { options, target: target.as_mut(), cache: HashMap::new(), blob_bytes: 0, cache_files: BTreeSet::new() };
     let mut packed: Vec<Packed> = Vec::new();
     for (snapshot, name) in chain.iter().zip(&tags).rev() {
         let snapshot = packer.pack(snapshot, name, packed.last())?;
@@ -365,7 +372,8 @@ impl Packer<'_> {
         };
         let _ = snapshot;
         let descriptor = self.encode(planned, media, &format!("packing {name}"))?;
-        let descriptor = descriptor.annotated(media_type::TITLE, format!("{}.{kind}{}", digest.short(), self.extension()));
+        let descriptor =
+            descriptor.annotated(media_type::TITLE, format!("{}.{kind}{}", digest.short(), self.extension()));
         let record = match parent {
             None => LayerRecord::Base { digest: descriptor.digest, snapshot: digest, files: listed },
             Some(_) => LayerRecord::Delta { digest: descriptor.digest, snapshot: digest, files: listed },

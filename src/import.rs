@@ -140,9 +140,7 @@ impl Import<'_> {
         }
         // Oldest first: a child is never there without its parent.
         for snapshot in &mut incoming {
-            if snapshot.outcome == Outcome::Placed
-                && self.place(snapshot)? == Placed::AlreadyThere
-            {
+            if snapshot.outcome == Outcome::Placed && self.place(snapshot)? == Placed::AlreadyThere {
                 snapshot.outcome = Outcome::AlreadyThere;
             }
         }
@@ -341,11 +339,8 @@ impl Import<'_> {
     /// What is there must be the snapshot, file by file.
     fn compare_existing(&self, bundled: &BundledSnapshot, target: &Path) -> Result<()> {
         let record = &bundled.config.snapshot;
-        let different = |existing: String| Error::Different {
-            path: target.into(),
-            existing,
-            incoming: record.digest.to_string(),
-        };
+        let different =
+            |existing: String| Error::Different { path: target.into(), existing, incoming: record.digest.to_string() };
         let existing = Snapshot::open(target).map_err(|e| different(format!("no readable snapshot ({e})")))?;
         if existing.descriptor.digest != record.digest {
             return Err(different(existing.descriptor.digest.to_string()));

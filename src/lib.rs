@@ -6,6 +6,7 @@
 //! ```
 #![deny(missing_docs)]
 
+pub mod bundle;
 pub mod check_bundle;
 pub mod digest;
 pub mod error;
@@ -16,7 +17,10 @@ pub mod layout;
 pub mod media_type;
 pub mod model;
 pub mod progress;
+pub mod recorded;
 pub mod report;
+pub mod restore;
+pub mod seek_table;
 pub mod snapshot;
 pub mod storage;
 pub mod store;

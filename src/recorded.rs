@@ -21,7 +21,7 @@ pub fn check_recorded(
     analysis: &Analysis,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let mut hash = |hasher: fn(&File, &Path, u64, &mut dyn FnMut(u64)) -> Result<String>| {
+    let hash = |hasher: fn(&File, &Path, u64, &mut dyn FnMut(u64)) -> Result<String>| {
         progress.begin("verifying recorded integrity", Some(analysis.size));
         let value = hasher(file, path, analysis.size, &mut |bytes| progress.advance(bytes));
         progress.end();

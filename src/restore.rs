@@ -100,9 +100,18 @@ impl Restorer<'_> {
         let size = |path: &TarPath| bundled.config.files.iter().find(|f| f.path == *path).map(|f| f.size);
         let top = index + 1 == bundled.config.stack_len();
         let sizes = if top { files.iter().map(|f| (f.path.clone(), size(&f.path))).collect() } else { HashMap::new() };
-        let mut sink = LayerSink { files: &opened, sizes, begun: HashSet::new(), context: context.clone(), limit: self.most };
+        let mut sink =
+            LayerSink { files: &opened, sizes, begun: HashSet::new(), context: context.clone(), limit: self.most };
         self.progress.begin(&format!("unpacking {}", bundled.config.snapshot.name), None);
-        decode_blob(self.source, descriptor, &bundled.config.layers[index], &mut sink, self.jobs, self.most, self.progress)?;
+        decode_blob(
+            self.source,
+            descriptor,
+            &bundled.config.layers[index],
+            &mut sink,
+            self.jobs,
+            self.most,
+            self.progress,
+        )?;
         self.progress.end();
         if let Some(missing) = files.iter().find(|f| !sink.begun.contains(&f.path)) {
             return Err(Error::bundle(&context, format!("{} is not in it", missing.path)));
@@ -216,11 +225,19 @@ impl Sink for LayerSink<'_> {
         if let Some(Some(expected)) = self.sizes.get(path)
             && *expected != size
         {
-            return Err(Error::bundle(&self.context, format!("{path} has {size} bytes, the file table says {expected}")));
+            return Err(Error::bundle(
+                &self.context,
+                format!("{path} has {size} bytes, the file table says {expected}"),
+            ));
         }
         let stored = segments.map_or(size, |s| s.iter().map(|r| r.end - r.start).sum());
         if let Some(limit) = self.limit.filter(|limit| stored > *limit) {
-            return Err(Error::Limit { what: format!("the data of {path}"), value: stored, limit, hint: "; --max-bytes raises it" });
+            return Err(Error::Limit {
+                what: format!("the data of {path}"),
+                value: stored,
+                limit,
+                hint: "; --max-bytes raises it",
+            });
         }
         if segments.is_none() && !file.fresh {
             return Err(Error::bundle(&self.context, format!("{path} has a base but is stored whole")));
@@ -280,13 +297,7 @@ pub fn compare_table(
 }
 
 fn create(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(path)
-        .context("create", path)
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(path).context("create", path)
 }
 
 fn create_folders(root: &Path, path: &TarPath) -> Result<()> {

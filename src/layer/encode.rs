@@ -9,10 +9,11 @@ use std::{
     sync::{Condvar, Mutex, MutexGuard},
 };
 
-use super::{FRAME, frame::seek_table, tar::TarPlan};
+use super::{FRAME, tar::TarPlan};
 use crate::{
     error::{Error, Result},
     progress::Progress,
+    seek_table,
 };
 
 /// Frames that a worker may be ahead of the writer.
@@ -81,7 +82,7 @@ pub fn encode(
         }
     }
     if level.is_some() {
-        out.write_all(&seek_table(&table)).map_err(failed)?;
+        out.write_all(&seek_table::encode(&table)).map_err(failed)?;
     }
     Ok(())
 }

@@ -1,34 +1,13 @@
-//! zstd frames (RFC 8878) as far as the engine looks into them: where a frame ends, how large it is, and the seek
-//! table of the zstd seekable format.
+//! zstd frames (RFC 8878) as far as the engine looks into them: where a frame ends and how large its content is.
 
 use std::io::{self, Read};
 
 const MAGIC: u32 = 0xFD2F_B528;
 const SKIPPABLE: u32 = 0x184D_2A50;
-/// The skippable frame that a seek table stands in.
-const SEEK_TABLE_FRAME: u32 = 0x184D_2A5E;
-/// The last four bytes of a seek table.
-const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
 /// A frame that says it decompresses to at most this is decoded in one piece, others are streamed.
 pub const MAX_PIECE: u64 = 8 << 20;
 /// Largest window that a layer may ask for: 64 MiB.
 pub const WINDOW_LOG_MAX: u32 = 26;
-
-/// The seek table for frames of these (compressed, decompressed) sizes.
-pub fn seek_table(frames: &[(u32, u32)]) -> Vec<u8> {
-    let body = frames.len() * 8 + 9;
-    let mut table = Vec::with_capacity(8 + body);
-    table.extend_from_slice(&SEEK_TABLE_FRAME.to_le_bytes());
-    table.extend_from_slice(&(body as u32).to_le_bytes());
-    for (compressed, plain) in frames {
-        table.extend_from_slice(&compressed.to_le_bytes());
-        table.extend_from_slice(&plain.to_le_bytes());
-    }
-    table.extend_from_slice(&(frames.len() as u32).to_le_bytes());
-    table.push(0);
-    table.extend_from_slice(&SEEKABLE_MAGIC.to_le_bytes());
-    table
-}
 
 /// What stands at the head of a stream.
 pub enum Head {

@@ -1,0 +1,300 @@
+//! The arguments of every verb.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use snapcask::{
+    Error, Result,
+    export::{Compression, Form},
+};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 4 not found, \
+5 already exists, 130 interrupted";
+
+/// Packs microVM snapshots into verified OCI bundles, and restores them.
+#[derive(Parser)]
+#[command(version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Pack a snapshot into a bundle
+    Export(ExportArgs),
+    /// Verify a bundle and place its snapshots into a store
+    Import(ImportArgs),
+    /// Check every blob, the graph and the tables of a bundle; list all findings
+    Verify(VerifyArgs),
+    /// Show the chain, layers and files of a bundle or of a snapshot in a store
+    Inspect(InspectArgs),
+    /// Show the snapshots of a store as a tree
+    List(ListArgs),
+    /// Make a store with three snapshots, export, verify, import and compare it
+    Demo(DemoArgs),
+}
+
+impl Verb {
+    /// Whether output is JSON on standard output.
+    pub fn json(&self) -> bool {
+        match self {
+            Self::Export(a) => a.common.json && a.output != "-",
+            Self::Import(a) => a.common.json,
+            Self::Verify(a) => a.common.json,
+            Self::Inspect(a) => a.common.json,
+            Self::List(a) => a.common.json,
+            Self::Demo(a) => a.common.json,
+        }
+    }
+}
+
+/// Options of every verb.
+#[derive(Args)]
+pub struct Common {
+    /// Print a JSON report (schemas/) instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors, and no progress
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Where the store is.
+#[derive(Args)]
+pub struct StoreArg {
+    /// The store: the folder that holds snapshots/ and cache/ [default: $MSB_HOME, else ~/.microsandbox]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+impl StoreArg {
+    /// The store's folder.
+    pub fn resolve(&self) -> Result<PathBuf> {
+        let from = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        self.store
+            .clone()
+            .or_else(|| from("MSB_HOME"))
+            .or_else(|| from("HOME").map(|home| home.join(".microsandbox")))
+            .ok_or_else(|| Error::Usage("neither --store, $MSB_HOME nor $HOME says where the store is".into()))
+    }
+}
+
+/// How many threads.
+#[derive(Args)]
+pub struct JobsArg {
+    /// Worker threads, 1 to 256 [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+}
+
+impl JobsArg {
+    /// The number of worker threads.
+    pub fn resolve(&self) -> usize {
+        match self.jobs {
+            Some(jobs) => jobs.into(),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// The forms on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum FormArg {
+    /// A tar in zstd frames
+    #[value(name = "tar.zst")]
+    TarZst,
+    /// A plain tar
+    Tar,
+    /// An OCI layout directory
+    Dir,
+}
+
+impl From<FormArg> for Form {
+    fn from(form: FormArg) -> Self {
+        match form {
+            FormArg::TarZst => Self::TarZst,
+            FormArg::Tar => Self::Tar,
+            FormArg::Dir => Self::Dir,
+        }
+    }
+}
+
+/// `export`.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// A name, path, snapshot digest (or 12 and more hex digits of it), snapshot_id, GROUP:MEMBER or GROUP
+    pub snapshot: String,
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ or `-` for a pipe
+    #[arg(short, long, value_name = "DEST")]
+    pub output: String,
+    /// Pack all ancestors too; layers become deltas
+    #[arg(long)]
+    pub with_parents: bool,
+    /// Pack the image-cache files that the snapshots boot from
+    #[arg(long)]
+    pub with_image: bool,
+    /// Write a plain tar, whatever DEST is called
+    #[arg(long)]
+    pub plain_tar: bool,
+    /// The bundle's form, whatever DEST is called
+    #[arg(long, value_enum)]
+    pub format: Option<FormArg>,
+    /// Pack every snapshot whole
+    #[arg(long)]
+    pub no_delta: bool,
+    /// Of the layers: zstd[:LEVEL] with LEVEL 1 to 19, or none
+    #[arg(long, default_value = "zstd:3", value_parser = parse_compression)]
+    pub compression: Compression,
+    /// The head's tag [default: the snapshot's name]
+    #[arg(long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// Replace an existing DEST
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub jobs: JobsArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `import`.
+#[derive(Args)]
+pub struct ImportArgs {
+    /// A layout directory, tar or tar.zst (told by content), or `-` for standard input
+    pub source: String,
+    /// Place snapshots here instead of STORE/snapshots
+    #[arg(long, value_name = "DIR")]
+    pub dest: Option<PathBuf>,
+    /// Which head, when the bundle has several
+    #[arg(long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// Name for the head
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Leave the ancestors out
+    #[arg(long)]
+    pub head_only: bool,
+    /// Group for snapshots of generation `final` [default: the installed parent's, else the oldest snapshot's name]
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Replace snapshots and cache files that are there and different
+    #[arg(long)]
+    pub force: bool,
+    /// Do not verify recorded SHA-256 integrity, which costs the logical size
+    #[arg(long)]
+    pub skip_recorded: bool,
+    /// Most bytes of data to restore, such as 10GiB [default: the free space]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_bytes: Option<u64>,
+    /// Most files to restore
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub max_files: u64,
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub jobs: JobsArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// A layout directory, tar or tar.zst, or `-` for standard input
+    pub source: String,
+    /// Decode every layer and compare every file's root; needs scratch space in $TMPDIR
+    #[arg(long)]
+    pub deep: bool,
+    #[command(flatten)]
+    pub jobs: JobsArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `inspect`.
+#[derive(Args)]
+pub struct InspectArgs {
+    /// A bundle, or a snapshot in the store
+    pub what: String,
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `list`.
+#[derive(Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `demo`.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// A new or empty folder
+    #[arg(default_value = "snapcask-demo")]
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
+    match text.split_once(':') {
+        None if text == "none" => Ok(Compression::None),
+        None if text == "zstd" => Ok(Compression::Zstd(3)),
+        Some(("zstd", level)) => match level.parse() {
+            Ok(level @ 1..=19) => Ok(Compression::Zstd(level)),
+            _ => Err(format!("the level {level:?} is not 1 to 19")),
+        },
+        _ => Err("it is neither zstd, zstd:LEVEL nor none".into()),
+    }
+}
+
+fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "TiB" | "T" => 1 << 40,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        other => return Err(format!("unknown unit {other:?}; use KiB, MiB, GiB, TiB, kB, MB, GB or TB")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit))
+        .ok_or_else(|| format!("{text:?} is no size such as 10GiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_compressions_parse() {
+        assert_eq!(parse_size("10GiB"), Ok(10 << 30));
+        assert_eq!(parse_size("500MB"), Ok(500_000_000));
+        assert_eq!(parse_size("7"), Ok(7));
+        for bad in ["", "GiB", "1XB", "99999999999TiB", "-1"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_compression("zstd:19"), Ok(Compression::Zstd(19)));
+        assert_eq!(parse_compression("none"), Ok(Compression::None));
+        for bad in ["zstd:0", "zstd:20", "zstd:", "gzip", "none:1"] {
+            assert!(parse_compression(bad).is_err(), "{bad}");
+        }
+    }
+}
