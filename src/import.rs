@@ -88,10 +88,11 @@ pub fn import(options: &ImportOptions) -> Result<ImportReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
     let destination = options.dest.clone().unwrap_or_else(|| store.snapshots());
-    let existed = Stage::folders_missing(&destination);
+    let mut missing = Stage::folders_missing(&store.cache());
+    missing.extend(Stage::folders_missing(&destination));
     let result = Import { options, store, destination }.run(started);
     if result.is_err() {
-        Stage::remove_empty(&existed);
+        Stage::remove_empty(&missing);
     }
     result
 }
