@@ -1,17 +1,17 @@
-# `make test` is what CI runs.
-.PHONY: test lint demo bench
+# `make test` and `make lint` are what CI runs (`.ci/run`).
+.PHONY: test lint bench demo
 
 test:
-	bash scripts/install-test-tools.sh
+	scripts/install-test-tools.sh
 	cargo test --locked
 
 lint:
-	cargo fmt --check
+	cargo fmt --all -- --check
 	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --lib
-
-demo:
-	cargo run --release --locked -- demo
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
 bench:
-	bash scripts/bench.sh
+	scripts/bench.sh
+
+demo:
+	cargo run --locked --release -- demo
