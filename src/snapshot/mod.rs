@@ -1,12 +1,43 @@
 //! Snapshot directories: their descriptors in three generations, the integrity that these record, their files.
 
-use std::path::{Path, PathBuf};
+mod field;
+mod final_;
+mod flat;
+pub mod integrity;
+pub mod scan;
+#[cfg(test)]
+mod tests;
+mod v066;
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+pub use scan::{SourceFile, scan};
 
 use crate::{
-    digest::Digest,
-    error::Result,
-    model::{Generation, ImageRecord, SnapshotIdentity, TarPath},
+    digest::{Digest, parse_hex32},
+    error::{Error, IoContext, Result},
+    model::{Generation, ImageRecord, SnapshotIdentity, TarPath, json::reject_duplicate_keys},
 };
+
+/// The descriptor of a `v066` snapshot.
+pub const V066_FILE: &str = "manifest.json";
+/// The descriptor of every later snapshot.
+pub const SNAPSHOT_FILE: &str = "snapshot.json";
+/// A group's mark: the directory that holds it holds members.
+pub const GROUP_FILE: &str = "group.json";
+/// Holds a member's local alias.
+pub const MEMBER_FILE: &str = "group-member.json";
+/// Largest descriptor that is read: the limit of the published contract.
+pub const MAX_DESCRIPTOR: u64 = 1 << 20;
 
 /// An integrity value that a descriptor records for one of its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +127,135 @@ impl Snapshot {
     }
 
     /// Reads the snapshot directory at `directory`.
-    pub fn open(_directory: &Path) -> Result<Self> {
-        unreachable!("replaced by the snapshot module's owner")
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no directory; [`Error::InvalidSnapshot`] where it has no descriptor, two, or
+    /// one that is no regular file; [`Error::InvalidDescriptor`].
+    pub fn open(directory: &Path) -> Result<Self> {
+        let invalid = |reason: String| Error::InvalidSnapshot { directory: directory.into(), reason };
+        match std::fs::metadata(directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(Error::io("read", directory, e));
+            }
+            _ => {
+                let hint = String::new();
+                return Err(Error::NotFound { what: "snapshot directory", path: directory.into(), hint });
+            }
+        }
+        let there = |name: &str| directory.join(name).symlink_metadata().is_ok();
+        let file = match (there(V066_FILE), there(SNAPSHOT_FILE)) {
+            (true, false) => V066_FILE,
+            (false, true) => SNAPSHOT_FILE,
+            (true, true) => return Err(invalid("it has both manifest.json and snapshot.json".into())),
+            (false, false) => return Err(invalid("it has neither manifest.json nor snapshot.json".into())),
+        };
+        let path = directory.join(file);
+        let bytes = match read_small(&path)? {
+            Small::Bytes(bytes) => bytes,
+            Small::Irregular => return Err(invalid(format!("its {file} is not a regular file"))),
+            Small::TooLarge => {
+                let reason = format!("it is larger than {MAX_DESCRIPTOR} bytes");
+                return Err(Error::InvalidDescriptor { path, reason });
+            }
+        };
+        let descriptor = SnapshotDescriptor::parse(&path, &file.parse()?, bytes)?;
+
+        // `.` and `x/..` have no name of their own.
+        let mut named = std::path::absolute(directory).context("resolve", directory)?;
+        if named.file_name().is_none() {
+            named = directory.canonicalize().context("resolve", directory)?;
+        }
+        let name_of = |path: Option<&Path>| path.and_then(Path::file_name).and_then(|n| n.to_str()).map(str::to_owned);
+        let mut name = name_of(Some(&named)).ok_or_else(|| invalid("its name is not UTF-8".into()))?;
+        let mut group = None;
+        if let Some(id) = &descriptor.id {
+            group = name_of(named.parent().filter(|parent| parent.join(GROUP_FILE).is_file()));
+            match alias(directory) {
+                Some(alias) => name = alias,
+                None if group.is_some() => name.clone_from(id),
+                None => {}
+            }
+        }
+        Ok(Self { directory: directory.into(), name, group, descriptor })
     }
+}
+
+impl SnapshotDescriptor {
+    /// Parses the descriptor `bytes` of the file `file`, found at `file_path`, strictly: an unknown or duplicate key or a
+    /// wrong type is an error; a `requires` that we do not know is not, it is carried.
+    ///
+    /// # Errors
+    /// [`Error::InvalidDescriptor`] that names the file and the field.
+    pub fn parse(file_path: &Path, file: &TarPath, bytes: Vec<u8>) -> Result<Self> {
+        Self::parse_inner(file, bytes).map_err(|reason| Error::InvalidDescriptor { path: file_path.into(), reason })
+    }
+
+    fn parse_inner(file: &TarPath, bytes: Vec<u8>) -> std::result::Result<Self, String> {
+        if bytes.len() as u64 > MAX_DESCRIPTOR {
+            return Err(format!("it is larger than {MAX_DESCRIPTOR} bytes"));
+        }
+        reject_duplicate_keys(&bytes)?;
+        match file.as_str() {
+            V066_FILE => v066::parse(file, bytes),
+            SNAPSHOT_FILE => {
+                /// Only what tells the generations apart.
+                #[derive(serde::Deserialize)]
+                struct Probe {
+                    schema: serde_json::Value,
+                }
+                let Probe { schema } = field::decode(&bytes)?;
+                if schema.as_u64() == Some(1) {
+                    flat::parse(file, bytes)
+                } else if schema == microsandbox_types::snapshot::SCHEMA {
+                    final_::parse(file, bytes)
+                } else {
+                    Err(format!("schema: {schema} is neither 1 nor \"{}\"", microsandbox_types::snapshot::SCHEMA))
+                }
+            }
+            other => Err(format!("no snapshot descriptor is named {other}")),
+        }
+    }
+}
+
+/// The local alias of a group's member; none where it is missing or unreadable, for it is only a convenience.
+pub(crate) fn alias(directory: &Path) -> Option<String> {
+    let Ok(Small::Bytes(bytes)) = read_small(&directory.join(MEMBER_FILE)) else { return None };
+    let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    let alias = value.get("alias").or_else(|| value.get("name"))?.as_str()?;
+    alias.parse::<crate::model::SnapshotName>().ok().map(String::from)
+}
+
+enum Small {
+    Bytes(Vec<u8>),
+    Irregular,
+    TooLarge,
+}
+
+/// Reads a file of at most [`MAX_DESCRIPTOR`] bytes; a symlink is not followed, a fifo is not waited for.
+fn read_small(path: &Path) -> Result<Small> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP | Errno::NXIO) => return Ok(Small::Irregular),
+        Err(error) => return Err(Error::io("open", path, error.into())),
+    };
+    if !file.metadata().context("read", path)?.is_file() {
+        return Ok(Small::Irregular);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_DESCRIPTOR + 1).read_to_end(&mut bytes).context("read", path)?;
+    Ok(if bytes.len() as u64 > MAX_DESCRIPTOR { Small::TooLarge } else { Small::Bytes(bytes) })
+}
+
+/// A contract's error without the words that our own message has.
+fn plain(error: &microsandbox_types::SnapshotManifestError) -> String {
+    let microsandbox_types::SnapshotManifestError::ManifestParse(text) = error;
+    text.strip_prefix("snapshot descriptor: ").unwrap_or(text).to_owned()
+}
+
+/// The hex digits of a qualified digest such as `sha256:...` or `blake3:...`.
+fn unqualified(value: &str) -> Option<String> {
+    let (_, hex) = value.split_once(':')?;
+    parse_hex32(hex).map(hex::encode)
 }

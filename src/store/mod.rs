@@ -44,6 +44,6 @@ impl Store {
 }
 
 /// Whether a name in a snapshot directory is local bookkeeping that never travels.
-pub fn is_bookkeeping(_name: &Path) -> bool {
-    unreachable!("replaced by the store module's owner")
+pub fn is_bookkeeping(name: &Path) -> bool {
+    name.file_name().is_some_and(|name| crate::snapshot::scan::is_bookkeeping(&name.to_string_lossy()))
 }
