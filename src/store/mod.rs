@@ -1,5 +1,9 @@
 //! Stores: finding snapshots by name, path, digest, id and group; the image cache.
 
+pub mod image_cache;
+mod lookup;
+pub mod vmdk;
+
 use std::path::{Path, PathBuf};
 
 use crate::{error::Result, snapshot::Snapshot};
@@ -27,19 +31,33 @@ impl Store {
         self.root.join("cache")
     }
 
-    /// Every readable snapshot, and every directory that is none with the reason.
+    /// Every readable snapshot, sorted by name, and every directory that is none with the reason.
+    /// A store that does not exist is empty.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed.
     pub fn all(&self) -> Result<(Vec<Snapshot>, Vec<(PathBuf, String)>)> {
-        unreachable!("replaced by the store module's owner")
+        lookup::all(self)
     }
 
-    /// The snapshot that answers to `reference`.
-    pub fn find(&self, _reference: &str) -> Result<Snapshot> {
-        unreachable!("replaced by the store module's owner")
+    /// The snapshot that answers to `reference`: a path (it has a `/`, or is `.` or `..`), a name, `group:member`, `group`
+    /// (its head), a `snap_` id, a digest or at least 12 hex digits of its beginning.
+    ///
+    /// # Errors
+    /// [`Error::Ambiguous`](crate::Error::Ambiguous) with all that it can be,
+    /// [`Error::SnapshotNotFound`](crate::Error::SnapshotNotFound) with some of the names there are,
+    /// and those of [`Snapshot::open`].
+    pub fn find(&self, reference: &str) -> Result<Snapshot> {
+        lookup::find(self, reference)
     }
 
     /// Head, parent, grandparent, ... of `head`, all from this store.
-    pub fn chain(&self, _head: Snapshot) -> Result<Vec<Snapshot>> {
-        unreachable!("replaced by the store module's owner")
+    ///
+    /// # Errors
+    /// [`Error::ParentNotFound`](crate::Error::ParentNotFound); a snapshot that is its own ancestor is an
+    /// [`Error::InvalidSnapshot`](crate::Error::InvalidSnapshot).
+    pub fn chain(&self, head: Snapshot) -> Result<Vec<Snapshot>> {
+        lookup::chain(self, head)
     }
 }
 
