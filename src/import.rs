@@ -103,6 +103,9 @@ struct Import<'a> {
     destination: PathBuf,
 }
 
+/// Where a snapshot goes, and for a `final` one its group's folder and its alias there.
+type Place = (PathBuf, Option<(PathBuf, SnapshotName)>);
+
 /// A snapshot on its way.
 struct Incoming<'a> {
     bundled: &'a BundledSnapshot,
@@ -209,8 +212,8 @@ impl Import<'_> {
     }
 
     /// Where every snapshot of the chain goes.
-    fn targets(&self, chain: &[BundledSnapshot]) -> Result<Vec<(PathBuf, Option<(PathBuf, SnapshotName)>)>> {
-        let mut all: Vec<(PathBuf, Option<(PathBuf, SnapshotName)>)> = Vec::new();
+    fn targets(&self, chain: &[BundledSnapshot]) -> Result<Vec<Place>> {
+        let mut all: Vec<Place> = Vec::new();
         let oldest = chain.last().map(|s| s.config.snapshot.name.clone());
         let group = match &self.options.group {
             Some(name) => Some(name.parse::<SnapshotName>()?),

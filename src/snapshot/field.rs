@@ -10,8 +10,9 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, 
 
 /// serde_json counts lines from 1 and columns in bytes.
 fn offset(bytes: &[u8], line: usize, column: usize) -> usize {
-    let starts = std::iter::once(0).chain(bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1));
-    starts.skip(line.saturating_sub(1)).next().unwrap_or(0).saturating_add(column).min(bytes.len())
+    let mut starts =
+        std::iter::once(0).chain(bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1));
+    starts.nth(line.saturating_sub(1)).unwrap_or(0).saturating_add(column).min(bytes.len())
 }
 
 /// The path of the member that holds the byte before `end` in a well-formed document, such as `state.upper.file`.

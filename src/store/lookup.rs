@@ -20,7 +20,7 @@ const MIN_PREFIX: usize = 12;
 const HINTS: usize = 8;
 
 /// Every snapshot, and every directory that is none with the reason.
-pub(super) fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<(PathBuf, String)>)> {
+pub(super) fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<super::Unreadable>)> {
     let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
     for folder in folders(&store.snapshots())? {
         for directory in if is_group(&folder) { folders(&folder)? } else { vec![folder] } {

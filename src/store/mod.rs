@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{error::Result, snapshot::Snapshot};
 
+/// A directory that is no readable snapshot, with the reason.
+pub type Unreadable = (PathBuf, String);
+
 /// A directory of snapshots plus an image cache.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -37,7 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed.
-    pub fn all(&self) -> Result<(Vec<Snapshot>, Vec<(PathBuf, String)>)> {
+    pub fn all(&self) -> Result<(Vec<Snapshot>, Vec<Unreadable>)> {
         lookup::all(self)
     }
 

@@ -31,7 +31,7 @@ fn order_names_and_documents() {
         let mut below = None;
         for (depth, descriptor) in index.manifests().iter().enumerate().rev() {
             let blob = |digest: &str| bundle.join("blobs/sha256").join(digest.strip_prefix("sha256:").unwrap());
-            let path = blob(&descriptor.digest().to_string());
+            let path = blob(descriptor.digest().as_ref());
             let manifest = oci_spec::image::ImageManifest::from_file(&path).unwrap();
             let stack = manifest
                 .layers()
