@@ -28,7 +28,7 @@ fn exit_codes_and_messages() {
     for (args, code, message) in [
         (&["export", "head", "-o", "b.bin"][..], 2, "says no form; it can be NAME.tar.zst"),
         (&["export", "nope", "-o", "c.tar"], 4, "no snapshot \"nope\" in"),
-        (&["export", "nope", "-o", "c.tar"], 4, "; it has base, head, middle"),
+        (&["export", "nope", "-o", "c.tar"], 4, "; the store has base, head, middle"),
         (&["export", "head", "-o", "b.tar.zst"], 5, "b.tar.zst already exists; use --force to replace it"),
         (&["export", "head", "--tag", "a b", "-o", "c.tar"], 2, "is no valid OCI tag"),
         (&["export", "head", "--with-parents", "--tag", "base", "-o", "c.tar"], 2, "two snapshots of the bundle"),
@@ -80,7 +80,7 @@ fn ambiguity_lists_the_candidates() {
     crate::fixture::run(Command::new("cp").args(["-r"]).args([groups.join("group"), groups.join("copy")]));
     let (code, _, err) = snapcask(&fixture, &["export", "head", "-o", "x.tar"]);
     assert_eq!(code, 2);
-    assert!(err.contains("\"head\" is ambiguous; it can be copy:head (sha256:"), "{err}");
+    assert!(err.contains("\"head\" is ambiguous; it can be member copy:head (sha256:"), "{err}");
     assert_eq!(snapcask(&fixture, &["export", "copy:head", "-o", "x.tar"]).0, 0);
     assert_eq!(snapcask(&fixture, &["export", "copy", "-o", "y.tar"]).0, 0);
 }
@@ -92,7 +92,7 @@ fn what_cannot_travel_is_refused() {
     symlink("/etc/passwd", fixture.snapshots[2].join("link")).unwrap();
     let (code, _, err) = snapcask(&fixture, &["export", "head", "-o", "x.tar"]);
     assert_eq!(code, 1);
-    assert!(err.contains("link is a symlink; only regular files can be packed"), "{err}");
+    assert!(err.contains("link is a symbolic link; only regular files can be packed"), "{err}");
     fs::remove_file(fixture.snapshots[2].join("link")).unwrap();
     fs::File::options().write(true).open(&disk).unwrap().set_len(4096).unwrap();
     let (code, _, err) = snapcask(&fixture, &["export", "head", "-o", "x.tar"]);
