@@ -83,7 +83,8 @@ impl DirSource {
         let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
         let mut at = rustix::fs::openat(&self.root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         for folder in folders.split('/').filter(|f| !f.is_empty()) {
-            let next = rustix::fs::openat(&at, folder, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            let next =
+                rustix::fs::openat(&at, folder, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
             if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&next)?.st_mode) == rustix::fs::FileType::Symlink {
                 return Err(Errno::LOOP);
             }
@@ -121,9 +122,7 @@ impl ReadOnlyStorage for DirSource {
 
     fn fetch<'a>(&'a self, descriptor: &Descriptor) -> Result<Blob<'a>> {
         match self.blob(descriptor)? {
-            None => {
-                Err(Error::MissingBlob { digest: descriptor.digest, role: descriptor.media_type.clone() })
-            }
+            None => Err(Error::MissingBlob { digest: descriptor.digest, role: descriptor.media_type.clone() }),
             Some((_, size)) if size != descriptor.size => Err(wrong_size(descriptor, size)),
             Some((file, _)) => Ok(VerifyReader::new(Box::new(file), descriptor)),
         }

@@ -50,9 +50,15 @@ impl Target for DirTarget {
     fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>> {
         self.started += 1;
         let path = self.partial.path().join(format!("blobs/.{}.partial", self.started));
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).open(&path).context("create", &path)?;
-        Ok(Box::new(DirBlob { target: self, path, output: Output::new(file), hasher: Hasher::new(), size: 0, kept: false }))
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).context("create", &path)?;
+        Ok(Box::new(DirBlob {
+            target: self,
+            path,
+            output: Output::new(file),
+            hasher: Hasher::new(),
+            size: 0,
+            kept: false,
+        }))
     }
 
     fn contains(&self, descriptor: &Descriptor) -> bool {

@@ -55,8 +55,12 @@ impl Partial {
     pub(super) fn file(destination: &Path, force: bool) -> Result<(Self, File)> {
         refuse_existing_file(destination, force)?;
         let mut partial = Self::new(destination, force)?;
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).open(&partial.path).context("create", &partial.path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&partial.path)
+            .context("create", &partial.path)?;
         partial.armed = true;
         Ok((partial, file))
     }
@@ -199,7 +203,9 @@ pub(super) fn sync_folder(path: &Path) -> Result<()> {
 fn create_folders(path: &Path) -> Result<()> {
     let missing: Vec<&Path> = path
         .ancestors()
-        .take_while(|p| !p.as_os_str().is_empty() && matches!(fs::metadata(p), Err(e) if e.kind() == io::ErrorKind::NotFound))
+        .take_while(|p| {
+            !p.as_os_str().is_empty() && matches!(fs::metadata(p), Err(e) if e.kind() == io::ErrorKind::NotFound)
+        })
         .collect();
     for folder in missing.into_iter().rev() {
         match fs::create_dir(folder) {

@@ -164,7 +164,7 @@ impl TarTarget {
 impl Target for TarTarget {
     fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>> {
         let mark = self.archive.mark();
-        let mut blob = TarBlob { target: self, mark, hasher: Hasher::new(), size: 0, done: false };
+        let blob = TarBlob { target: self, mark, hasher: Hasher::new(), size: 0, done: false };
         // Room for the header, which is known at commit.
         blob.target.archive.header(&[0; BLOCK]).map_err(|e| blob.failed(e))?;
         Ok(Box::new(blob))
@@ -220,9 +220,8 @@ impl BlobWriter for TarBlob<'_> {
         // Dropping `self` takes a blob that is there already back.
         if !self.target.blobs.contains_key(&digest) {
             let archive = &mut self.target.archive;
-            let written = archive
-                .end_entry(size)
-                .and_then(|()| archive.patch_header(mark, &header(&blob_name(&digest), size)?));
+            let written =
+                archive.end_entry(size).and_then(|()| archive.patch_header(mark, &header(&blob_name(&digest), size)?));
             written.map_err(|e| self.failed(e))?;
             self.target.blobs.insert(digest, size);
             self.done = true;
