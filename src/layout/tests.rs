@@ -155,7 +155,7 @@ fn a_pipe_gets_the_same_bytes() {
         temp.path(),
     )
     .map(|t| Box::new(t) as Box<dyn Target>)
-    .and_then(fill)
+    .and_then(|t| t.finish(&Index::new(vec![])))
     .unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path == Path::new("standard output")), "{error:?}");
 }
@@ -271,7 +271,7 @@ fn truncated_and_foreign_files_are_refused() {
     }
     for form in [Form::Tar, Form::Stored, Form::Compressed] {
         let whole = fs::read(small(temp.path(), form)).unwrap();
-        for length in 0..whole.len() {
+        for length in (0..whole.len()).step_by(if form == Form::Tar { 1 } else { 41 }) {
             fs::write(&path, &whole[..length]).unwrap();
             // Without a seek table, frames are read from the beginning: the tar may be whole.
             if let Ok(source) = open(&path, temp.path()) {
@@ -290,7 +290,7 @@ fn corrupt_frames_and_seek_tables_are_refused() {
     let temp = tempfile::tempdir().unwrap();
     let path = small(temp.path(), Form::Stored);
     let whole = fs::read(&path).unwrap();
-    let table = whole.len() - 9 - 8 * 8;
+    let table = whole.len() - 9 - 8 * 7;
     let mut cases = vec![];
     for (at, message) in
         [(table, "does not add up"), (whole.len() - 9, "does not begin"), (whole.len() - 5, "reserved")]
