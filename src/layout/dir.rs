@@ -1,108 +1,135 @@
-//! A layout directory, read. Every file is opened from the directory's handle without following a symlink.
+//! Reading a layout directory.
 
 use std::{
     fs::File,
+    io::Read,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, openat, openat2},
+    fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
-use super::{BLOBS, check_oci_layout, read_document};
+use super::{UNRECOGNISED, check_layout, wrong_size};
 use crate::{
     error::{Error, IoContext, Result},
-    model::{Descriptor, Index},
+    model::{Descriptor, Index, json::MAX_DOCUMENT},
     storage::{Blob, ReadOnlyStorage, Source},
     verify::VerifyReader,
 };
 
-pub(super) struct DirLayout {
-    root: OwnedFd,
+/// A layout directory. Files in it are opened relative to its handle; no symlink in it is followed.
+pub(super) struct DirSource {
     path: PathBuf,
+    root: OwnedFd,
     index: Index,
 }
 
-impl DirLayout {
+impl DirSource {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty()).context("open", path)?;
-        let mut layout = Self { root, path: path.into(), index: Index::new(Vec::new()) };
-        check_oci_layout(&layout.document("oci-layout")?)?;
-        layout.index = Index::parse(&layout.document("index.json")?, "index.json")?;
-        Ok(layout)
-    }
-
-    fn document(&self, name: &str) -> Result<Vec<u8>> {
-        let Some((file, size)) = self.file(name)? else {
-            return Err(Error::bundle(
-                self.path.display().to_string(),
-                format!("it has no {name}; it is no OCI layout"),
-            ));
+        let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .context("open", path)?;
+        let mut source = Self { path: path.to_path_buf(), root, index: Index::new(Vec::new()) };
+        let Some(layout) = source.document("oci-layout")? else {
+            return Err(Error::bundle(path.display().to_string(), UNRECOGNISED));
         };
-        read_document(file, size, name)
+        check_layout(&layout, &source.name_of("oci-layout"))?;
+        let Some(index) = source.document("index.json")? else {
+            return Err(Error::bundle(source.name_of("index.json"), "it is missing"));
+        };
+        source.index = Index::parse(&index, &source.name_of("index.json"))?;
+        Ok(source)
     }
 
-    /// A regular file of the layout and its size; none if it is missing.
+    fn name_of(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+
+    /// A regular file in it and its size; `None` if there is none of the name.
     fn file(&self, name: &str) -> Result<Option<(File, u64)>> {
-        let full = self.path.join(name);
-        let file = match open_beneath(&self.root, name) {
+        // O_NONBLOCK: a FIFO must be refused, not waited for.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = match rustix::fs::openat2(
+            &self.root,
+            name,
+            flags,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        ) {
+            // Old kernels and sandboxes lack it; AGAIN says that something was renamed meanwhile.
+            Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN | Errno::INVAL) => self.walk(name, flags),
+            other => other,
+        };
+        let refuse = |reason| Err(Error::bundle(self.name_of(name), reason));
+        let file = match opened {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP) => {
-                return Err(Error::bundle(full.display().to_string(), "a symlink in a layout is refused"));
-            }
-            Err(e) => return Err(Error::io("open", full, e.into())),
+            Err(Errno::LOOP) => return refuse("it is reached through a symbolic link"),
+            Err(Errno::NOTDIR) => return refuse("what should be a folder above it is none"),
+            Err(Errno::NXIO | Errno::NODEV) => return refuse("it is not a regular file"),
+            Err(e) => return Err(Error::io("open", self.path.join(name), e.into())),
         };
-        let meta = file.metadata().context("stat", &full)?;
-        if !meta.is_file() {
-            return Err(Error::bundle(full.display().to_string(), "it is not a regular file"));
+        let metadata = file.metadata().context("look at", self.path.join(name))?;
+        if !metadata.is_file() {
+            return refuse("it is not a regular file");
         }
-        Ok(Some((file, meta.len())))
+        Ok(Some((file, metadata.len())))
+    }
+
+    /// What openat2 does, one component at a time.
+    fn walk(&self, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
+        let mut at = rustix::fs::openat(&self.root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        for folder in folders.split('/').filter(|f| !f.is_empty()) {
+            let next =
+                rustix::fs::openat(&at, folder, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&next)?.st_mode) == rustix::fs::FileType::Symlink {
+                return Err(Errno::LOOP);
+            }
+            at = next;
+        }
+        rustix::fs::openat(&at, last, flags, Mode::empty())
+    }
+
+    /// A small file's bytes.
+    fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some((file, size)) = self.file(name)? else { return Ok(None) };
+        if size > MAX_DOCUMENT {
+            return Err(Error::Limit {
+                what: format!("the size of {}", self.name_of(name)),
+                value: size,
+                limit: MAX_DOCUMENT,
+                hint: "",
+            });
+        }
+        let mut bytes = Vec::new();
+        // It may grow meanwhile; one byte more makes the parser refuse it.
+        file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).context("read", self.path.join(name))?;
+        Ok(Some(bytes))
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Result<Option<(File, u64)>> {
+        self.file(&format!("blobs/sha256/{}", descriptor.digest.hex()))
     }
 }
 
-/// Opens without following symlinks in any component; component by component where the kernel has no `openat2`.
-fn open_beneath(root: &OwnedFd, name: &str) -> std::result::Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    match openat2(root, name, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
-        Err(Errno::NOSYS | Errno::PERM) => {}
-        other => return other,
-    }
-    let mut at: Option<OwnedFd> = None;
-    let mut parts = name.split('/').peekable();
-    while let Some(part) = parts.next() {
-        let flags = if parts.peek().is_some() { flags | OFlags::DIRECTORY } else { flags };
-        let next = match &at {
-            Some(folder) => openat(folder, part, flags, Mode::empty())?,
-            None => openat(root, part, flags, Mode::empty())?,
-        };
-        at = Some(next);
-    }
-    at.ok_or(Errno::NOENT)
-}
-
-impl ReadOnlyStorage for DirLayout {
+impl ReadOnlyStorage for DirSource {
     fn exists(&self, descriptor: &Descriptor) -> Result<bool> {
-        let found = self.file(&format!("{BLOBS}{}", descriptor.digest.hex()))?;
-        Ok(found.is_some_and(|(_, size)| size == descriptor.size))
+        Ok(self.blob(descriptor)?.is_some_and(|(_, size)| size == descriptor.size))
     }
 
     fn fetch<'a>(&'a self, descriptor: &Descriptor) -> Result<Blob<'a>> {
-        match self.file(&format!("{BLOBS}{}", descriptor.digest.hex()))? {
+        match self.blob(descriptor)? {
             None => Err(Error::MissingBlob { digest: descriptor.digest, role: descriptor.media_type.clone() }),
-            Some((_, size)) if size != descriptor.size => Err(Error::CorruptBlob {
-                digest: descriptor.digest,
-                reason: format!("it has {size} bytes, its descriptor says {}", descriptor.size),
-            }),
+            Some((_, size)) if size != descriptor.size => Err(wrong_size(descriptor, size)),
             Some((file, _)) => Ok(VerifyReader::new(Box::new(file), descriptor)),
         }
     }
 }
 
-impl Source for DirLayout {
+impl Source for DirSource {
     fn index(&self) -> &Index {
         &self.index
     }

@@ -1,81 +1,64 @@
-//! A layout directory, written beside its place and renamed into it at the end.
+//! Writing a layout directory.
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs::{self, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-
-use super::BLOBS;
+use super::{
+    index_bytes,
+    output::Output,
+    publish::{Partial, sync_folder},
+};
 use crate::{
     digest::{Digest, Hasher},
-    error::{Error, IoContext, Result},
+    error::{IoContext, Result},
     model::{Descriptor, Index, manifest::OCI_LAYOUT},
     storage::{BlobWriter, Target},
 };
 
-pub(super) struct DirWriter {
-    partial: tempfile::TempDir,
-    path: PathBuf,
-    force: bool,
+/// A layout directory being written, under a temporary name.
+pub(super) struct DirTarget {
+    partial: Partial,
     blobs: HashMap<Digest, u64>,
+    started: u64,
 }
 
-/// The folder that a destination is in; missing ones are made.
-pub(super) fn folder_of(path: &Path) -> Result<PathBuf> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    fs::create_dir_all(&folder).context("create", &folder)?;
-    Ok(folder)
-}
-
-fn occupied(path: &Path) -> Result<bool> {
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Ok(meta) if meta.is_dir() => Ok(fs::read_dir(path).context("read", path)?.next().is_some()),
-        other => other.context("stat", path).map(|_| true),
-    }
-}
-
-impl DirWriter {
+impl DirTarget {
     pub(super) fn create(path: &Path, force: bool) -> Result<Self> {
-        // `DIR/` and `DIR` are one place.
-        let path: PathBuf = path.components().collect();
-        if !force && occupied(&path)? {
-            return Err(Error::AlreadyExists { path });
+        let partial = Partial::folder(path, force)?;
+        for folder in ["blobs", "blobs/sha256"] {
+            let folder = partial.path().join(folder);
+            fs::create_dir(&folder).context("create", &folder)?;
         }
-        let folder = folder_of(&path)?;
-        let partial = tempfile::Builder::new()
-            .prefix(".snapcask-")
-            .suffix(".partial")
-            .tempdir_in(&folder)
-            .context("create a folder in", &folder)?;
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(partial.path(), mode).context("set the mode of", partial.path())?;
-        let blobs = partial.path().join(BLOBS);
-        fs::create_dir_all(&blobs).context("create", &blobs)?;
-        Ok(Self { partial, path, force, blobs: HashMap::new() })
+        let target = Self { partial, blobs: HashMap::new(), started: 0 };
+        target.write_document("oci-layout", OCI_LAYOUT)?;
+        Ok(target)
     }
 
-    fn document(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    fn write_document(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.partial.path().join(name);
-        let mut file = File::create_new(&path).context("create", &path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&path).context("create", &path)?;
         file.write_all(bytes).context("write", &path)?;
         file.sync_all().context("fsync", &path)
     }
 }
 
-impl Target for DirWriter {
+impl Target for DirTarget {
     fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>> {
-        let path = self.partial.path().join(BLOBS).join(".partial");
-        let file = File::create(&path).context("create", &path)?;
-        Ok(Box::new(DirBlob { writer: self, file, path, hasher: Hasher::new(), size: 0 }))
+        self.started += 1;
+        let path = self.partial.path().join(format!("blobs/.{}.partial", self.started));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).context("create", &path)?;
+        Ok(Box::new(DirBlob {
+            target: self,
+            path,
+            output: Output::new(file),
+            hasher: Hasher::new(),
+            size: 0,
+            kept: false,
+        }))
     }
 
     fn contains(&self, descriptor: &Descriptor) -> bool {
@@ -83,69 +66,60 @@ impl Target for DirWriter {
     }
 
     fn finish(self: Box<Self>, index: &Index) -> Result<()> {
-        self.document("oci-layout", OCI_LAYOUT)?;
-        self.document("index.json", &index.encode())?;
+        let bytes = index_bytes(index, self.partial.destination())?;
+        self.write_document("index.json", &bytes)?;
+        // Inside out: a name must not be durable before what it names.
         for folder in ["blobs/sha256", "blobs", ""] {
-            sync(&self.partial.path().join(folder))?;
+            sync_folder(&self.partial.path().join(folder))?;
         }
-        let (from, to) = (self.partial.path(), &self.path);
-        let empty = to.is_dir() && !occupied(to)?;
-        let renamed = if empty {
-            fs::rename(from, to)
-        } else {
-            renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from)
-        };
-        match renamed {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.force => {
-                renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).context("exchange with", to)?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::AlreadyExists { path: to.clone() });
-            }
-            Err(e) => return Err(Error::io("rename into", to, e)),
-        }
-        sync(&folder_of(to)?)
-        // What was exchanged now has the temporary name, and goes with it.
+        self.partial.publish_folder()
     }
 }
 
-pub(super) fn sync(folder: &Path) -> Result<()> {
-    File::open(folder).context("open", folder)?.sync_all().context("fsync", folder)
-}
-
 struct DirBlob<'a> {
-    writer: &'a mut DirWriter,
-    file: File,
+    target: &'a mut DirTarget,
     path: PathBuf,
+    output: Output,
     hasher: Hasher,
     size: u64,
+    kept: bool,
 }
 
 impl Write for DirBlob<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..n]);
-        self.size += n as u64;
-        Ok(n)
+        self.output.append(bytes)?;
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.output.flush()
     }
 }
 
 impl BlobWriter for DirBlob<'_> {
-    fn commit(self: Box<Self>, media_type: &str) -> Result<Descriptor> {
-        let Self { writer, file, path, hasher, size } = *self;
-        let digest = hasher.finish();
-        if writer.blobs.insert(digest, size).is_some() {
-            fs::remove_file(&path).context("remove", &path)?;
-        } else {
-            file.sync_all().context("fsync", &path)?;
-            let place = writer.partial.path().join(BLOBS).join(digest.hex());
-            fs::rename(&path, &place).context("rename into", &place)?;
+    fn commit(mut self: Box<Self>, media_type: &str) -> Result<Descriptor> {
+        let digest = std::mem::take(&mut self.hasher).finish();
+        let descriptor = Descriptor::new(media_type, digest, self.size);
+        if !self.target.blobs.contains_key(&digest) {
+            self.output.sync().context("fsync", &self.path)?;
+            let name = self.target.partial.path().join("blobs/sha256").join(digest.hex());
+            fs::rename(&self.path, &name).context("rename to", &name)?;
+            self.kept = true;
+            self.target.blobs.insert(digest, self.size);
         }
-        Ok(Descriptor::new(media_type, digest, size))
+        Ok(descriptor)
+    }
+}
+
+impl Drop for DirBlob<'_> {
+    fn drop(&mut self) {
+        // A leftover would be published with the folder.
+        if !self.kept
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary file");
+        }
     }
 }

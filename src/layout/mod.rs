@@ -1,126 +1,167 @@
 //! Directory and tar forms of an OCI layout, read and written.
+//!
+//! ```text
+//! dir          a layout directory, opened without following symlinks
+//! tar          a walker of a closed grammar; blobs in place, through bytes (a plain file) or zstd_stream (frames)
+//! spool        what cannot be read in place, decompressed first
+//! dir_writer   tar_writer   through output (early writeback), zstd_frames, publish (one rename at the end)
+//! ```
 
+mod bytes;
 mod dir;
 mod dir_writer;
-mod outer;
+mod output;
+mod publish;
 mod spool;
 mod tar;
 mod tar_writer;
+#[cfg(test)]
+mod tests;
+mod zstd_frames;
+mod zstd_stream;
 
 use std::{
     fs::File,
-    io::Read,
-    path::{Path, PathBuf},
+    io::{self, Read, Seek},
+    os::{fd::AsFd, unix::fs::FileExt},
+    path::Path,
 };
 
 use crate::{
     error::{Error, IoContext, Result},
+    model::{
+        Descriptor, Index,
+        json::{self, MAX_DOCUMENT},
+    },
     storage::{Source, Target},
 };
+use spool::Compression;
 
-/// Blobs stand here, named by the hex of their digests.
-const BLOBS: &str = "blobs/sha256/";
+/// What is said of a file that is none of the forms.
+const UNRECOGNISED: &str = "it is neither a layout directory, a tar nor a tar.zst";
 
 /// Opens the layout at `path`: a directory, a `.tar` or a `.tar.zst`, told by content. A source that cannot be
 /// read in place is spooled into `spool` (unlinked, so that it leaves nothing).
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::InvalidBundle`] for what is no layout.
+/// [`Error::NotFound`]; [`Error::InvalidBundle`]: not a layout in any form; [`Error::Limit`]: no room to spool it.
 pub fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
-    let meta = match std::fs::metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::NotFound { what: "bundle", path: path.into(), hint: String::new() });
+    match std::fs::metadata(path) {
+        Ok(m) if m.is_dir() => return Ok(Box::new(dir::DirSource::open(path)?)),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::NotFound { what: "bundle", path: path.to_path_buf(), hint: String::new() });
         }
-        other => other.context("stat", path)?,
-    };
-    if meta.is_dir() {
-        return Ok(Box::new(dir::DirLayout::open(path)?));
+        Err(e) => return Err(Error::io("look at", path, e)),
     }
     let file = File::open(path).context("open", path)?;
-    if !meta.is_file() {
-        return spool::open_stream(file, path.into(), spool);
-    }
-    let outer = match kind_of(&file, path)? {
-        Kind::Tar => outer::Outer::plain(file, path.into())?,
-        Kind::Zstd => match outer::Outer::seekable(&file, path)? {
-            Some(outer) => outer,
-            None => return spool::open_stream(file, path.into(), spool),
-        },
-        Kind::Gzip => return spool::open_stream(file, path.into(), spool),
-    };
-    Ok(Box::new(tar::TarLayout::open(outer)?))
+    open_file(file, &path.display().to_string(), spool)
 }
 
-/// Opens a layout from standard input, spooled into `spool`.
+/// Opens a layout from standard input, spooled into `spool`. A file redirected to it is read in place.
+///
+/// # Errors
+/// As [`open`].
 pub fn open_stdin(spool: &Path) -> Result<Box<dyn Source>> {
-    use std::os::fd::AsFd;
-    let handle = std::io::stdin().as_fd().try_clone_to_owned().context("open", "standard input")?;
-    spool::open_stream(File::from(handle), PathBuf::from("standard input"), spool)
+    let name = "standard input";
+    let stdin = io::stdin().as_fd().try_clone_to_owned().context("open", name)?;
+    open_file(File::from(stdin), name, spool)
 }
 
-/// Creates a layout directory at `path` (appears at finish).
+fn open_file(mut file: File, name: &str, folder: &Path) -> Result<Box<dyn Source>> {
+    let metadata = file.metadata().context("look at", name)?;
+    let length = metadata.len();
+    // A file that standard input has been read from already is a stream like any other.
+    let in_place = metadata.is_file() && file.stream_position().context("seek in", name)? == 0;
+    let mut head = vec![0; 512];
+    let mut filled = 0;
+    while filled < head.len() {
+        let got =
+            if in_place { file.read_at(&mut head[filled..], filled as u64) } else { file.read(&mut head[filled..]) };
+        match got {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io("read", name, e)),
+        }
+    }
+    head.truncate(filled);
+    let compression = match *head.as_slice() {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        _ if tar::is_tar(&head) => Compression::None,
+        _ => return Err(Error::bundle(name, UNRECOGNISED)),
+    };
+    if in_place {
+        let bytes: Option<Box<dyn bytes::Bytes>> = match compression {
+            Compression::None => Some(Box::new(bytes::PlainFile::new(file.try_clone().context("open", name)?, length))),
+            Compression::Zstd => match zstd_stream::Frames::open(&file, length, name)? {
+                Some(frames) => Some(Box::new(frames)),
+                None => None,
+            },
+            Compression::Gzip => None,
+        };
+        if let Some(bytes) = bytes {
+            return Ok(Box::new(tar::Walker::new(name).finish(bytes)?));
+        }
+        // `head` was read without moving the file's position.
+        head.clear();
+    }
+    Ok(Box::new(spool::spool(head, file, compression, name, folder)?))
+}
+
+/// Creates a layout directory at `path` (appears at finish). By force, a layout that is there is replaced; anything
+/// else never is.
+///
+/// # Errors
+/// [`Error::AlreadyExists`]: there is something at `path`, other than an empty directory.
 pub fn create_dir(path: &Path, force: bool) -> Result<Box<dyn Target>> {
-    Ok(Box::new(dir_writer::DirWriter::create(path, force)?))
+    Ok(Box::new(dir_writer::DirTarget::create(path, force)?))
 }
 
 /// Creates a plain tar (`zstd_level` none), or a tar in zstd frames: stored frames when `zstd_level` is `Some(None)`
 /// (blobs are compressed already), compressed ones for `Some(Some(level))`.
+///
+/// # Errors
+/// [`Error::AlreadyExists`]: there is something at `path`, and no force.
 pub fn create_tar(path: &Path, zstd_level: Option<Option<i32>>, force: bool) -> Result<Box<dyn Target>> {
-    Ok(Box::new(tar_writer::TarWriter::create(path, zstd_level, force)?))
+    Ok(Box::new(tar_writer::TarTarget::create(path, zstd_level, force)?))
 }
 
 /// The same to standard output; `spool` takes each blob until its size and digest are known.
+///
+/// # Errors
+/// [`Error::Io`] on `standard output`.
 pub fn create_pipe(zstd_level: Option<Option<i32>>, spool: &Path) -> Result<Box<dyn Target>> {
-    Ok(Box::new(tar_writer::PipeWriter::create(zstd_level, spool)?))
+    let stdout = io::stdout().as_fd().try_clone_to_owned().context("open", "standard output")?;
+    Ok(Box::new(tar_writer::PipeTarget::create(File::from(stdout), zstd_level, spool)?))
 }
 
-/// What a file begins like.
-enum Kind {
-    Tar,
-    Zstd,
-    Gzip,
-}
-
-fn kind_of(file: &File, path: &Path) -> Result<Kind> {
-    use std::os::unix::fs::FileExt;
-    let mut head = [0; 512];
-    let mut got = 0;
-    while got < head.len() {
-        match file.read_at(&mut head[got..], got as u64).context("read", path)? {
-            0 => break,
-            n => got += n,
-        }
-    }
-    kind_of_head(&head[..got]).ok_or_else(|| {
-        Error::bundle(path.display().to_string(), "it is neither a layout directory, a tar nor a tar.zst")
-    })
-}
-
-fn kind_of_head(head: &[u8]) -> Option<Kind> {
-    match head {
-        [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Some(Kind::Zstd),
-        [0x1F, 0x8B, ..] => Some(Kind::Gzip),
-        _ if head.len() == 512 && &head[257..262] == b"ustar" => Some(Kind::Tar),
-        _ => None,
+/// Refuses an `oci-layout` of another version.
+fn check_layout(bytes: &[u8], context: &str) -> Result<()> {
+    let value: serde_json::Value = json::parse(bytes, context)?;
+    match value.get("imageLayoutVersion").and_then(|v| v.as_str()) {
+        Some("1.0.0") => Ok(()),
+        Some(other) => Err(Error::bundle(context, format!("imageLayoutVersion is {other:?}, not 1.0.0"))),
+        None => Err(Error::bundle(context, "it has no imageLayoutVersion")),
     }
 }
 
-/// Reads a document of at most the allowed size.
-fn read_document(reader: impl Read, size: u64, context: &str) -> Result<Vec<u8>> {
-    let limit = crate::model::json::MAX_DOCUMENT;
-    if size > limit {
-        return Err(Error::Limit { what: format!("the size of {context}"), value: size, limit, hint: "" });
+/// An index that our own reader would refuse is not written.
+fn index_bytes(index: &Index, destination: &Path) -> Result<Vec<u8>> {
+    let bytes = index.encode();
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        return Err(Error::Limit {
+            what: format!("the size of index.json in {}", destination.display()),
+            value: bytes.len() as u64,
+            limit: MAX_DOCUMENT,
+            hint: "",
+        });
     }
-    let mut bytes = Vec::new();
-    reader.take(limit + 1).read_to_end(&mut bytes).context("read", context)?;
     Ok(bytes)
 }
 
-/// `oci-layout` must be there and say version 1.0.0.
-fn check_oci_layout(bytes: &[u8]) -> Result<()> {
-    let value: serde_json::Value = crate::model::json::parse(bytes, "oci-layout")?;
-    match value.get("imageLayoutVersion").and_then(|v| v.as_str()) {
-        Some("1.0.0") => Ok(()),
-        other => Err(Error::bundle("oci-layout", format!("imageLayoutVersion is {other:?}, not \"1.0.0\""))),
-    }
+fn wrong_size(descriptor: &Descriptor, actual: u64) -> Error {
+    let reason = format!("it has {actual} bytes, its descriptor says {}", descriptor.size);
+    Error::CorruptBlob { digest: descriptor.digest, reason }
 }

@@ -1,90 +1,103 @@
-//! What cannot be read in place (a pipe, one big zstd frame, gzip) is unpacked into an unlinked file first.
+//! What cannot be read in place is decompressed into an unlinked spool file first.
 
-use std::{
-    fs::File,
-    io::{Seek, SeekFrom},
-    path::{Path, PathBuf},
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+
+use async_compression::{
+    tokio::bufread::{GzipDecoder, ZstdDecoder},
+    zstd::DParameter,
 };
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 
-use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
-
-use super::{Kind, kind_of_head, outer::Outer, tar::TarLayout};
-use crate::{
-    error::{Error, IoContext, Result},
-    storage::Source,
+use super::{
+    bytes::PlainFile,
+    tar::{TarSource, Walker},
 };
+use crate::error::{Error, IoContext, Result};
 
-/// Free bytes that a spool leaves on its filesystem.
+/// What stays free in the spool's filesystem.
 const RESERVE: u64 = 64 << 20;
+/// The free space is asked for again after so many bytes: others write, too.
+const INTERVAL: u64 = 64 << 20;
+/// The largest window of a zstd frame, as a power of two: 64 MiB of memory.
+const WINDOW_LOG: u32 = 26;
+const BUFFER: usize = 256 << 10;
 
-/// Spools `file` into `folder` and opens the tar that it holds.
-pub(super) fn open_stream(mut file: File, path: PathBuf, folder: &Path) -> Result<Box<dyn Source>> {
-    // A regular file has been looked into by offset; a pipe cannot seek and need not.
-    let _ = file.seek(SeekFrom::Start(0));
-    let spool = tempfile::tempfile_in(folder).context("create a file in", folder)?;
-    let stat = rustix::fs::fstatvfs(&spool).context("find the free space of", folder)?;
-    let room = stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(RESERVE);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().context("start a runtime for", &path)?;
-    let spool = runtime.block_on(unpack(file, spool, room, &path))?;
-    Ok(Box::new(TarLayout::open(Outer::plain(spool, path)?)?))
+/// How a stream is compressed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
 }
 
-async fn unpack(file: File, spool: File, room: u64, path: &Path) -> Result<File> {
-    let invalid = |e: std::io::Error| Error::bundle(path.display().to_string(), format!("it cannot be unpacked: {e}"));
-    let mut input = BufReader::with_capacity(1 << 20, tokio::fs::File::from_std(file));
-    // The kind shows in the first 512 bytes; a pipe may give fewer at once.
-    let mut head = Vec::new();
-    while head.len() < 512 {
-        let some = input.fill_buf().await.context("read", path)?;
-        if some.is_empty() {
-            break;
+/// Decompresses `head` and then `input` into a spool file, walking the tar as it arrives: what is not a tar of the
+/// grammar fills no disk.
+pub(super) fn spool(
+    head: Vec<u8>,
+    input: File,
+    compression: Compression,
+    name: &str,
+    folder: &Path,
+) -> Result<TarSource> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().context("start a runtime for", name)?;
+    let result = runtime.block_on(async {
+        let input = BufReader::with_capacity(BUFFER, io::Cursor::new(head).chain(tokio::fs::File::from_std(input)));
+        match compression {
+            Compression::None => copy(input, name, folder).await,
+            Compression::Gzip => {
+                let mut decoder = GzipDecoder::new(input);
+                decoder.multiple_members(true);
+                copy(decoder, name, folder).await
+            }
+            Compression::Zstd => {
+                let mut decoder = ZstdDecoder::with_params(input, &[DParameter::window_log_max(WINDOW_LOG)]);
+                decoder.multiple_members(true);
+                copy(decoder, name, folder).await
+            }
         }
-        let n = some.len().min(512 - head.len());
-        head.extend_from_slice(&some[..n]);
-        input.consume(n);
-    }
-    let kind = kind_of_head(&head);
-    let input = BufReader::with_capacity(1 << 20, std::io::Cursor::new(head).chain(input));
-    let mut reader: Box<dyn AsyncRead + Unpin> = match kind {
-        Some(Kind::Tar) => Box::new(input),
-        Some(Kind::Zstd) => {
-            let limit = async_compression::zstd::DParameter::window_log_max(26);
-            let mut decoder = ZstdDecoder::with_params(input, &[limit]);
-            decoder.multiple_members(true);
-            Box::new(decoder)
-        }
-        Some(Kind::Gzip) => {
-            let mut decoder = GzipDecoder::new(input);
-            decoder.multiple_members(true);
-            Box::new(decoder)
-        }
-        None => {
-            return Err(Error::bundle(
-                path.display().to_string(),
-                "it is neither a layout directory, a tar nor a tar.zst",
-            ));
-        }
-    };
-    let mut output = tokio::fs::File::from_std(spool);
-    let mut buffer = vec![0; 1 << 20];
-    let mut total = 0u64;
+    });
+    // A read that still waits for a pipe must not keep us.
+    runtime.shutdown_background();
+    let (walker, file, size) = result?;
+    walker.finish(Box::new(PlainFile::new(file, size)))
+}
+
+async fn copy(input: impl AsyncRead, name: &str, folder: &Path) -> Result<(Walker, File, u64)> {
+    let mut input = std::pin::pin!(input);
+    let file = tempfile::tempfile_in(folder).context("create a spool file in", folder)?;
+    let mut walker = Walker::new(name);
+    let mut buffer = vec![0; BUFFER];
+    let (mut at, mut limit, mut asked) = (0_u64, room(&file, folder)?, 0_u64);
     loop {
-        let n = reader.read(&mut buffer).await.map_err(invalid)?;
-        if n == 0 {
-            break;
+        let got = input.read(&mut buffer).await.map_err(|e| match (e.raw_os_error(), e.kind()) {
+            (Some(_), _) => Error::io("read", name, e),
+            (None, io::ErrorKind::UnexpectedEof) => Error::bundle(name, "its compressed data is cut off"),
+            (None, _) => Error::bundle(name, format!("its compressed data does not decode: {e}")),
+        })?;
+        if got == 0 {
+            return Ok((walker, file, at));
         }
-        total += n as u64;
-        if total > room {
+        let end = at + got as u64;
+        if end - asked > INTERVAL {
+            asked = at;
+            limit = at.saturating_add(room(&file, folder)?);
+        }
+        if end > limit {
             return Err(Error::Limit {
-                what: format!("the unpacked size of {}", path.display()),
-                value: total,
-                limit: room,
-                hint: ", which is the free space of the disk",
+                what: format!("the size of {name}, decompressed into {}", folder.display()),
+                value: end,
+                limit,
+                hint: "; free space there, or unpack it to a directory first",
             });
         }
-        output.write_all(&buffer[..n]).await.context("write the spool of", path)?;
+        file.write_all_at(&buffer[..got], at).context("write a spool file in", folder)?;
+        at = end;
+        walker.advance(&mut &file, at)?;
     }
-    output.flush().await.context("write the spool of", path)?;
-    Ok(output.into_std().await)
+}
+
+/// How many bytes may still go to the spool's filesystem.
+fn room(file: &File, folder: &Path) -> Result<u64> {
+    let status = rustix::fs::fstatvfs(file).context("ask for the free space of", folder)?;
+    Ok(status.f_bavail.saturating_mul(status.f_frsize).saturating_sub(RESERVE))
 }

@@ -1,253 +1,208 @@
-//! The outer tar, written: plain, or in zstd frames. A blob's header is written in place when its size is known; only
-//! a pipe needs a spool. Blobs that are compressed already go into stored frames; every header has a frame of its own.
+//! Writing a tar or a tar in zstd frames, to a file or to a pipe.
 
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::FileExt,
+    io::{self, BufWriter, Read, Seek, Write},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio_tar::{EntryType, Header};
 
 use super::{
-    BLOBS,
-    dir_writer::{folder_of, sync},
+    index_bytes,
+    output::Output,
+    publish::Partial,
+    zstd_frames::{Framer, STORED_HEADER},
 };
 use crate::{
     digest::{Digest, Hasher},
     error::{Error, IoContext, Result},
     model::{Descriptor, Index, manifest::OCI_LAYOUT},
-    seek_table,
     storage::{BlobWriter, Target},
 };
 
-const BLOCK: u64 = 512;
-/// Bytes of tar in one frame.
-const FRAME: usize = 4 << 20;
-/// Largest block of a zstd frame (RFC 8878, section 3.1.1.2.4).
-const RAW_BLOCK: usize = 128 << 10;
+const BLOCK: usize = 512;
+const ZEROS: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+const STDOUT: &str = "standard output";
 
-fn header(name: &str, size: u64) -> [u8; BLOCK as usize] {
+/// Where an archive's bytes go.
+trait Sink {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Sink for Output {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        Output::append(self, bytes)
+    }
+}
+
+impl Sink for BufWriter<File> {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+}
+
+/// A tar's entries, framed or not.
+struct Archive<S> {
+    sink: S,
+    framer: Option<Framer>,
+}
+
+impl<S: Sink> Archive<S> {
+    fn new(sink: S, zstd_level: Option<Option<i32>>) -> io::Result<Self> {
+        Ok(Self { sink, framer: zstd_level.map(Framer::new).transpose()? })
+    }
+
+    /// Headers have frames of their own, stored, so that one can be overwritten in place.
+    fn header(&mut self, block: &[u8; BLOCK]) -> io::Result<()> {
+        match &mut self.framer {
+            Some(framer) => framer.stored(block, &mut |b| self.sink.append(b)),
+            None => self.sink.append(block),
+        }
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.framer {
+            Some(framer) => framer.data(bytes, &mut |b| self.sink.append(b)),
+            None => self.sink.append(bytes),
+        }
+    }
+
+    /// Pads an entry's data to whole blocks.
+    fn end_entry(&mut self, size: u64) -> io::Result<()> {
+        let rest = (size % BLOCK as u64) as usize;
+        if rest != 0 {
+            self.data(&ZEROS[rest..BLOCK])?;
+        }
+        match &mut self.framer {
+            Some(framer) => framer.end_frame(&mut |b| self.sink.append(b)),
+            None => Ok(()),
+        }
+    }
+
+    fn entry(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.header(&header(name, bytes.len() as u64)?)?;
+        self.data(bytes)?;
+        self.end_entry(bytes.len() as u64)
+    }
+
+    /// The index, the end marker and the seek table.
+    fn end(&mut self, index: &[u8]) -> io::Result<()> {
+        self.entry("index.json", index)?;
+        match &mut self.framer {
+            Some(framer) => {
+                framer.stored(&ZEROS, &mut |b| self.sink.append(b))?;
+                self.sink.append(&framer.seek_table()?)
+            }
+            None => self.sink.append(&ZEROS),
+        }
+    }
+}
+
+/// A state of an archive in a file, to come back to.
+#[derive(Clone, Copy)]
+struct Mark {
+    position: u64,
+    frames: usize,
+}
+
+impl Archive<Output> {
+    fn mark(&self) -> Mark {
+        Mark { position: self.sink.position(), frames: self.framer.as_ref().map_or(0, Framer::frames) }
+    }
+
+    fn rollback(&mut self, mark: Mark) -> io::Result<()> {
+        if let Some(framer) = &mut self.framer {
+            framer.rollback(mark.frames);
+        }
+        self.sink.truncate(mark.position)
+    }
+
+    /// Overwrites the header that was written at `mark`.
+    fn patch_header(&mut self, mark: Mark, block: &[u8; BLOCK]) -> io::Result<()> {
+        let inside = if self.framer.is_some() { STORED_HEADER } else { 0 };
+        self.sink.patch(block, mark.position + inside)
+    }
+}
+
+fn header(name: &str, size: u64) -> io::Result<[u8; BLOCK]> {
     let mut header = Header::new_gnu();
-    header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
     header.set_entry_type(EntryType::Regular);
+    header.set_path(name)?;
     header.set_mode(0o644);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_size(size);
     header.set_cksum();
-    *header.as_bytes()
+    Ok(*header.as_bytes())
 }
 
-fn padding(size: u64) -> &'static [u8] {
-    &[0; BLOCK as usize][..(size.next_multiple_of(BLOCK) - size) as usize]
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
 }
 
-/// A zstd frame that stores `plain` (1 byte to 4 MiB) as it is: single segment, four bytes of content size, raw blocks.
-fn stored_frame(plain: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(plain.len() + plain.len() / RAW_BLOCK * 3 + 16);
-    frame.extend_from_slice(&0xFD2F_B528u32.to_le_bytes());
-    frame.push(0b1010_0000);
-    frame.extend_from_slice(&(plain.len() as u32).to_le_bytes());
-    let mut blocks = plain.chunks(RAW_BLOCK).peekable();
-    while let Some(block) = blocks.next() {
-        let word = (block.len() as u32) << 3 | u32::from(blocks.peek().is_none());
-        frame.extend_from_slice(&word.to_le_bytes()[..3]);
-        frame.extend_from_slice(block);
-    }
-    frame
-}
-
-/// Tar bytes become bytes of the output: as they are, or in frames.
-enum Encoding {
-    Plain,
-    Framed { level: Option<i32>, pending: Vec<u8>, table: Vec<(u32, u32)> },
-}
-
-impl Encoding {
-    fn new(zstd: Option<Option<i32>>) -> Self {
-        match zstd {
-            None => Self::Plain,
-            Some(level) => Self::Framed { level, pending: Vec::new(), table: Vec::new() },
-        }
-    }
-
-    /// A header, in a frame of its own.
-    fn header(&mut self, block: &[u8], out: &mut impl Write) -> io::Result<()> {
-        self.flush(out)?;
-        match self {
-            Self::Plain => out.write_all(block),
-            Self::Framed { table, .. } => {
-                let frame = stored_frame(block);
-                table.push((frame.len() as u32, block.len() as u32));
-                out.write_all(&frame)
-            }
-        }
-    }
-
-    /// Where a header's bytes begin in what [`Self::header`] wrote.
-    fn header_offset(&self) -> u64 {
-        match self {
-            Self::Plain => 0,
-            // Magic, descriptor, content size, one block header.
-            Self::Framed { .. } => 4 + 1 + 4 + 3,
-        }
-    }
-
-    fn data(&mut self, mut bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
-        if matches!(self, Self::Plain) {
-            return out.write_all(bytes);
-        }
-        while !bytes.is_empty() {
-            let Self::Framed { pending, .. } = self else { break };
-            let n = bytes.len().min(FRAME - pending.len());
-            pending.extend_from_slice(&bytes[..n]);
-            bytes = &bytes[n..];
-            if pending.len() == FRAME {
-                self.flush(out)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
-        if let Self::Framed { level, pending, table } = self
-            && !pending.is_empty()
-        {
-            let frame = match level {
-                Some(level) => zstd::bulk::compress(pending, *level)?,
-                None => stored_frame(pending),
-            };
-            table.push((frame.len() as u32, pending.len() as u32));
-            pending.clear();
-            out.write_all(&frame)?;
-        }
-        Ok(())
-    }
-
-    /// The end marker and the seek table.
-    fn end(&mut self, out: &mut impl Write) -> io::Result<()> {
-        self.data(&[0; 2 * BLOCK as usize], out)?;
-        self.flush(out)?;
-        match self {
-            Self::Plain => Ok(()),
-            Self::Framed { table, .. } => out.write_all(&seek_table::encode(table)),
-        }
-    }
-
-    fn entry(&mut self, name: &str, bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
-        self.header(&header(name, bytes.len() as u64), out)?;
-        self.data(bytes, out)?;
-        self.data(padding(bytes.len() as u64), out)
-    }
-
-    fn frames(&self) -> usize {
-        match self {
-            Self::Plain => 0,
-            Self::Framed { table, .. } => table.len(),
-        }
-    }
-
-    /// Forgets what came after `frames` frames.
-    fn rewind(&mut self, frames: usize) {
-        if let Self::Framed { table, pending, .. } = self {
-            table.truncate(frames);
-            pending.clear();
-        }
-    }
-}
-
-/// To a seekable file.
-pub(super) struct TarWriter {
-    file: tempfile::NamedTempFile,
-    path: PathBuf,
-    force: bool,
-    encoding: Encoding,
+/// An archive being written to a file, under a temporary name.
+pub(super) struct TarTarget {
+    archive: Archive<Output>,
+    partial: Partial,
     blobs: HashMap<Digest, u64>,
+    /// A blob could not be taken back: the archive is not to be published.
+    broken: bool,
 }
 
-impl TarWriter {
-    pub(super) fn create(path: &Path, zstd: Option<Option<i32>>, force: bool) -> Result<Self> {
-        if !force && path.symlink_metadata().is_ok() {
-            return Err(Error::AlreadyExists { path: path.into() });
-        }
-        if path.is_dir() {
-            return Err(Error::Usage(format!("{} is a folder; a tar cannot replace it", path.display())));
-        }
-        let folder = folder_of(path)?;
-        let file = tempfile::Builder::new()
-            .prefix(".snapcask-")
-            .suffix(".partial")
-            .tempfile_in(&folder)
-            .context("create a file in", &folder)?;
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::Permissions::from_mode(0o644);
-        file.as_file().set_permissions(mode).context("set the mode of", file.path())?;
-        let mut encoding = Encoding::new(zstd);
-        let mut out = file.as_file();
-        encoding.entry("oci-layout", OCI_LAYOUT, &mut out).context("write", path)?;
-        encoding.flush(&mut out).context("write", path)?;
-        Ok(Self { file, path: path.into(), force, encoding, blobs: HashMap::new() })
-    }
-
-    fn position(&mut self) -> io::Result<u64> {
-        self.file.as_file_mut().stream_position()
+impl TarTarget {
+    pub(super) fn create(path: &Path, zstd_level: Option<Option<i32>>, force: bool) -> Result<Self> {
+        let (partial, file) = Partial::file(path, force)?;
+        let mut archive = Archive::new(Output::new(file), zstd_level).context("set up compression for", path)?;
+        archive.entry("oci-layout", OCI_LAYOUT).context("write", path)?;
+        Ok(Self { archive, partial, blobs: HashMap::new(), broken: false })
     }
 }
 
-impl Target for TarWriter {
+impl Target for TarTarget {
     fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>> {
-        let path = self.path.clone();
-        let mut start = || -> io::Result<(u64, usize)> {
-            let mut out = self.file.as_file();
-            self.encoding.flush(&mut out)?;
-            let start = self.position()?;
-            let frames = self.encoding.frames();
-            self.encoding.header(&[0; BLOCK as usize], &mut self.file.as_file())?;
-            Ok((start, frames))
-        };
-        let (start, frames) = start().context("write", &path)?;
-        Ok(Box::new(TarBlob { writer: self, start, frames, hasher: Hasher::new(), size: 0 }))
+        let mark = self.archive.mark();
+        let blob = TarBlob { target: self, mark, hasher: Hasher::new(), size: 0, done: false };
+        // Room for the header, which is known at commit.
+        blob.target.archive.header(&[0; BLOCK]).map_err(|e| blob.failed(e))?;
+        Ok(Box::new(blob))
     }
 
     fn contains(&self, descriptor: &Descriptor) -> bool {
         self.blobs.get(&descriptor.digest) == Some(&descriptor.size)
     }
 
-    fn finish(self: Box<Self>, index: &Index) -> Result<()> {
-        let Self { file, path, force, mut encoding, .. } = *self;
-        let mut out = file.as_file();
-        encoding.entry("index.json", &index.encode(), &mut out).context("write", &path)?;
-        encoding.end(&mut out).context("write", &path)?;
-        file.as_file().sync_all().context("fsync", &path)?;
-        let temporary = file.into_temp_path();
-        let flags = if force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        match renameat_with(CWD, &*temporary, CWD, &path, flags) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => return Err(Error::AlreadyExists { path }),
-            Err(e) => return Err(Error::io("rename into", &path, e.into())),
+    fn finish(mut self: Box<Self>, index: &Index) -> Result<()> {
+        let path = self.partial.destination().to_path_buf();
+        if self.broken {
+            return Err(Error::io("write", path, io::Error::other("an earlier write failed")));
         }
-        // The name is taken by nobody else: there is nothing left to remove.
-        let _ = temporary.keep();
-        sync(&folder_of(&path)?)
+        let bytes = index_bytes(index, &path)?;
+        self.archive.end(&bytes).context("write", &path)?;
+        self.archive.sink.sync().context("fsync", &path)?;
+        self.partial.publish_file()
     }
 }
 
 struct TarBlob<'a> {
-    writer: &'a mut TarWriter,
-    start: u64,
-    frames: usize,
+    target: &'a mut TarTarget,
+    mark: Mark,
     hasher: Hasher,
     size: u64,
+    done: bool,
+}
+
+impl TarBlob<'_> {
+    fn failed(&self, error: io::Error) -> Error {
+        Error::io("write", self.target.partial.destination(), error)
+    }
 }
 
 impl Write for TarBlob<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.encoding.data(bytes, &mut self.writer.file.as_file())?;
+        self.target.archive.data(bytes)?;
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
         Ok(bytes.len())
@@ -259,47 +214,66 @@ impl Write for TarBlob<'_> {
 }
 
 impl BlobWriter for TarBlob<'_> {
-    fn commit(self: Box<Self>, media_type: &str) -> Result<Descriptor> {
-        let Self { writer, start, frames, hasher, size } = *self;
-        let digest = hasher.finish();
-        let path = writer.path.clone();
-        let mut end = || -> io::Result<()> {
-            if writer.blobs.insert(digest, size).is_some() {
-                writer.encoding.rewind(frames);
-                writer.file.as_file().set_len(start)?;
-                writer.file.as_file_mut().seek(SeekFrom::Start(start))?;
-                return Ok(());
-            }
-            let mut out = writer.file.as_file();
-            writer.encoding.data(padding(size), &mut out)?;
-            writer.encoding.flush(&mut out)?;
-            let block = header(&format!("{BLOBS}{}", digest.hex()), size);
-            out.write_all_at(&block, start + writer.encoding.header_offset())
-        };
-        end().context("write", path)?;
+    fn commit(mut self: Box<Self>, media_type: &str) -> Result<Descriptor> {
+        let digest = std::mem::take(&mut self.hasher).finish();
+        let (size, mark) = (self.size, self.mark);
+        // Dropping `self` takes a blob that is there already back.
+        if !self.target.blobs.contains_key(&digest) {
+            let archive = &mut self.target.archive;
+            let written =
+                archive.end_entry(size).and_then(|()| archive.patch_header(mark, &header(&blob_name(&digest), size)?));
+            written.map_err(|e| self.failed(e))?;
+            self.target.blobs.insert(digest, size);
+            self.done = true;
+        }
         Ok(Descriptor::new(media_type, digest, size))
     }
 }
 
-/// To standard output: every blob waits in an unlinked file until its size and digest are known.
-pub(super) struct PipeWriter {
-    encoding: Encoding,
-    spool: PathBuf,
-    blobs: HashMap<Digest, u64>,
-}
-
-impl PipeWriter {
-    pub(super) fn create(zstd: Option<Option<i32>>, spool: &Path) -> Result<Self> {
-        let mut encoding = Encoding::new(zstd);
-        encoding.entry("oci-layout", OCI_LAYOUT, &mut io::stdout().lock()).context("write", "standard output")?;
-        Ok(Self { encoding, spool: spool.into(), blobs: HashMap::new() })
+impl Drop for TarBlob<'_> {
+    fn drop(&mut self) {
+        if !self.done && self.target.archive.rollback(self.mark).is_err() {
+            self.target.broken = true;
+        }
     }
 }
 
-impl Target for PipeWriter {
+/// An archive being written to a pipe: a blob's header stands before it, so it waits in a spool file.
+pub(super) struct PipeTarget {
+    archive: Archive<BufWriter<File>>,
+    spool: PathBuf,
+    blobs: HashMap<Digest, u64>,
+    broken: bool,
+}
+
+impl PipeTarget {
+    pub(super) fn create(output: File, zstd_level: Option<Option<i32>>, spool: &Path) -> Result<Self> {
+        let sink = BufWriter::with_capacity(1 << 20, output);
+        let mut archive = Archive::new(sink, zstd_level).context("set up compression for", STDOUT)?;
+        archive.entry("oci-layout", OCI_LAYOUT).context("write", STDOUT)?;
+        Ok(Self { archive, spool: spool.to_path_buf(), blobs: HashMap::new(), broken: false })
+    }
+
+    fn send(&mut self, digest: &Digest, size: u64, mut file: &File) -> io::Result<()> {
+        self.archive.header(&header(&blob_name(digest), size)?)?;
+        file.rewind()?;
+        let mut buffer = vec![0; 1 << 20];
+        let mut left = size;
+        while left > 0 {
+            let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            file.read_exact(&mut buffer[..want])?;
+            self.archive.data(&buffer[..want])?;
+            left -= want as u64;
+        }
+        self.archive.end_entry(size)?;
+        self.archive.sink.flush()
+    }
+}
+
+impl Target for PipeTarget {
     fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>> {
-        let file = tempfile::tempfile_in(&self.spool).context("create a file in", &self.spool)?;
-        Ok(Box::new(PipeBlob { writer: self, file, hasher: Hasher::new(), size: 0 }))
+        let file = tempfile::tempfile_in(&self.spool).context("create a spool file in", &self.spool)?;
+        Ok(Box::new(PipeBlob { target: self, output: Output::new(file), hasher: Hasher::new(), size: 0 }))
     }
 
     fn contains(&self, descriptor: &Descriptor) -> bool {
@@ -307,53 +281,52 @@ impl Target for PipeWriter {
     }
 
     fn finish(mut self: Box<Self>, index: &Index) -> Result<()> {
-        let mut out = io::stdout().lock();
-        self.encoding.entry("index.json", &index.encode(), &mut out).context("write", "standard output")?;
-        self.encoding.end(&mut out).context("write", "standard output")?;
-        out.flush().context("write", "standard output")
+        if self.broken {
+            return Err(Error::io("write", STDOUT, io::Error::other("an earlier write failed")));
+        }
+        let bytes = index_bytes(index, Path::new(STDOUT))?;
+        self.archive.end(&bytes).context("write", STDOUT)?;
+        self.archive.sink.flush().context("write", STDOUT)?;
+        let file = self.archive.sink.get_ref();
+        // `> bundle.tar` deserves to be as durable as a path; a pipe cannot be synced.
+        if file.metadata().is_ok_and(|m| m.is_file()) {
+            file.sync_all().context("fsync", STDOUT)?;
+        }
+        Ok(())
     }
 }
 
 struct PipeBlob<'a> {
-    writer: &'a mut PipeWriter,
-    file: File,
+    target: &'a mut PipeTarget,
+    output: Output,
     hasher: Hasher,
     size: u64,
 }
 
 impl Write for PipeBlob<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..n]);
-        self.size += n as u64;
-        Ok(n)
+        self.output.append(bytes)?;
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        Ok(())
     }
 }
 
 impl BlobWriter for PipeBlob<'_> {
-    fn commit(self: Box<Self>, media_type: &str) -> Result<Descriptor> {
-        let Self { writer, mut file, hasher, size } = *self;
-        let digest = hasher.finish();
-        if writer.blobs.insert(digest, size).is_none() {
-            file.rewind().context("rewind", &writer.spool)?;
-            let mut out = io::stdout().lock();
-            let encoding = &mut writer.encoding;
-            let block = header(&format!("{BLOBS}{}", digest.hex()), size);
-            encoding.header(&block, &mut out).context("write", "standard output")?;
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                let n = file.read(&mut buffer).context("read", &writer.spool)?;
-                if n == 0 {
-                    break;
-                }
-                encoding.data(&buffer[..n], &mut out).context("write", "standard output")?;
+    fn commit(mut self: Box<Self>, media_type: &str) -> Result<Descriptor> {
+        let digest = std::mem::take(&mut self.hasher).finish();
+        if !self.target.blobs.contains_key(&digest) {
+            self.output.flush().context("write a spool file in", &self.target.spool)?;
+            if let Err(error) = self.target.send(&digest, self.size, self.output.file()) {
+                self.target.broken = true;
+                return Err(Error::io("write", STDOUT, error));
             }
-            encoding.data(padding(size), &mut out).context("write", "standard output")?;
+            self.target.blobs.insert(digest, self.size);
         }
-        Ok(Descriptor::new(media_type, digest, size))
+        Ok(Descriptor::new(media_type, digest, self.size))
     }
 }

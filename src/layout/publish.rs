@@ -1,0 +1,224 @@
+//! Publishing: what is written beside its destination appears there whole, by one rename, or not at all.
+
+use std::{
+    collections::hash_map::RandomState,
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    hash::{BuildHasher, Hasher},
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, RenameFlags},
+    io::Errno,
+};
+
+use crate::error::{Error, IoContext, Result};
+
+/// A temporary file or tree beside its destination; removed when dropped unpublished.
+#[derive(Debug)]
+pub(super) struct Partial {
+    path: PathBuf,
+    destination: PathBuf,
+    parent: PathBuf,
+    force: bool,
+    armed: bool,
+}
+
+impl Partial {
+    /// For `destination`, whose missing parent folders are created.
+    fn new(destination: &Path, force: bool) -> Result<Self> {
+        let name = destination
+            .file_name()
+            .ok_or_else(|| Error::Usage(format!("{} does not name a file", destination.display())))?;
+        let parent = match destination.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        create_folders(&parent)?;
+        // Two keys of the process's random state: unguessable enough that O_EXCL practically never collides.
+        let random = RandomState::new().build_hasher().finish();
+        // A name near the limit of 255 bytes must not become unusable by our addition.
+        let short: OsString = match name.to_str() {
+            Some(text) => text.chars().take(40).collect::<String>().into(),
+            None => std::ffi::OsStr::from_bytes(&name.as_bytes()[..name.len().min(160)]).to_owned(),
+        };
+        let mut partial = OsString::from(".");
+        partial.push(short);
+        partial.push(format!(".snapcask-{}-{random:016x}.partial", std::process::id()));
+        Ok(Self { path: parent.join(partial), destination: destination.to_path_buf(), parent, force, armed: false })
+    }
+
+    /// A new empty file that will become `destination`.
+    pub(super) fn file(destination: &Path, force: bool) -> Result<(Self, File)> {
+        refuse_existing_file(destination, force)?;
+        let mut partial = Self::new(destination, force)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&partial.path)
+            .context("create", &partial.path)?;
+        partial.armed = true;
+        Ok((partial, file))
+    }
+
+    /// A new empty folder that will become `destination`.
+    pub(super) fn folder(destination: &Path, force: bool) -> Result<Self> {
+        refuse_existing_folder(destination, force)?;
+        let mut partial = Self::new(destination, force)?;
+        fs::create_dir(&partial.path).context("create", &partial.path)?;
+        partial.armed = true;
+        Ok(partial)
+    }
+
+    /// Where it is now.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it will be.
+    pub(super) fn destination(&self) -> &Path {
+        &self.destination
+    }
+
+    /// Renames the file, which the caller has fsynced, to its destination.
+    pub(super) fn publish_file(mut self) -> Result<()> {
+        refuse_existing_file(&self.destination, self.force)?;
+        let (from, to) = (&self.path, &self.destination);
+        let renamed = if self.force { fs::rename(from, to) } else { rename_new(from, to) };
+        match renamed {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::AlreadyExists { path: self.destination.clone() });
+            }
+            Err(e) => return Err(Error::io("rename to", to, e)),
+        }
+        self.armed = false;
+        sync_folder(&self.parent)
+    }
+
+    /// Renames the folder, which the caller has fsynced with all that is in it, to its destination.
+    pub(super) fn publish_folder(mut self) -> Result<()> {
+        refuse_existing_folder(&self.destination, self.force)?;
+        let exists = Error::AlreadyExists { path: self.destination.clone() };
+        if self.force && !is_vacant(&self.destination)? {
+            // Neither name is ever missing: a crash leaves the old tree or the new one.
+            rustix::fs::renameat_with(CWD, &self.path, CWD, &self.destination, RenameFlags::EXCHANGE)
+                .context("exchange with", &self.destination)?;
+            // From here on, the temporary name holds the old tree; it goes when `self` is dropped.
+            return sync_folder(&self.parent);
+        }
+        // rename(2) takes a missing destination or an empty folder, and refuses all else.
+        match rustix::fs::rename(&self.path, &self.destination) {
+            Ok(()) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => return Err(exists),
+            Err(e) => return Err(Error::io("rename to", &self.destination, e.into())),
+        }
+        self.armed = false;
+        sync_folder(&self.parent)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let removed = match fs::symlink_metadata(&self.path) {
+            Ok(m) if m.is_dir() => fs::remove_dir_all(&self.path),
+            Ok(_) => fs::remove_file(&self.path),
+            Err(e) => Err(e),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary file");
+        }
+    }
+}
+
+/// rename(2) that never replaces; with link(2) where the filesystem cannot.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn kind_of(path: &Path) -> Result<Option<fs::FileType>> {
+    match fs::symlink_metadata(path) {
+        Ok(m) => Ok(Some(m.file_type())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("look at", path, e)),
+    }
+}
+
+fn refuse_existing_file(path: &Path, force: bool) -> Result<()> {
+    match kind_of(path)? {
+        None => Ok(()),
+        Some(kind) if kind.is_dir() => Err(Error::io("replace", path, Errno::ISDIR.into())),
+        Some(_) if force => Ok(()),
+        Some(_) => Err(Error::AlreadyExists { path: path.to_path_buf() }),
+    }
+}
+
+/// `--force` deletes a whole tree, so it only takes one that is a layout: a slip of the keyboard is no `rm -r`.
+fn refuse_existing_folder(path: &Path, force: bool) -> Result<()> {
+    match kind_of(path)? {
+        None => Ok(()),
+        Some(kind) if kind.is_dir() => {
+            if is_vacant(path)? {
+                Ok(())
+            } else if !force {
+                Err(Error::AlreadyExists { path: path.to_path_buf() })
+            } else if kind_of(&path.join("oci-layout"))?.is_some() {
+                Ok(())
+            } else {
+                Err(Error::Usage(format!("{} is not an OCI layout; it is not replaced, even by force", path.display())))
+            }
+        }
+        Some(_) if force => Err(Error::io("replace", path, Errno::NOTDIR.into())),
+        Some(_) => Err(Error::AlreadyExists { path: path.to_path_buf() }),
+    }
+}
+
+fn is_vacant(path: &Path) -> Result<bool> {
+    match fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(Error::io("list", path, e)),
+    }
+}
+
+/// Makes a folder's entries durable.
+pub(super) fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path).and_then(|f| f.sync_all()).context("fsync", path)
+}
+
+/// Creates the missing ones of `path` and the folders above it, durably.
+fn create_folders(path: &Path) -> Result<()> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|p| {
+            !p.as_os_str().is_empty() && matches!(fs::metadata(p), Err(e) if e.kind() == io::ErrorKind::NotFound)
+        })
+        .collect();
+    for folder in missing.into_iter().rev() {
+        match fs::create_dir(folder) {
+            Ok(()) => {}
+            // Another process may have been faster.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::io("create", folder, e)),
+        }
+        let above = match folder.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        sync_folder(above)?;
+    }
+    Ok(())
+}
