@@ -1,7 +1,7 @@
 //! Pass 2: the tar stream in zstd frames, compressed in parallel, written in order.
 //!
 //! Each worker produces one frame's tar bytes itself and compresses them; the calling thread writes the frames in
-//! order. Memory is bounded by the workers and [`AHEAD`] frames for each. The bytes do not depend on `jobs`.
+//! order. Memory is bounded by the workers and a few frames for each. The bytes do not depend on `jobs`.
 
 use std::{
     collections::BTreeMap,
