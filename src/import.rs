@@ -88,10 +88,11 @@ pub fn import(options: &ImportOptions) -> Result<ImportReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
     let destination = options.dest.clone().unwrap_or_else(|| store.snapshots());
-    let existed = Stage::folders_missing(&destination);
+    let mut missing = Stage::folders_missing(&store.cache());
+    missing.extend(Stage::folders_missing(&destination));
     let result = Import { options, store, destination }.run(started);
     if result.is_err() {
-        Stage::remove_empty(&existed);
+        Stage::remove_empty(&missing);
     }
     result
 }
@@ -101,6 +102,9 @@ struct Import<'a> {
     store: Store,
     destination: PathBuf,
 }
+
+/// Where a snapshot goes, and for a `final` one its group's folder and its alias there.
+type Place = (PathBuf, Option<(PathBuf, SnapshotName)>);
 
 /// A snapshot on its way.
 struct Incoming<'a> {
@@ -208,8 +212,8 @@ impl Import<'_> {
     }
 
     /// Where every snapshot of the chain goes.
-    fn targets(&self, chain: &[BundledSnapshot]) -> Result<Vec<(PathBuf, Option<(PathBuf, SnapshotName)>)>> {
-        let mut all: Vec<(PathBuf, Option<(PathBuf, SnapshotName)>)> = Vec::new();
+    fn targets(&self, chain: &[BundledSnapshot]) -> Result<Vec<Place>> {
+        let mut all: Vec<Place> = Vec::new();
         let oldest = chain.last().map(|s| s.config.snapshot.name.clone());
         let group = match &self.options.group {
             Some(name) => Some(name.parse::<SnapshotName>()?),

@@ -9,6 +9,9 @@ use crate::{
     snapshot::{IntegrityAlgorithm, RecordedIntegrity, integrity},
 };
 
+/// A hash over a file of this size, told to a callback as it goes.
+type FileHash = fn(&File, &Path, u64, &mut dyn FnMut(u64)) -> Result<String>;
+
 /// Compares a recorded value with the file's contents. The Merkle form is known from the analysis; the SHA forms cost
 /// the logical size.
 ///
@@ -21,7 +24,7 @@ pub fn check_recorded(
     analysis: &Analysis,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let hash = |hasher: fn(&File, &Path, u64, &mut dyn FnMut(u64)) -> Result<String>| {
+    let hash = |hasher: FileHash| {
         progress.begin("verifying recorded integrity", Some(analysis.size));
         let value = hasher(file, path, analysis.size, &mut |bytes| progress.advance(bytes));
         progress.end();

@@ -17,7 +17,7 @@ use crate::{
     layer::{
         analyze::{Analysis, FileView, analyze},
         clone::clone_contents,
-        decode::{OutputFile, decode},
+        decode::{EncodedLayer, OutputFile, decode},
         walk::Sink,
     },
     model::{Descriptor, FileRecord, LayerFile, LayerRecord, TarPath},
@@ -203,7 +203,9 @@ fn decode_blob(
     let blob = source.fetch(descriptor)?;
     let corrupt = |e: std::io::Error| into_error(e, digest);
     let most = most.map_or(u64::MAX, |most| most.saturating_add(TAR_SLACK));
-    decode(blob, encoding, &format!("layer {digest}"), most, sink, jobs, &corrupt, progress)
+    let context = format!("layer {digest}");
+    let layer = EncodedLayer { blob, encoding, context: &context, most };
+    decode(layer, sink, jobs, &corrupt, progress)
 }
 
 /// Accepts the entries that the config names, at the sizes that the file table gives.

@@ -15,6 +15,7 @@ use snapcask::{
     error::IoContext,
     export::{Compression, Destination, ExportOptions, Form, export},
     import::{BundleLocation, ImportOptions, import},
+    layer::extents::{data_extents, union},
 };
 
 use super::{args::DemoArgs, export, import as import_text, output, progress, verify};
@@ -186,30 +187,25 @@ fn compare(left: &Path, right: &Path) -> Result<usize> {
     Ok(equal)
 }
 
-/// Whether two files hold the same bytes. Where both have a hole there is nothing to read.
+/// Byte for byte where either has data; the rest of both is holes.
 fn same(a: &Path, b: &Path) -> Result<bool> {
     let (left, right) = (fs::File::open(a).context("open", a)?, fs::File::open(b).context("open", b)?);
     let size = left.metadata().context("stat", a)?.len();
     if right.metadata().context("stat", b)?.len() != size {
         return Ok(false);
     }
-    let data = |file: &fs::File, from| match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
-        Ok(at) => at,
-        Err(rustix::io::Errno::NXIO) => size,
-        // A filesystem that knows no holes: all is data.
-        Err(_) => from,
-    };
-    let (mut x, mut y) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    let mut at = 0;
-    while at < size {
-        at = data(&left, at).min(data(&right, at));
-        let length = size.saturating_sub(at).min(64 << 10) as usize;
-        left.read_exact_at(&mut x[..length], at).context("read", a)?;
-        right.read_exact_at(&mut y[..length], at).context("read", b)?;
-        if x[..length] != y[..length] {
-            return Ok(false);
+    let (mut x, mut y) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    for extent in union(&data_extents(&left, a, size)?, &data_extents(&right, b, size)?) {
+        let mut at = extent.start;
+        while at < extent.end {
+            let n = (extent.end - at).min(1 << 16) as usize;
+            left.read_exact_at(&mut x[..n], at).context("read", a)?;
+            right.read_exact_at(&mut y[..n], at).context("read", b)?;
+            if x[..n] != y[..n] {
+                return Ok(false);
+            }
+            at += n as u64;
         }
-        at += length as u64;
     }
     Ok(true)
 }

@@ -97,21 +97,31 @@ impl<'a, S> Shared<'a, S> {
     }
 }
 
-/// Decodes the layer that `blob` yields into `sink`; `most` bounds the tar's bytes.
+/// A layer's blob and what is known of it.
+pub struct EncodedLayer<'a, R> {
+    /// The bytes; verified as they are read.
+    pub blob: R,
+    /// How they hold the tar.
+    pub encoding: LayerEncoding,
+    /// How messages name the layer.
+    pub context: &'a str,
+    /// Most bytes that the tar may have.
+    pub most: u64,
+}
+
+/// Decodes `layer` into `sink`.
 ///
 /// # Errors
 /// Everything that makes the layer unacceptable; `corrupt` turns a read error of the blob into the library's.
 pub fn decode<S: Sink<File = OutputFile> + Send>(
-    blob: impl Read + Send,
-    encoding: LayerEncoding,
-    context: &str,
-    most: u64,
+    layer: EncodedLayer<impl Read + Send>,
     sink: &mut S,
     jobs: usize,
     corrupt: &(dyn Fn(std::io::Error) -> Error + Sync),
     progress: &dyn Progress,
 ) -> Result<()> {
     let jobs = jobs.max(1);
+    let EncodedLayer { blob, encoding, context, most } = layer;
     let shared = Shared {
         turn: Mutex::new(Turn { next: 0, walker: Walker::new(context.to_owned()), sink, error: None }),
         changed: Condvar::new(),

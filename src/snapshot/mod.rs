@@ -1,31 +1,43 @@
 //! Snapshot directories: their descriptors in three generations, the integrity that these record, their files.
 
+mod field;
 mod final_;
 mod flat;
 pub mod integrity;
 pub mod scan;
+#[cfg(test)]
+mod tests;
 mod v066;
 
 use std::{
     fs::File,
-    io::Read,
+    io::{ErrorKind, Read},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+pub use scan::{SourceFile, scan};
 
 use crate::{
-    digest::Digest,
+    digest::{Digest, parse_hex32},
     error::{Error, IoContext, Result},
     model::{Generation, ImageRecord, SnapshotIdentity, TarPath, json::reject_duplicate_keys},
 };
 
+/// The descriptor of a `v066` snapshot.
+pub const V066_FILE: &str = "manifest.json";
+/// The descriptor of every later snapshot.
+pub const SNAPSHOT_FILE: &str = "snapshot.json";
+/// A group's mark: the directory that holds it holds members.
+pub const GROUP_FILE: &str = "group.json";
+/// Holds a member's local alias.
+pub const MEMBER_FILE: &str = "group-member.json";
 /// Largest descriptor that is read: the limit of the published contract.
 pub const MAX_DESCRIPTOR: u64 = 1 << 20;
-/// The descriptor's file of a `v066` snapshot.
-pub const V066_FILE: &str = "manifest.json";
-/// The descriptor's file of all others.
-pub const SNAPSHOT_FILE: &str = "snapshot.json";
 
 /// An integrity value that a descriptor records for one of its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,193 +129,133 @@ impl Snapshot {
     /// Reads the snapshot directory at `directory`.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::InvalidSnapshot`] without a descriptor or with two; [`Error::InvalidDescriptor`].
+    /// [`Error::NotFound`] where there is no directory; [`Error::InvalidSnapshot`] where it has no descriptor, two, or
+    /// one that is no regular file; [`Error::InvalidDescriptor`].
     pub fn open(directory: &Path) -> Result<Self> {
-        if !directory.is_dir() {
-            return Err(Error::NotFound { what: "snapshot directory", path: directory.into(), hint: String::new() });
+        let invalid = |reason: String| Error::InvalidSnapshot { directory: directory.into(), reason };
+        match std::fs::metadata(directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(Error::io("read", directory, e));
+            }
+            _ => {
+                let hint = String::new();
+                return Err(Error::NotFound { what: "snapshot directory", path: directory.into(), hint });
+            }
         }
-        let fail = |reason: &str| Err(Error::InvalidSnapshot { directory: directory.into(), reason: reason.into() });
         let there = |name: &str| directory.join(name).symlink_metadata().is_ok();
         let file = match (there(V066_FILE), there(SNAPSHOT_FILE)) {
             (true, false) => V066_FILE,
             (false, true) => SNAPSHOT_FILE,
-            (false, false) => return fail("it has neither manifest.json nor snapshot.json"),
-            (true, true) => return fail("it has both manifest.json and snapshot.json"),
+            (true, true) => return Err(invalid("it has both manifest.json and snapshot.json".into())),
+            (false, false) => return Err(invalid("it has neither manifest.json nor snapshot.json".into())),
         };
         let path = directory.join(file);
-        let descriptor = SnapshotDescriptor::parse(&path, &file.parse()?, read_small(&path)?)?;
-        let folder = directory.file_name().map_or_else(
-            || directory.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())),
-            |n| Some(n.to_string_lossy().into_owned()),
-        );
-        let group = directory.parent().filter(|p| p.join("group.json").is_file());
-        Ok(Self {
-            name: alias(directory).or(folder).unwrap_or_default(),
-            group: group.and_then(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned()),
-            directory: directory.into(),
-            descriptor,
-        })
+        let bytes = match read_small(&path)? {
+            Small::Bytes(bytes) => bytes,
+            Small::Irregular => return Err(invalid(format!("its {file} is not a regular file"))),
+            Small::TooLarge => {
+                let reason = format!("it is larger than {MAX_DESCRIPTOR} bytes");
+                return Err(Error::InvalidDescriptor { path, reason });
+            }
+        };
+        let descriptor = SnapshotDescriptor::parse(&path, &file.parse()?, bytes)?;
+
+        // `.` and `x/..` have no name of their own.
+        let mut named = std::path::absolute(directory).context("resolve", directory)?;
+        if named.file_name().is_none() {
+            named = directory.canonicalize().context("resolve", directory)?;
+        }
+        let name_of = |path: Option<&Path>| path.and_then(Path::file_name).and_then(|n| n.to_str()).map(str::to_owned);
+        let mut name = name_of(Some(&named)).ok_or_else(|| invalid("its name is not UTF-8".into()))?;
+        let mut group = None;
+        if let Some(id) = &descriptor.id {
+            group = name_of(named.parent().filter(|parent| parent.join(GROUP_FILE).is_file()));
+            match alias(directory) {
+                Some(alias) => name = alias,
+                None if group.is_some() => name.clone_from(id),
+                None => {}
+            }
+        }
+        Ok(Self { directory: directory.into(), name, group, descriptor })
     }
-}
-
-/// The local alias of a group's member.
-fn alias(directory: &Path) -> Option<String> {
-    let bytes = read_small(&directory.join("group-member.json")).ok()?;
-    let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-    let name = value.get("alias").or_else(|| value.get("name"))?.as_str()?;
-    name.parse::<crate::model::SnapshotName>().ok().map(String::from)
-}
-
-fn read_small(path: &Path) -> Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).context("open", path)?);
-    let mut bytes = Vec::new();
-    file.take(MAX_DESCRIPTOR + 1).read_to_end(&mut bytes).context("read", path)?;
-    if bytes.len() as u64 > MAX_DESCRIPTOR {
-        return Err(Error::Limit {
-            what: format!("the size of {}", path.display()),
-            value: bytes.len() as u64,
-            limit: MAX_DESCRIPTOR,
-            hint: "",
-        });
-    }
-    Ok(bytes)
-}
-
-/// What the parsers of all generations give.
-struct Fields {
-    generation: Generation,
-    digest: Digest,
-    id: Option<String>,
-    parent: Option<SnapshotIdentity>,
-    image: Option<(String, String)>,
-    created_at: Option<String>,
-    format: String,
-    virtual_size: u64,
-    disk: Option<TarPath>,
-    payloads: Vec<(TarPath, Option<u64>)>,
-    recorded: Vec<RecordedIntegrity>,
-    unknown_requires: Vec<String>,
 }
 
 impl SnapshotDescriptor {
-    /// Parses the descriptor `file`, strictly; `path` names it in errors.
+    /// Parses the descriptor `bytes` of the file `file`, found at `file_path`, strictly: an unknown or duplicate key or a
+    /// wrong type is an error; a `requires` that we do not know is not, it is carried.
     ///
     /// # Errors
-    /// [`Error::InvalidDescriptor`] that names the field.
-    pub fn parse(path: &Path, file: &TarPath, bytes: Vec<u8>) -> Result<Self> {
-        let fail = |reason: String| Error::InvalidDescriptor { path: path.into(), reason };
-        reject_duplicate_keys(&bytes).map_err(fail)?;
-        let fields = if file.as_str() == V066_FILE {
-            v066::parse(&bytes)
-        } else {
-            let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| fail(e.to_string()))?;
-            match value.get("schema") {
-                Some(serde_json::Value::Number(_)) => flat::parse(&bytes),
-                Some(serde_json::Value::String(_)) => final_::parse(&bytes),
-                _ => Err("schema is neither a number nor a string".into()),
-            }
+    /// [`Error::InvalidDescriptor`] that names the file and the field.
+    pub fn parse(file_path: &Path, file: &TarPath, bytes: Vec<u8>) -> Result<Self> {
+        Self::parse_inner(file, bytes).map_err(|reason| Error::InvalidDescriptor { path: file_path.into(), reason })
+    }
+
+    fn parse_inner(file: &TarPath, bytes: Vec<u8>) -> std::result::Result<Self, String> {
+        if bytes.len() as u64 > MAX_DESCRIPTOR {
+            return Err(format!("it is larger than {MAX_DESCRIPTOR} bytes"));
         }
-        .map_err(fail)?;
-        let image = match fields.image {
-            Some((reference, digest)) => Some(ImageRecord {
-                reference,
-                manifest_digest: digest.parse().map_err(|e| fail(format!("image.manifest_digest: {e}")))?,
-            }),
-            None => None,
-        };
-        Ok(Self {
-            generation: fields.generation,
-            file: file.clone(),
-            bytes,
-            digest: fields.digest,
-            id: fields.id,
-            parent: fields.parent,
-            image,
-            created_at: fields.created_at,
-            format: fields.format,
-            virtual_size: fields.virtual_size,
-            disk: fields.disk,
-            payloads: fields.payloads,
-            recorded: fields.recorded,
-            unknown_requires: fields.unknown_requires,
-        })
+        reject_duplicate_keys(&bytes)?;
+        match file.as_str() {
+            V066_FILE => v066::parse(file, bytes),
+            SNAPSHOT_FILE => {
+                /// Only what tells the generations apart.
+                #[derive(serde::Deserialize)]
+                struct Probe {
+                    schema: serde_json::Value,
+                }
+                let Probe { schema } = field::decode(&bytes)?;
+                if schema.as_u64() == Some(1) {
+                    flat::parse(file, bytes)
+                } else if schema == microsandbox_types::snapshot::SCHEMA {
+                    final_::parse(file, bytes)
+                } else {
+                    Err(format!("schema: {schema} is neither 1 nor \"{}\"", microsandbox_types::snapshot::SCHEMA))
+                }
+            }
+            other => Err(format!("no snapshot descriptor is named {other}")),
+        }
     }
 }
 
-/// An `integrity` member: the same shape in all generations.
-fn parse_upper_integrity(
-    value: &serde_json::Value,
-    path: &TarPath,
-    size: u64,
-) -> std::result::Result<RecordedIntegrity, String> {
-    use microsandbox_types::snapshot::UpperIntegrity;
-    let integrity: UpperIntegrity = serde_json::from_value(value.clone()).map_err(|e| format!("integrity: {e}"))?;
-    let (algorithm, text, prefix) = match &integrity {
-        UpperIntegrity::Sha256 { digest } => (IntegrityAlgorithm::Sha256, digest, "sha256:"),
-        UpperIntegrity::SparseSha256V1 { digest } => (IntegrityAlgorithm::SparseSha256, digest, "sha256:"),
-        UpperIntegrity::FileMerkleBlake3V1 { root, logical_size, leaf_size } => {
-            if *logical_size != size || *leaf_size != 65_536 {
-                return Err("integrity: logical_size or leaf_size is not the payload's".into());
-            }
-            (IntegrityAlgorithm::Merkle, root, "blake3:")
-        }
+/// The local alias of a group's member; none where it is missing or unreadable, for it is only a convenience.
+pub(crate) fn alias(directory: &Path) -> Option<String> {
+    let Ok(Small::Bytes(bytes)) = read_small(&directory.join(MEMBER_FILE)) else { return None };
+    let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    let alias = value.get("alias").or_else(|| value.get("name"))?.as_str()?;
+    alias.parse::<crate::model::SnapshotName>().ok().map(String::from)
+}
+
+enum Small {
+    Bytes(Vec<u8>),
+    Irregular,
+    TooLarge,
+}
+
+/// Reads a file of at most [`MAX_DESCRIPTOR`] bytes; a symlink is not followed, a fifo is not waited for.
+fn read_small(path: &Path) -> Result<Small> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP | Errno::NXIO) => return Ok(Small::Irregular),
+        Err(error) => return Err(Error::io("open", path, error.into())),
     };
-    let hex = text.strip_prefix(prefix).filter(|hex| crate::digest::parse_hex32(hex).is_some());
-    match hex {
-        Some(hex) => Ok(RecordedIntegrity { path: path.clone(), algorithm, value: hex.to_owned() }),
-        None => Err(format!("integrity: {text:?} is not {prefix} and 64 lowercase hex digits")),
+    if !file.metadata().context("read", path)?.is_file() {
+        return Ok(Small::Irregular);
     }
+    let mut bytes = Vec::new();
+    file.take(MAX_DESCRIPTOR + 1).read_to_end(&mut bytes).context("read", path)?;
+    Ok(if bytes.len() as u64 > MAX_DESCRIPTOR { Small::TooLarge } else { Small::Bytes(bytes) })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A contract's error without the words that our own message has.
+fn plain(error: &microsandbox_types::SnapshotManifestError) -> String {
+    let microsandbox_types::SnapshotManifestError::ManifestParse(text) = error;
+    text.strip_prefix("snapshot descriptor: ").unwrap_or(text).to_owned()
+}
 
-    const DIGEST: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-
-    fn parse(file: &str, text: &str) -> Result<SnapshotDescriptor> {
-        SnapshotDescriptor::parse(Path::new(file), &file.parse().unwrap(), text.as_bytes().to_vec())
-    }
-
-    fn v066() -> String {
-        format!(
-            r#"{{"schema":1,"format":"raw","fstype":"ext4","image":{{"ref":"alpine","manifest_digest":"{DIGEST}"}},"parent":null,"created_at":"2026-05-01T12:00:00Z","labels":{{}},"upper":{{"file":"upper.ext4","size_bytes":4096,"integrity":null}},"source_sandbox":"a"}}"#
-        )
-    }
-
-    fn flat() -> String {
-        format!(
-            r#"{{"schema":1,"artifact":"snapshot","scope":"disk","created_at":"2026-05-01T12:00:00Z","parent":"{DIGEST}","image":{{"ref":"alpine","manifest_digest":"{DIGEST}"}},"source_sandbox":"a","state":{{"kind":"file","format":"raw","fstype":"ext4","upper":{{"file":"upper.ext4","size_bytes":4096,"integrity":null}}}},"labels":{{}},"extensions":{{"x.unknown":1}},"requires":["x.unknown"]}}"#
-        )
-    }
-
-    #[test]
-    fn v066_is_read_strictly() {
-        let text = v066();
-        let parsed = parse(V066_FILE, &text).unwrap();
-        assert_eq!(parsed.digest, Digest::of(text.as_bytes()));
-        assert_eq!(parsed.payloads, vec![("upper.ext4".parse().unwrap(), Some(4096))]);
-        for (from, to, say) in [
-            (r#""fstype""#, r#""extra":1,"fstype""#, "unknown field `extra`"),
-            (r#""fstype""#, r#""schema":1,"fstype""#, "duplicate key \"schema\""),
-            (r#""size_bytes":4096"#, r#""size_bytes":"4096""#, "invalid type"),
-            (r#""schema":1"#, r#""schema":2"#, "schema is 2"),
-            ("upper.ext4", "../x", "upper.file"),
-            ("sha256:9f", "sha256:9F", "64 lowercase hex digits"),
-        ] {
-            let error = parse(V066_FILE, &text.replacen(from, to, 1)).unwrap_err().to_string();
-            assert!(error.contains(say), "{error}");
-            assert!(error.contains("manifest.json"), "{error}");
-        }
-    }
-
-    #[test]
-    fn flat_follows_the_published_contract_and_carries_unknown_requires() {
-        let parsed = parse(SNAPSHOT_FILE, &flat()).unwrap();
-        assert_eq!(parsed.generation, Generation::Flat);
-        assert_eq!(parsed.unknown_requires, ["x.unknown"]);
-        assert!(matches!(parsed.parent, Some(SnapshotIdentity::Digest(_))));
-        assert!(parse(SNAPSHOT_FILE, &flat().replace(r#""labels":{}"#, r#""labels":{},"more":0"#)).is_err());
-    }
+/// The hex digits of a qualified digest such as `sha256:...` or `blake3:...`.
+fn unqualified(value: &str) -> Option<String> {
+    let (_, hex) = value.split_once(':')?;
+    parse_hex32(hex).map(hex::encode)
 }

@@ -1,77 +1,64 @@
-//! Generation `v066`: `manifest.json` of 0.6.6 and before. No published contract exists for it; this is ours.
+//! Generation `v066`: `manifest.json` of 0.6.6 and before. No published contract holds it; this is ours.
+//!
+//! Its parts have the shape that the next generation kept, so those types and rules are the published ones.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use microsandbox_types::snapshot::cloud_manifest::{self as flat, ImageRef, SnapshotFormat, UpperLayer};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Fields, parse_upper_integrity};
+use super::{SnapshotDescriptor, field, plain};
 use crate::{
     digest::Digest,
-    model::{Generation, SnapshotIdentity, TarPath},
+    model::{Generation, TarPath},
 };
 
-/// The fields in the order of the canonical form.
+/// The fields; their order is that of the canonical form.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
     schema: u32,
-    format: String,
+    format: SnapshotFormat,
     fstype: String,
-    image: Image,
-    parent: Option<Digest>,
+    image: ImageRef,
+    #[serde(deserialize_with = "required")]
+    parent: Option<String>,
     created_at: String,
     labels: BTreeMap<String, String>,
-    upper: Upper,
+    upper: UpperLayer,
+    #[serde(deserialize_with = "required")]
     source_sandbox: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Image {
-    #[serde(rename = "ref")]
-    reference: String,
-    manifest_digest: Digest,
+/// May be null, may not be absent.
+fn required<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Upper {
-    file: String,
-    size_bytes: u64,
-    integrity: Option<serde_json::Value>,
-}
-
-/// Parses the descriptor; the error says which field is wrong.
-pub(super) fn parse(bytes: &[u8]) -> Result<Fields, String> {
-    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+/// Parses a descriptor whose keys are known to be unique; the error names the field.
+pub(super) fn parse(file: &TarPath, bytes: Vec<u8>) -> Result<SnapshotDescriptor, String> {
+    let manifest: Manifest = field::decode(&bytes)?;
     if manifest.schema != 1 {
-        return Err(format!("schema is {}, not 1", manifest.schema));
+        return Err(format!("schema: {} is not 1", manifest.schema));
     }
-    if !matches!(manifest.format.as_str(), "raw" | "qcow2") {
-        return Err(format!("format is {:?}, neither raw nor qcow2", manifest.format));
-    }
-    let disk: TarPath = manifest.upper.file.parse().map_err(|e| format!("upper.file: {e}"))?;
-    if disk.folders().next().is_some() {
-        return Err(format!("upper.file {disk} is in a folder"));
-    }
-    let canonical = serde_json::to_vec(&manifest).map_err(|e| e.to_string())?;
-    let raw = manifest.format == "raw";
-    let recorded = match &manifest.upper.integrity {
-        Some(value) => vec![parse_upper_integrity(value, &disk, manifest.upper.size_bytes)?],
-        None => Vec::new(),
+    let digest = Digest::of(&serde_json::to_vec(&manifest).map_err(|e| e.to_string())?);
+    let manifest = flat::Manifest {
+        schema: flat::SCHEMA_VERSION,
+        artifact: flat::SNAPSHOT_ARTIFACT_KIND.into(),
+        scope: flat::SnapshotScope::Disk,
+        created_at: manifest.created_at,
+        parent: manifest.parent,
+        image: manifest.image,
+        source_sandbox: manifest.source_sandbox,
+        state: flat::SnapshotState::File(flat::FileSnapshotState {
+            format: manifest.format,
+            fstype: manifest.fstype,
+            upper: manifest.upper,
+        }),
+        labels: manifest.labels,
+        extensions: BTreeMap::new(),
+        requires: Vec::new(),
     };
-    Ok(Fields {
-        generation: Generation::V066,
-        digest: Digest::of(&canonical),
-        id: None,
-        parent: manifest.parent.map(SnapshotIdentity::Digest),
-        image: Some((manifest.image.reference, manifest.image.manifest_digest.to_string())),
-        created_at: Some(manifest.created_at),
-        format: manifest.format,
-        virtual_size: manifest.upper.size_bytes,
-        payloads: vec![(disk.clone(), raw.then_some(manifest.upper.size_bytes))],
-        disk: Some(disk),
-        recorded,
-        unknown_requires: Vec::new(),
-    })
+    manifest.validate().map_err(|e| plain(&e).replace("state.", ""))?;
+    super::flat::describe(Generation::V066, file, bytes, digest, manifest).map_err(|e| e.replace("state.", ""))
 }

@@ -1,10 +1,13 @@
-//! What `--with-image` carries: the files of the cache that the pinned image needs, and nothing else.
+//! What `--with-image` carries: the files of the image cache that the pinned image needs, and nothing else.
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{ErrorKind, Read},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
 use super::vmdk;
@@ -14,17 +17,20 @@ use crate::{
     model::{ImageRecord, TarPath},
 };
 
+/// Largest metadata file that is read: two documents of 4 MiB, each quoted.
+const MAX_METADATA: u64 = 16 << 20;
+
 /// Where a cache file's bytes are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheContent {
     /// In this file.
     File(PathBuf),
-    /// Here: a VMDK with reduced paths.
+    /// Here: a VMDK with its paths reduced.
     Bytes(Vec<u8>),
 }
 
 /// One file of the image cache that travels.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheFile {
     /// Its path in the cache.
     pub path: TarPath,
@@ -32,7 +38,7 @@ pub struct CacheFile {
     pub content: CacheContent,
 }
 
-/// The metadata of a cached image; it is a cache, so unknown members are no error.
+/// A cached image's metadata. It is a cache's file, not a contract: unknown members are no error.
 #[derive(Deserialize)]
 struct Metadata {
     manifest_digest: Digest,
@@ -47,93 +53,228 @@ struct Layer {
     diff_id: Digest,
 }
 
-/// The files that `image` needs.
+/// The files of `cache` that `image` needs, sorted by path.
 ///
 /// # Errors
-/// [`Error::ImageCache`]: neither metadata nor VMDK is there, a file that they name is missing, or the raw documents
-/// do not hash to their digests.
+/// [`Error::ImageCache`]: neither metadata nor VMDK is there, a file that they name is missing, a raw document does not
+/// hash to its digest, or the VMDK names something outside the cache.
 pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
     let fail = |reason: String| Error::ImageCache { image: image.reference.clone(), reason };
     let hex = image.manifest_digest.hex();
-    let vmdk = cache.join(format!("vmdk/sha256_{hex}.vmdk"));
-    let mut paths: Vec<TarPath> = Vec::new();
-    match find_metadata(cache, image)? {
-        Some((path, metadata)) => {
-            if Digest::of(metadata.raw_manifest_json.as_bytes()) != image.manifest_digest {
-                return Err(fail(format!("raw_manifest_json of {path} does not hash to the manifest's digest")));
-            }
-            if Digest::of(metadata.raw_config_json.as_bytes()) != metadata.config_digest {
-                return Err(fail(format!("raw_config_json of {path} does not hash to its config_digest")));
-            }
-            paths.push(path);
-            for layer in metadata.layers {
-                paths.push(format!("layers/sha256_{}.erofs", layer.diff_id.hex()).parse()?);
+    let mut files: BTreeMap<TarPath, CacheContent> = BTreeMap::new();
+    let mut needed: Vec<TarPath> = Vec::new();
+
+    let metadata = find_metadata(cache, image)?;
+    if let Some((path, metadata)) = &metadata {
+        for (name, text, digest) in [
+            ("raw_manifest_json", &metadata.raw_manifest_json, metadata.manifest_digest),
+            ("raw_config_json", &metadata.raw_config_json, metadata.config_digest),
+        ] {
+            let actual = Digest::of(text.as_bytes());
+            if actual != digest {
+                return Err(fail(format!(
+                    "{name} of {path} has the digest {actual}, not {digest}; pull the image again"
+                )));
             }
         }
-        None if vmdk.is_file() => paths.extend(vmdk::extents(&read_bounded(&vmdk)?)?),
-        None => {
-            return Err(fail(format!(
-                "neither its metadata nor its VMDK is in {}; pull the image again, or export without --with-image",
-                cache.display()
-            )));
+        needed.push(path.clone());
+        for layer in &metadata.layers {
+            needed.push(format!("layers/sha256_{}.erofs", layer.diff_id.hex()).parse()?);
         }
     }
+
+    let vmdk_path: TarPath = format!("vmdk/sha256_{hex}.vmdk").parse()?;
+    let vmdk = read_file(&cache.join(&vmdk_path), vmdk::MAX_VMDK as u64)?;
+    if let Some(bytes) = &vmdk {
+        let named = |error| match error {
+            Error::ImageCache { reason, .. } => fail(format!("{vmdk_path}: {reason}")),
+            other => other,
+        };
+        needed.extend(vmdk::extents(bytes).map_err(named)?);
+        let reduced = vmdk::reduce(bytes).map_err(named)?;
+        files.insert(vmdk_path.clone(), CacheContent::Bytes(reduced));
+    }
+    if metadata.is_none() && vmdk.is_none() {
+        return Err(fail(format!(
+            "{} has neither its metadata (manifests/*.json) nor {vmdk_path}; pull the image, or export without --with-image",
+            cache.display()
+        )));
+    }
+
     let fsmeta: TarPath = format!("fsmeta/sha256_{hex}.erofs").parse()?;
-    if cache.join(&fsmeta).is_file() {
-        paths.push(fsmeta);
+    if cache.join(&fsmeta).symlink_metadata().is_ok() {
+        needed.push(fsmeta);
     }
-    paths.sort_unstable();
-    paths.dedup();
-    let mut files = Vec::new();
-    for path in paths {
+    for path in needed {
         let absolute = cache.join(&path);
-        if !absolute.symlink_metadata().is_ok_and(|m| m.is_file()) {
-            return Err(fail(format!("{} is missing", absolute.display())));
+        match absolute.symlink_metadata() {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(_) => return Err(fail(format!("{} is not a regular file", absolute.display()))),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(fail(format!("{} is missing; pull the image again", absolute.display())));
+            }
+            Err(error) => return Err(Error::io("read", &absolute, error)),
         }
-        files.push(CacheFile { path, content: CacheContent::File(absolute) });
+        files.insert(path, CacheContent::File(absolute));
     }
-    if vmdk.is_file() {
-        let reduced = vmdk::reduce(&read_bounded(&vmdk)?)?;
-        files.push(CacheFile {
-            path: format!("vmdk/sha256_{hex}.vmdk").parse()?,
-            content: CacheContent::Bytes(reduced),
-        });
-    }
-    Ok(files)
+    Ok(files.into_iter().map(|(path, content)| CacheFile { path, content }).collect())
 }
 
-/// Under the reference as spelled, else any that describes the same manifest.
+/// The metadata under the reference as it is spelled, else the first that describes the same manifest: the
+/// descriptor may spell the reference shorter than the cache does, and a tag moves.
 fn find_metadata(cache: &Path, image: &ImageRecord) -> Result<Option<(TarPath, Metadata)>> {
-    let named = format!("{}.json", Digest::of(image.reference.as_bytes()).hex());
-    let mut names = vec![named];
-    if let Ok(entries) = fs::read_dir(cache.join("manifests")) {
-        let mut others: Vec<String> = entries
-            .flatten()
-            .filter_map(|e| e.file_name().into_string().ok())
-            .filter(|n| n.ends_with(".json"))
-            .collect();
-        others.sort_unstable();
-        names.extend(others);
+    let folder = cache.join("manifests");
+    let mut names = vec![format!("{}.json", Digest::of(image.reference.as_bytes()).hex())];
+    match fs::read_dir(&folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", &folder, error)),
+        Ok(entries) => {
+            let mut others = Vec::new();
+            for entry in entries {
+                others.extend(entry.context("read", &folder)?.file_name().into_string().ok());
+            }
+            others.retain(|name| name.ends_with(".json") && !name.starts_with('.'));
+            others.sort_unstable();
+            names.extend(others);
+        }
     }
     for name in names {
         let Ok(path) = format!("manifests/{name}").parse::<TarPath>() else { continue };
-        let absolute = cache.join(&path);
-        if !absolute.is_file() {
-            continue;
-        }
-        let Ok(metadata) = serde_json::from_slice::<Metadata>(&read_bounded(&absolute)?) else { continue };
-        if metadata.manifest_digest == image.manifest_digest {
-            return Ok(Some((path, metadata)));
+        let Some(bytes) = read_file(&cache.join(&path), MAX_METADATA)? else { continue };
+        match serde_json::from_slice::<Metadata>(&bytes) {
+            Ok(metadata) if metadata.manifest_digest == image.manifest_digest => return Ok(Some((path, metadata))),
+            Ok(_) => {}
+            // Another version's file, or a torn one: as good as absent.
+            Err(error) => tracing::debug!(%path, %error, "unreadable image metadata"),
         }
     }
     Ok(None)
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
-    let size = fs::metadata(path).context("stat", path)?.len();
-    let limit = crate::model::json::MAX_DOCUMENT;
-    if size > limit {
-        return Err(Error::Limit { what: format!("the size of {}", path.display()), value: size, limit, hint: "" });
+/// The bytes of a regular file; none where there is none, or it is larger than `limit`.
+fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(Error::io("open", path, error.into())),
+    };
+    let metadata = file.metadata().context("read", path)?;
+    if !metadata.is_file() || metadata.len() > limit {
+        return Ok(None);
     }
-    fs::read(path).context("read", path)
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes).context("read", path)?;
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = r#"{"schemaVersion":2}"#;
+    const CONFIG: &str = r#"{"os":"linux"}"#;
+
+    /// A cache with one image of two layers, its record, and files of another image.
+    fn cache() -> (tempfile::TempDir, ImageRecord) {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest_digest = Digest::of(MANIFEST.as_bytes());
+        let (hex, diffs) = (manifest_digest.hex(), [Digest::of(b"1"), Digest::of(b"2")]);
+        for folder in ["manifests", "layers", "fsmeta", "vmdk"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+            fs::write(dir.path().join(folder).join("other.json"), "{").unwrap();
+        }
+        let layers: Vec<_> = diffs.iter().map(|d| serde_json::json!({"diff_id": d, "digest": d, "more": 1})).collect();
+        let metadata = serde_json::json!({"manifest_digest": manifest_digest, "config_digest": Digest::of(CONFIG.as_bytes()),
+            "raw_manifest_json": MANIFEST, "raw_config_json": CONFIG, "config": {}, "layers": layers});
+        let mut vmdk = String::from("version=1\n");
+        let root = dir.path().display();
+        vmdk += &format!("RW 8 FLAT \"{root}/fsmeta/sha256_{hex}.erofs\" 0\n");
+        fs::write(dir.path().join(format!("fsmeta/sha256_{hex}.erofs")), "m").unwrap();
+        for diff in diffs {
+            fs::write(dir.path().join(format!("layers/sha256_{}.erofs", diff.hex())), "l").unwrap();
+            vmdk += &format!("RW 8 FLAT \"{root}/layers/sha256_{}.erofs\" 0\n", diff.hex());
+        }
+        fs::write(dir.path().join(format!("vmdk/sha256_{hex}.vmdk")), vmdk).unwrap();
+        let name = Digest::of(b"docker.io/library/alpine:3").hex();
+        fs::write(dir.path().join(format!("manifests/{name}.json")), metadata.to_string()).unwrap();
+        (dir, ImageRecord { reference: "docker.io/library/alpine:3".into(), manifest_digest })
+    }
+
+    fn folders(files: &[CacheFile]) -> Vec<&str> {
+        files.iter().map(|f| f.path.as_str().split('/').next().unwrap()).collect()
+    }
+
+    fn metadata_file(dir: &Path) -> PathBuf {
+        dir.join(format!("manifests/{}.json", Digest::of(b"docker.io/library/alpine:3").hex()))
+    }
+
+    #[test]
+    fn exactly_what_the_image_needs() {
+        let (dir, mut image) = cache();
+        let files = files_for(dir.path(), &image).unwrap();
+        assert_eq!(folders(&files), ["fsmeta", "layers", "layers", "manifests", "vmdk"]);
+        let CacheContent::Bytes(vmdk) = &files[4].content else { panic!() };
+        assert!(!String::from_utf8_lossy(vmdk).contains(&*dir.path().to_string_lossy()));
+        image.reference = "alpine:3".into();
+        assert_eq!(files_for(dir.path(), &image).unwrap(), files);
+        fs::remove_file(metadata_file(dir.path())).unwrap();
+        let files = files_for(dir.path(), &image).unwrap();
+        assert_eq!(folders(&files), ["fsmeta", "layers", "layers", "vmdk"]);
+    }
+
+    #[test]
+    fn without_a_vmdk_the_metadata_says() {
+        let (dir, image) = cache();
+        fs::remove_dir_all(dir.path().join("vmdk")).unwrap();
+        assert_eq!(folders(&files_for(dir.path(), &image).unwrap()), ["fsmeta", "layers", "layers", "manifests"]);
+        fs::remove_dir_all(dir.path().join("fsmeta")).unwrap();
+        assert_eq!(folders(&files_for(dir.path(), &image).unwrap()), ["layers", "layers", "manifests"]);
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_said() {
+        type Damage = fn(&Path);
+        let cases: &[(Damage, &str)] = &[
+            (|d| fs::remove_dir_all(d.join("layers")).unwrap(), "is missing"),
+            (|d| fs::remove_dir_all(d.join("fsmeta")).unwrap(), "is missing"),
+            (
+                |d| {
+                    fs::remove_dir_all(d.join("manifests")).unwrap();
+                    fs::remove_dir_all(d.join("vmdk")).unwrap();
+                },
+                "neither its metadata",
+            ),
+            (
+                |d| {
+                    let path = metadata_file(d);
+                    let text = fs::read_to_string(&path).unwrap().replace(r#"\"linux\""#, r#"\"bsd\""#);
+                    fs::write(path, text).unwrap();
+                },
+                "raw_config_json",
+            ),
+            (
+                |d| {
+                    let path = metadata_file(d);
+                    let text = fs::read_to_string(&path).unwrap().replace("schemaVersion", "schema");
+                    fs::write(path, text).unwrap();
+                },
+                "raw_manifest_json",
+            ),
+            (
+                |d| {
+                    let path = d.join(format!("vmdk/sha256_{}.vmdk", Digest::of(MANIFEST.as_bytes()).hex()));
+                    fs::write(path, "RW 8 FLAT \"/etc/passwd\" 0\n").unwrap();
+                },
+                "/etc/passwd",
+            ),
+        ];
+        for (damage, say) in cases {
+            let (dir, image) = cache();
+            damage(dir.path());
+            let error = files_for(dir.path(), &image).unwrap_err();
+            assert!(matches!(error, Error::ImageCache { .. }), "{error:?}");
+            assert!(error.to_string().contains(say), "{say}: {error}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
-//! Which snapshot a reference means: a path, a name, a digest or a unique prefix of it, an id, `group:member`, `group`.
+//! Which snapshot a reference means, and which are a snapshot's ancestors.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -10,43 +11,194 @@ use super::Store;
 use crate::{
     error::{Error, IoContext, Result},
     model::SnapshotIdentity,
-    snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias},
 };
 
-/// Shortest digest prefix that is looked up, in hex digits.
+/// Shortest beginning of a digest that is looked up, in hex digits: what [`crate::Digest::short`] shows.
 const MIN_PREFIX: usize = 12;
+/// How many names an error lists.
+const HINTS: usize = 8;
 
-/// Every snapshot directory of the store, and every folder that is none with the reason, sorted.
-pub fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<(PathBuf, String)>)> {
+/// Every snapshot, and every directory that is none with the reason.
+pub(super) fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<super::Unreadable>)> {
     let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
     for folder in folders(&store.snapshots())? {
-        let members = if is_group(&folder) { folders(&folder)? } else { vec![folder] };
-        for member in members {
-            match Snapshot::open(&member) {
+        for directory in if is_group(&folder) { folders(&folder)? } else { vec![folder] } {
+            match Snapshot::open(&directory) {
                 Ok(snapshot) => snapshots.push(snapshot),
-                Err(error) => unreadable.push((member, error.to_string())),
+                Err(error) => unreadable.push((directory, error.to_string())),
             }
         }
     }
-    snapshots.sort_by(|a, b| (&a.group, &a.name).cmp(&(&b.group, &b.name)));
+    snapshots.sort_by(|a, b| (&a.name, &a.group, &a.directory).cmp(&(&b.name, &b.group, &b.directory)));
     Ok((snapshots, unreadable))
 }
 
-fn is_group(folder: &Path) -> bool {
-    folder.join("group.json").is_file() && !folder.join(V066_FILE).exists() && !folder.join(SNAPSHOT_FILE).exists()
+/// The one snapshot that answers to `reference`.
+pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
+    if reference.contains('/') || matches!(reference, "." | "..") {
+        return Snapshot::open(Path::new(reference));
+    }
+    let mut found = Found::default();
+    let snapshots = store.snapshots();
+    let hidden = reference.starts_with('.') || reference.is_empty();
+
+    // A directory's name costs one look, however many there are.
+    let direct = snapshots.join(reference);
+    if !hidden && direct.is_dir() {
+        if is_group(&direct) {
+            for head in heads(&direct)? {
+                found.add("head", head);
+            }
+        } else {
+            found.add("name", Snapshot::open(&direct)?);
+        }
+    }
+    if let Some((group, member)) = reference.split_once(':')
+        && !hidden
+    {
+        let group = snapshots.join(group);
+        if is_group(&group) {
+            members(&group, member, &mut found)?;
+        }
+    }
+    let digits = reference.strip_prefix("sha256:").unwrap_or(reference);
+    let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_digest = is_hex && (MIN_PREFIX..=64).contains(&digits.len());
+    if is_digest || matches!(reference.parse(), Ok(SnapshotIdentity::Id(_))) {
+        for snapshot in all(store)?.0 {
+            if snapshot.descriptor.id.as_deref() == Some(reference) {
+                found.add("id", snapshot);
+            } else if is_digest && snapshot.descriptor.digest.hex().starts_with(digits) {
+                found.add("digest", snapshot);
+            }
+        }
+    }
+    // A member's alias alone. No snapshot is parsed for it, only groups are listed.
+    for folder in folders(&snapshots)? {
+        if folder != direct && is_group(&folder) {
+            members(&folder, reference, &mut found)?;
+        }
+    }
+    found.only(reference, || not_found(store, reference))
 }
 
-/// Folders whose names do not begin with a dot, sorted; none where `path` does not exist.
+/// Head, parent, grandparent, ...
+pub(super) fn chain(store: &Store, head: Snapshot) -> Result<Vec<Snapshot>> {
+    let mut chain = vec![head];
+    if chain[0].descriptor.parent.is_none() {
+        return Ok(chain);
+    }
+    let (snapshots, _) = all(store)?;
+    let mut index: HashMap<SnapshotIdentity, &Snapshot> = HashMap::new();
+    for snapshot in &snapshots {
+        for identity in snapshot.identities() {
+            // Of two that are the same, the first by name.
+            index.entry(identity).or_insert(snapshot);
+        }
+    }
+    let mut seen: HashSet<SnapshotIdentity> = chain[0].identities().into_iter().collect();
+    while let Some(child) = chain.last()
+        && let Some(parent) = &child.descriptor.parent
+    {
+        let Some(found) = index.get(parent) else {
+            return Err(Error::ParentNotFound {
+                child: child.name.clone(),
+                parent: parent.to_string(),
+                store: store.snapshots(),
+            });
+        };
+        if !found.identities().into_iter().all(|identity| seen.insert(identity)) {
+            return Err(Error::InvalidSnapshot {
+                directory: found.directory.clone(),
+                reason: "it is its own ancestor: its chain of parents is a cycle".into(),
+            });
+        }
+        chain.push((*found).clone());
+    }
+    Ok(chain)
+}
+
+/// What a reference can mean so far; a snapshot that answers in two ways is there once.
+#[derive(Default)]
+struct Found(Vec<(&'static str, Snapshot)>);
+
+impl Found {
+    fn add(&mut self, kind: &'static str, snapshot: Snapshot) {
+        if !self.0.iter().any(|(_, other)| other.directory == snapshot.directory) {
+            self.0.push((kind, snapshot));
+        }
+    }
+
+    fn only(mut self, reference: &str, none: impl FnOnce() -> Result<Error>) -> Result<Snapshot> {
+        if self.0.len() > 1 {
+            let candidates = self.0.iter().map(|(kind, snapshot)| describe(kind, snapshot)).collect();
+            return Err(Error::Ambiguous { reference: reference.into(), candidates });
+        }
+        match self.0.pop() {
+            Some((_, snapshot)) => Ok(snapshot),
+            None => Err(none()?),
+        }
+    }
+}
+
+/// Such as `name base (sha256:abcdef012345)`.
+fn describe(kind: &str, snapshot: &Snapshot) -> String {
+    let group = snapshot.group.as_ref().map(|group| format!("{group}:")).unwrap_or_default();
+    format!("{kind} {group}{} (sha256:{})", snapshot.name, snapshot.descriptor.digest.short())
+}
+
+/// The error for a reference that nothing answers to.
+fn not_found(store: &Store, reference: &str) -> Result<Error> {
+    let folders = folders(&store.snapshots())?;
+    let names: Vec<_> =
+        folders.iter().filter_map(|f| f.file_name()).take(HINTS).map(|name| name.to_string_lossy()).collect();
+    let hint = match (names.is_empty(), folders.len() > HINTS) {
+        (true, _) => "; the store has no snapshots".into(),
+        (false, false) => format!("; the store has {}", names.join(", ")),
+        (false, true) => format!("; the store has {}, ...", names.join(", ")),
+    };
+    Ok(Error::SnapshotNotFound { reference: reference.into(), store: store.snapshots(), hint })
+}
+
+/// The members of `group` whose alias, id or directory is `member`.
+fn members(group: &Path, member: &str, found: &mut Found) -> Result<()> {
+    for directory in folders(group)? {
+        let by_directory = directory.file_name().is_some_and(|name| name == member);
+        if by_directory || alias(&directory).as_deref() == Some(member) {
+            found.add("member", Snapshot::open(&directory)?);
+        }
+    }
+    Ok(())
+}
+
+/// The members of `group` that are no other member's parent. Unreadable ones do not count.
+fn heads(group: &Path) -> Result<Vec<Snapshot>> {
+    let members: Vec<Snapshot> = folders(group)?.iter().filter_map(|folder| Snapshot::open(folder).ok()).collect();
+    let parents: HashSet<SnapshotIdentity> = members.iter().filter_map(|m| m.descriptor.parent.clone()).collect();
+    Ok(members.into_iter().filter(|m| !m.identities().iter().any(|identity| parents.contains(identity))).collect())
+}
+
+/// Whether a directory holds members and is no snapshot itself.
+fn is_group(folder: &Path) -> bool {
+    folder.join(GROUP_FILE).is_file() && !folder.join(SNAPSHOT_FILE).exists() && !folder.join(V066_FILE).exists()
+}
+
+/// The directories in `path` whose names do not begin with a dot, sorted; none where it does not exist.
 fn folders(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.context("read", path)?,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        entries => entries.context("list", path)?,
     };
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.context("read", path)?;
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if !hidden && entry.file_type().context("stat", entry.path())?.is_dir() {
+        let entry = entry.context("list", path)?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let kind = entry.file_type().context("read", entry.path())?;
+        // A store may keep a snapshot on another disk, behind a symlink.
+        if kind.is_dir() || (kind.is_symlink() && entry.path().is_dir()) {
             found.push(entry.path());
         }
     }
@@ -54,81 +206,166 @@ fn folders(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The snapshot that `reference` means.
-///
-/// # Errors
-/// [`Error::Ambiguous`] with all candidates; [`Error::SnapshotNotFound`] with some of the names there are.
-pub fn find(store: &Store, reference: &str) -> Result<Snapshot> {
-    if reference.contains('/') || matches!(reference, "." | "..") {
-        return Snapshot::open(Path::new(reference));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path());
+        (dir, store)
     }
-    let folder = store.snapshots().join(reference);
-    if reference.parse::<crate::model::SnapshotName>().is_ok()
-        && folder.is_dir()
-        && !is_group(&folder)
-        && !looks_like_digest(reference)
-    {
-        let named = Snapshot::open(&folder)?;
-        // A folder's name is unique; only a member's alias could be the same word, and `group:member` reaches that.
-        return Ok(named);
+
+    /// A `v066` snapshot; gives its digest.
+    fn old(store: &Store, name: &str, parent: Option<Digest>) -> Digest {
+        let image = Digest::of(b"image");
+        let parent = serde_json::json!(parent);
+        let text = format!(
+            r#"{{"schema":1,"format":"raw","fstype":"ext4","image":{{"ref":"a","manifest_digest":"{image}"}},"parent":{parent},"created_at":"2026-05-01T12:00:00Z","labels":{{}},"upper":{{"file":"upper.ext4","size_bytes":0,"integrity":null}},"source_sandbox":"{name}"}}"#
+        );
+        let directory = store.snapshots().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(V066_FILE), &text).unwrap();
+        Digest::of(text.as_bytes())
     }
-    let (all, unreadable) = all(store)?;
-    let mut found: Vec<&Snapshot> = all.iter().filter(|s| answers(s, reference)).collect();
-    if found.is_empty() {
-        found = group_heads(&all, reference);
+
+    fn id(n: u32) -> String {
+        format!("snap_{n:032x}")
     }
-    match found.as_slice() {
-        [one] => Ok((*one).clone()),
-        [] => Err(Error::SnapshotNotFound {
-            reference: reference.into(),
-            store: store.snapshots(),
-            hint: hint(&all, &unreadable),
-        }),
-        several => Err(Error::Ambiguous {
-            reference: reference.into(),
-            candidates: several.iter().map(|s| describe(s)).collect(),
-        }),
+
+    /// A `final` snapshot in `folder`, below `snapshots`.
+    fn new(store: &Store, folder: &str, n: u32, parent: Option<u32>, alias: Option<&str>) {
+        let layer = format!("layer_{n:032x}");
+        let text = serde_json::json!({"schema": "microsandbox.snapshot/1", "snapshot_id": id(n), "scope": "file",
+            "state": {"kind": "file", "disk_format": "raw", "filesystem": "ext4", "virtual_size": 1, "head": layer,
+                "layers": [{"layer_id": layer, "format": "raw", "virtual_size": 1, "backing": null,
+                    "payload": {"file_kind": "regular", "integrity": null}}]},
+            "capture": {"created_at": "2026-05-01T12:00:00Z", "source_lineage": null, "source_checkpoint": null,
+                "consistency": "crash-consistent"},
+            "image": {"reference": "a", "manifest_digest": Digest::of(b"image")},
+            "root_disk": {"layout": "managed"}, "parent": parent.map(id), "requires": [], "extensions": {}});
+        let directory = store.snapshots().join(folder);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(SNAPSHOT_FILE), text.to_string()).unwrap();
+        if let Some(alias) = alias {
+            fs::write(directory.join("group-member.json"), format!(r#"{{"alias":"{alias}"}}"#)).unwrap();
+        }
     }
-}
 
-fn looks_like_digest(reference: &str) -> bool {
-    reference.len() >= MIN_PREFIX && reference.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
+    fn group(store: &Store, name: &str, members: &[(u32, Option<u32>, Option<&str>)]) {
+        for (n, parent, alias) in members {
+            new(store, &format!("{name}/{}", id(*n)), *n, *parent, *alias);
+        }
+        fs::write(store.snapshots().join(name).join(GROUP_FILE), "{}").unwrap();
+    }
 
-fn answers(snapshot: &Snapshot, reference: &str) -> bool {
-    let hex = reference.strip_prefix("sha256:").unwrap_or(reference);
-    let by_digest = hex.len() <= 64 && looks_like_digest(hex) && snapshot.descriptor.digest.hex().starts_with(hex);
-    let folder = snapshot.directory.file_name().is_some_and(|n| n == reference);
-    let member = reference.split_once(':').is_some_and(|(group, name)| {
-        snapshot.group.as_deref() == Some(group)
-            && (snapshot.name == name || snapshot.descriptor.id.as_deref() == Some(name))
-    });
-    by_digest || member || folder || snapshot.name == reference || snapshot.descriptor.id.as_deref() == Some(reference)
-}
+    fn name(store: &Store, reference: &str) -> String {
+        store.find(reference).unwrap_or_else(|error| panic!("{reference}: {error}")).name
+    }
 
-/// The members of a group that are no other member's parent.
-fn group_heads<'a>(all: &'a [Snapshot], group: &str) -> Vec<&'a Snapshot> {
-    let members: Vec<&Snapshot> = all.iter().filter(|s| s.group.as_deref() == Some(group)).collect();
-    let parents: HashSet<&SnapshotIdentity> = members.iter().filter_map(|s| s.descriptor.parent.as_ref()).collect();
-    members.iter().filter(|s| !s.identities().iter().any(|i| parents.contains(i))).copied().collect()
-}
+    fn ambiguous(store: &Store, reference: &str) -> Vec<String> {
+        match store.find(reference).unwrap_err() {
+            Error::Ambiguous { candidates, .. } => candidates,
+            other => panic!("{other}"),
+        }
+    }
 
-fn describe(snapshot: &Snapshot) -> String {
-    let group = snapshot.group.as_ref().map(|g| format!("{g}:")).unwrap_or_default();
-    format!(
-        "{group}{} (sha256:{}, {})",
-        snapshot.name,
-        snapshot.descriptor.digest.short(),
-        snapshot.directory.display()
-    )
-}
+    #[test]
+    fn all_is_sorted_and_says_what_is_unreadable() {
+        let (_dir, store) = store();
+        assert!(store.all().unwrap().0.is_empty());
+        old(&store, "b", None);
+        old(&store, ".hidden", None);
+        group(&store, "web", &[(1, None, Some("a")), (2, Some(1), None)]);
+        new(&store, "c", 3, None, None);
+        fs::create_dir(store.snapshots().join("empty")).unwrap();
+        fs::write(store.snapshots().join("file"), "").unwrap();
+        let (found, unreadable) = store.all().unwrap();
+        let names: Vec<_> = found.iter().map(|s| (s.group.as_deref(), s.name.clone())).collect();
+        assert_eq!(names, [(Some("web"), "a".into()), (None, "b".into()), (None, "c".into()), (Some("web"), id(2))]);
+        assert_eq!(unreadable.len(), 1);
+        assert!(unreadable[0].1.contains("neither"), "{unreadable:?}");
+    }
 
-fn hint(all: &[Snapshot], unreadable: &[(PathBuf, String)]) -> String {
-    let names: Vec<&str> = all.iter().take(8).map(|s| s.name.as_str()).collect();
-    let more = if all.len() > 8 { ", ..." } else { "" };
-    match (names.is_empty(), unreadable.first()) {
-        (false, _) => format!("; it has {}{more}", names.join(", ")),
-        (true, Some((_, reason))) => format!("; {reason}"),
-        (true, None) => "; it has no snapshots (--store or $MSB_HOME names another store)".into(),
+    #[test]
+    fn every_form_of_reference() {
+        let (_dir, store) = store();
+        let digest = old(&store, "base", None);
+        group(&store, "web", &[(1, None, Some("v1")), (2, Some(1), Some("v2"))]);
+        let path = store.snapshots().join("base");
+        let (whole, hex) = (digest.to_string(), digest.hex());
+        for reference in ["base", path.to_str().unwrap(), &whole, &hex, &hex[..12], &whole[..7 + 12]] {
+            assert_eq!(name(&store, reference), "base", "{reference}");
+        }
+        let (long, short) = (id(2), format!("web:{}", id(2)));
+        for reference in ["web", "web:v2", "v2", &long, &short] {
+            assert_eq!(name(&store, reference), "v2", "{reference}");
+        }
+        assert_eq!(name(&store, "web:v1"), "v1");
+        for missing in ["other", &hex[..11], "web:v3", "", ".hidden", "sha256:", &id(9), "base:v1"] {
+            let error = store.find(missing).unwrap_err();
+            assert!(matches!(error, Error::SnapshotNotFound { .. }), "{missing}: {error}");
+            assert!(error.to_string().ends_with("; the store has base, web"), "{error}");
+        }
+        assert!(matches!(store.find("./none").unwrap_err(), Error::NotFound { .. }));
+    }
+
+    #[test]
+    fn a_broken_snapshot_asked_for_by_name_says_how() {
+        let (_dir, store) = store();
+        old(&store, "base", None);
+        fs::write(store.snapshots().join("base").join(V066_FILE), "{").unwrap();
+        assert!(matches!(store.find("base").unwrap_err(), Error::InvalidDescriptor { .. }));
+    }
+
+    #[test]
+    fn two_meanings_are_ambiguous() {
+        let (_dir, store) = store();
+        let digest = old(&store, "base", None);
+        let prefix = &digest.hex()[..12];
+        let other = old(&store, prefix, None);
+        assert_eq!(
+            ambiguous(&store, prefix),
+            [format!("name {prefix} (sha256:{})", other.short()), format!("digest base (sha256:{prefix})")]
+        );
+        group(&store, "web", &[(1, None, Some("base")), (2, None, Some("x"))]);
+        let said = ambiguous(&store, "base");
+        assert!(said[0].starts_with("name base (") && said[1].starts_with("member web:base ("), "{said:?}");
+        let said = ambiguous(&store, "web");
+        assert!(said[0].starts_with("head web:base (") && said[1].starts_with("head web:x ("), "{said:?}");
+    }
+
+    #[test]
+    fn chains() {
+        let (_dir, store) = store();
+        let a = old(&store, "a", None);
+        let b = old(&store, "b", Some(a));
+        old(&store, "c", Some(b));
+        old(&store, "orphan", Some(Digest::of(b"gone")));
+        let chain = |name: &str| store.chain(store.find(name).unwrap());
+        let names = |name: &str| chain(name).unwrap().into_iter().map(|s| s.name).collect::<Vec<_>>();
+        assert_eq!(names("c"), ["c", "b", "a"]);
+        assert_eq!(names("a"), ["a"]);
+        assert!(matches!(chain("orphan").unwrap_err(), Error::ParentNotFound { .. }));
+        group(&store, "web", &[(1, Some(2), Some("x")), (2, Some(1), Some("y")), (3, Some(4), None), (4, None, None)]);
+        assert!(matches!(chain("x").unwrap_err(), Error::InvalidSnapshot { .. }));
+        assert_eq!(names("web"), [id(3), id(4)]);
+    }
+
+    /// Run with `--ignored --nocapture`: a name costs a listing, not a parse, of each of 10,000 snapshots.
+    #[test]
+    #[ignore = "a measurement"]
+    fn a_name_among_ten_thousand() {
+        let (_dir, store) = store();
+        for n in 0..10_000 {
+            old(&store, &format!("s{n}"), None);
+        }
+        let start = std::time::Instant::now();
+        store.find("s5000").unwrap();
+        println!("find by name: {:?}", start.elapsed());
+        let start = std::time::Instant::now();
+        store.all().unwrap();
+        println!("all: {:?}", start.elapsed());
     }
 }

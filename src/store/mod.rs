@@ -1,20 +1,16 @@
 //! Stores: finding snapshots by name, path, digest, id and group; the image cache.
 
 pub mod image_cache;
-pub mod lookup;
+mod lookup;
 pub mod place;
 pub mod vmdk;
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
-};
+use std::path::{Path, PathBuf};
 
-use crate::{
-    error::{Error, Result},
-    model::SnapshotIdentity,
-    snapshot::Snapshot,
-};
+use crate::{error::Result, snapshot::Snapshot};
+
+/// A directory that is no readable snapshot, with the reason.
+pub type Unreadable = (PathBuf, String);
 
 /// A directory of snapshots plus an image cache.
 #[derive(Clone, Debug)]
@@ -39,12 +35,22 @@ impl Store {
         self.root.join("cache")
     }
 
-    /// Every readable snapshot, and every directory that is none with the reason.
-    pub fn all(&self) -> Result<(Vec<Snapshot>, Vec<(PathBuf, String)>)> {
+    /// Every readable snapshot, sorted by name, and every directory that is none with the reason.
+    /// A store that does not exist is empty.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed.
+    pub fn all(&self) -> Result<(Vec<Snapshot>, Vec<Unreadable>)> {
         lookup::all(self)
     }
 
-    /// The snapshot that answers to `reference`.
+    /// The snapshot that answers to `reference`: a path (it has a `/`, or is `.` or `..`), a name, `group:member`, `group`
+    /// (its head), a `snap_` id, a digest or at least 12 hex digits of its beginning.
+    ///
+    /// # Errors
+    /// [`Error::Ambiguous`](crate::Error::Ambiguous) with all that it can be,
+    /// [`Error::SnapshotNotFound`](crate::Error::SnapshotNotFound) with some of the names there are,
+    /// and those of [`Snapshot::open`].
     pub fn find(&self, reference: &str) -> Result<Snapshot> {
         lookup::find(self, reference)
     }
@@ -52,37 +58,14 @@ impl Store {
     /// Head, parent, grandparent, ... of `head`, all from this store.
     ///
     /// # Errors
-    /// [`Error::ParentNotFound`]; a circle is an [`Error::InvalidSnapshot`].
+    /// [`Error::ParentNotFound`](crate::Error::ParentNotFound); a snapshot that is its own ancestor is an
+    /// [`Error::InvalidSnapshot`](crate::Error::InvalidSnapshot).
     pub fn chain(&self, head: Snapshot) -> Result<Vec<Snapshot>> {
-        let mut by_identity: HashMap<SnapshotIdentity, Snapshot> = HashMap::new();
-        if head.descriptor.parent.is_some() {
-            for snapshot in self.all()?.0 {
-                for identity in snapshot.identities() {
-                    by_identity.insert(identity, snapshot.clone());
-                }
-            }
-        }
-        let mut visited: HashSet<SnapshotIdentity> = head.identities().into_iter().collect();
-        let mut chain = vec![head];
-        while let Some(child) = chain.last()
-            && let Some(parent) = &child.descriptor.parent
-        {
-            let Some(found) = by_identity.get(parent) else {
-                return Err(Error::ParentNotFound {
-                    child: child.name.clone(),
-                    parent: parent.to_string(),
-                    store: self.snapshots(),
-                });
-            };
-            if !found.identities().into_iter().all(|identity| visited.insert(identity)) {
-                return Err(Error::InvalidSnapshot {
-                    directory: found.directory.clone(),
-                    reason: "it is its own ancestor".into(),
-                });
-            }
-            let found = found.clone();
-            chain.push(found);
-        }
-        Ok(chain)
+        lookup::chain(self, head)
     }
+}
+
+/// Whether a name in a snapshot directory is local bookkeeping that never travels.
+pub fn is_bookkeeping(name: &Path) -> bool {
+    name.file_name().is_some_and(|name| crate::snapshot::scan::is_bookkeeping(&name.to_string_lossy()))
 }

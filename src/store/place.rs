@@ -92,6 +92,8 @@ impl Stage {
 
     /// Removes those of the folders that are empty: a failed import leaves none behind.
     pub fn remove_empty(folders: &[PathBuf]) {
+        let mut folders = folders.to_vec();
+        folders.sort_by_key(|folder| std::cmp::Reverse(folder.components().count()));
         for folder in folders {
             let _ = fs::remove_dir(folder);
         }
