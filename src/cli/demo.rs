@@ -25,9 +25,9 @@ use make::NAMES;
 pub fn run(args: &DemoArgs) -> Result<()> {
     let dir = &args.dir;
     if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        // Not `AlreadyExists`: its text offers --force, and a demo never removes what it did not make.
-        let dir = dir.display();
-        return Err(Error::Usage(format!("{dir} is not empty; name another folder: snapcask demo DIR")));
+        // The error's text offers --force; a demo has none, since it never removes what it did not make.
+        output::print_error("snapcask: the demo's folder is not empty; name another one: snapcask demo DIR\n");
+        return Err(Error::AlreadyExists { path: dir.clone() });
     }
     let (store, restored, bundle) = (dir.join("store"), dir.join("restored"), dir.join("bundle.tar.zst"));
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(256);
