@@ -1,6 +1,6 @@
 //! The arguments of every verb.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapcask::{
@@ -8,8 +8,15 @@ use snapcask::{
     export::{Compression, Form},
 };
 
+/// The process's contract, under every verb's help.
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 4 not found, \
 5 already exists, 130 interrupted";
+
+/// The default of `--max-files`.
+const MAX_FILES: u64 = 100_000;
+
+/// Most worker threads.
+const MAX_JOBS: u16 = 256;
 
 /// Packs microVM snapshots into verified OCI bundles, and restores them.
 #[derive(Parser)]
@@ -24,16 +31,22 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Verb {
     /// Pack a snapshot into a bundle
+    #[command(after_help = EXIT_CODES)]
     Export(ExportArgs),
     /// Verify a bundle and place its snapshots into a store
+    #[command(after_help = EXIT_CODES)]
     Import(ImportArgs),
     /// Check every blob, the graph and the tables of a bundle; list all findings
+    #[command(after_help = EXIT_CODES)]
     Verify(VerifyArgs),
     /// Show the chain, layers and files of a bundle or of a snapshot in a store
+    #[command(after_help = EXIT_CODES)]
     Inspect(InspectArgs),
     /// Show the snapshots of a store as a tree
+    #[command(after_help = EXIT_CODES)]
     List(ListArgs),
     /// Make a store with three snapshots, export, verify, import and compare it
+    #[command(after_help = EXIT_CODES)]
     Demo(DemoArgs),
 }
 
@@ -41,7 +54,7 @@ impl Verb {
     /// Whether output is JSON on standard output.
     pub fn json(&self) -> bool {
         match self {
-            Self::Export(a) => a.common.json && a.output != "-",
+            Self::Export(a) => a.common.json && a.output != *"-",
             Self::Import(a) => a.common.json,
             Self::Verify(a) => a.common.json,
             Self::Inspect(a) => a.common.json,
@@ -57,7 +70,7 @@ pub struct Common {
     /// Print a JSON report (schemas/) instead of text
     #[arg(long)]
     pub json: bool,
-    /// Print nothing but errors, and no progress
+    /// No progress and no summary; what `list` and `inspect` are asked for and what `verify` finds is still printed
     #[arg(long, short)]
     pub quiet: bool,
 }
@@ -78,7 +91,9 @@ impl StoreArg {
             .clone()
             .or_else(|| from("MSB_HOME"))
             .or_else(|| from("HOME").map(|home| home.join(".microsandbox")))
-            .ok_or_else(|| Error::Usage("neither --store, $MSB_HOME nor $HOME says where the store is".into()))
+            .ok_or_else(|| {
+                Error::Usage("neither --store, $MSB_HOME nor $HOME says where the store is; use --store DIR".into())
+            })
     }
 }
 
@@ -86,7 +101,7 @@ impl StoreArg {
 #[derive(Args)]
 pub struct JobsArg {
     /// Worker threads, 1 to 256 [default: the number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_JOBS)))]
     pub jobs: Option<u16>,
 }
 
@@ -95,7 +110,7 @@ impl JobsArg {
     pub fn resolve(&self) -> usize {
         match self.jobs {
             Some(jobs) => jobs.into(),
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            None => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_JOBS.into()),
         }
     }
 }
@@ -127,9 +142,9 @@ impl From<FormArg> for Form {
 pub struct ExportArgs {
     /// A name, path, snapshot digest (or 12 and more hex digits of it), snapshot_id, GROUP:MEMBER or GROUP
     pub snapshot: String,
-    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ or `-` for a pipe
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or an existing empty folder), or `-` for a pipe
     #[arg(short, long, value_name = "DEST")]
-    pub output: String,
+    pub output: OsString,
     /// Pack all ancestors too; layers become deltas
     #[arg(long)]
     pub with_parents: bool,
@@ -146,7 +161,7 @@ pub struct ExportArgs {
     #[arg(long)]
     pub no_delta: bool,
     /// Of the layers: zstd[:LEVEL] with LEVEL 1 to 19, or none
-    #[arg(long, default_value = "zstd:3", value_parser = parse_compression)]
+    #[arg(long, value_name = "zstd[:LEVEL]|none", default_value = "zstd:3", value_parser = parse_compression)]
     pub compression: Compression,
     /// The head's tag [default: the snapshot's name]
     #[arg(long, value_name = "NAME")]
@@ -166,7 +181,7 @@ pub struct ExportArgs {
 #[derive(Args)]
 pub struct ImportArgs {
     /// A layout directory, tar or tar.zst (told by content), or `-` for standard input
-    pub source: String,
+    pub source: OsString,
     /// Place snapshots here instead of STORE/snapshots
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
@@ -188,11 +203,11 @@ pub struct ImportArgs {
     /// Do not verify recorded SHA-256 integrity, which costs the logical size
     #[arg(long)]
     pub skip_recorded: bool,
-    /// Most bytes of data to restore, such as 10GiB [default: the free space]
+    /// Most bytes of data to restore, such as 10GiB, 500MB or plain bytes [default: the disk's free space]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_bytes: Option<u64>,
     /// Most files to restore
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, value_name = "N", default_value_t = MAX_FILES)]
     pub max_files: u64,
     #[command(flatten)]
     pub store: StoreArg,
@@ -206,7 +221,7 @@ pub struct ImportArgs {
 #[derive(Args)]
 pub struct VerifyArgs {
     /// A layout directory, tar or tar.zst, or `-` for standard input
-    pub source: String,
+    pub source: OsString,
     /// Decode every layer and compare every file's root; needs scratch space in $TMPDIR
     #[arg(long)]
     pub deep: bool,
@@ -220,7 +235,7 @@ pub struct VerifyArgs {
 #[derive(Args)]
 pub struct InspectArgs {
     /// A bundle, or a snapshot in the store
-    pub what: String,
+    pub what: OsString,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
@@ -240,12 +255,13 @@ pub struct ListArgs {
 #[derive(Args)]
 pub struct DemoArgs {
     /// A new or empty folder
-    #[arg(default_value = "snapcask-demo")]
+    #[arg(value_name = "DIR", default_value = "snapcask-demo")]
     pub dir: PathBuf,
     #[command(flatten)]
     pub common: Common,
 }
 
+/// `zstd`, `zstd:LEVEL` or `none`.
 fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
     match text.split_once(':') {
         None if text == "none" => Ok(Compression::None),
@@ -258,6 +274,7 @@ fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
     }
 }
 
+/// Bytes, or a whole number of a unit: KiB, MiB, ... are powers of 1024 (K, M, ... too), kB, MB, ... of 1000.
 fn parse_size(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match &text[digits.len()..] {
@@ -282,6 +299,28 @@ fn parse_size(text: &str) -> std::result::Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_help() {
+        let Ok(Cli { verb: Verb::Export(args) }) = Cli::try_parse_from(["snapcask", "export", "a", "-o", "-"]) else {
+            panic!("export does not parse");
+        };
+        assert_eq!(args.compression, Compression::Zstd(3));
+        assert!((1..=256).contains(&args.jobs.resolve()));
+        let Ok(Cli { verb: Verb::Import(args) }) = Cli::try_parse_from(["snapcask", "import", "-"]) else {
+            panic!("import does not parse");
+        };
+        assert_eq!((args.max_files, args.max_bytes), (100_000, None));
+        for bad in [["--jobs", "0"], ["--jobs", "257"], ["--max-bytes", "many"], ["--max-files", "-1"]] {
+            assert!(Cli::try_parse_from(["snapcask", "import", "x"].iter().chain(&bad)).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn sizes_and_compressions_parse() {

@@ -1,56 +1,56 @@
 //! `snapcask demo`: the main job on made-up snapshots, step by step.
 
+mod make;
+
 use std::{
-    fs::{self, File},
+    fs,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Instant,
 };
 
 use snapcask::{
-    Digest, Error, Result,
+    Error, Result,
     check_bundle::verify_bundle,
     error::IoContext,
     export::{Compression, Destination, ExportOptions, Form, export},
     import::{BundleLocation, ImportOptions, import},
-    layer::{
-        clone::clone_contents,
-        extents::{data_extents, union},
-    },
-    progress::Silent,
+    layer::extents::{data_extents, union},
 };
 
-use super::{args::DemoArgs, export, import as import_text, output};
-
-const DISK: u64 = 1 << 30;
-const IMAGE: &str = "docker.io/library/demo:1";
-const NAMES: [&str; 3] = ["base", "packages", "configured"];
+use super::{args::DemoArgs, export, import as import_text, output, progress, verify};
+use make::NAMES;
 
 /// Runs the verb.
 pub fn run(args: &DemoArgs) -> Result<()> {
     let dir = &args.dir;
     if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        // The error's text offers --force; a demo has none, since it never removes what it did not make.
+        output::print_error("snapcask: the demo's folder is not empty; name another one: snapcask demo DIR\n");
         return Err(Error::AlreadyExists { path: dir.clone() });
     }
     let (store, restored, bundle) = (dir.join("store"), dir.join("restored"), dir.join("bundle.tar.zst"));
-    let say = |text: &str| {
-        if !args.common.quiet && !args.common.json {
-            println!("{text}");
-        }
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(256);
+    let say = |text: &str| match args.common.quiet || args.common.json {
+        true => Ok(()),
+        false => output::print(&format!("{text}\n")),
     };
-    say("1. A store with a chain of three snapshots (sparse 1 GiB disks) and one image in its cache");
+
+    say("1. Make a store: a chain of three snapshots with sparse 1 GiB disks, and one image in its cache")?;
     let started = Instant::now();
-    make_store(&store)?;
+    let disks = make::store(&store)?;
+    let mut logical = 0;
     for name in NAMES {
         let disk = store.join("snapshots").join(name).join("upper.ext4");
         let meta = fs::metadata(&disk).context("stat", &disk)?;
-        let (logical, data) = (output::size(meta.len()), output::size(meta.blocks() * 512));
-        say(&format!("   {name:11} {logical} logical, {data} allocated"));
+        logical += meta.len();
+        let (size, data) = (output::size(meta.len()), output::size(meta.blocks() * 512));
+        say(&format!("   {name:11} {size} logical, {data} allocated"))?;
     }
-    say(&format!("   made in {}", output::seconds(started.elapsed().as_secs_f64())));
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    say("2. Export the last one with its parents and its image");
+    say(&format!("   disks are {disks}"))?;
+    say(&format!("   made   {} in {}", store.display(), output::seconds(started.elapsed().as_secs_f64())))?;
+
+    say("\n2. Export the newest with its parents and its image: one file")?;
     let exported = export(&ExportOptions {
         store: store.clone(),
         snapshot: NAMES[2].into(),
@@ -63,17 +63,20 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         tag: None,
         force: false,
         jobs,
-        progress: Arc::new(Silent),
+        progress: progress::for_output(&args.common),
     })?;
-    say(&indent(&export::text(&exported)));
-    say("3. Verify the bundle: every blob, every file");
+    say(&indent(&export::text(&exported)))?;
+
+    say("\n3. Verify it: every blob, every file")?;
     let location = BundleLocation::Path(bundle.clone());
-    let verified = verify_bundle(&location, true, jobs, Arc::new(Silent))?;
+    let verified = verify_bundle(&location, true, jobs, progress::for_output(&args.common))?;
+    say(&indent(&verify::summary(&verified)))?;
     if !verified.findings.is_empty() {
+        say(&indent(&verify::findings(&verified)))?;
         return Err(Error::Findings { count: verified.findings.len() });
     }
-    say(&format!("   {} blobs, no findings, in {}", verified.blobs, output::seconds(verified.seconds)));
-    say("4. Import it into a second store");
+
+    say("\n4. Import it into a second store")?;
     let imported = import(&ImportOptions {
         source: location,
         store: restored.clone(),
@@ -87,139 +90,107 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         max_bytes: None,
         max_files: 1000,
         jobs,
-        progress: Arc::new(Silent),
+        progress: progress::for_output(&args.common),
     })?;
-    say(&indent(&import_text::text(&imported)));
-    say("5. Compare every file of the two stores");
-    let files = compare(&store.join("snapshots"), &restored.join("snapshots"))?;
-    say(&format!("   {files} files are identical, byte for byte"));
+    say(&indent(&import_text::text(&imported)))?;
+
+    say("\n5. Compare every file of the two stores")?;
+    let started = Instant::now();
+    let (files, cache_files) = compare(&store, &restored)?;
+    let seconds = output::seconds(started.elapsed().as_secs_f64());
+    let cache = output::count(cache_files, "file");
+    say(&format!("   {files} files are identical, byte for byte, and {cache} of the image cache; in {seconds}"))?;
+    say("   the VMDK names the second store's paths")?;
+
     let bytes = fs::metadata(&bundle).context("stat", &bundle)?.len();
+    let data = exported.snapshots.iter().map(|s| s.data_bytes).sum();
+    say(&format!(
+        "\nThree snapshots ({} logical, {} of data) and their image travelled in {}.",
+        output::size(logical),
+        output::size(data),
+        output::size(bytes)
+    ))?;
+    say(&next(dir))?;
     if args.common.json {
         output::json(&serde_json::json!({
             "bundle": bundle, "bundleBytes": bytes, "export": exported, "verify": verified, "import": imported,
-            "identicalFiles": files,
-        }));
+            "identicalFiles": files + cache_files,
+        }))?;
     }
-    let (bundle, restored) = (bundle.display(), restored.display());
-    say(&format!("\nThree snapshots of 1 GiB travelled in {}. Try next:\n", output::size(bytes)));
-    say(&format!("   snapcask inspect {bundle}"));
-    say(&format!("   snapcask list --store {restored}"));
-    say(&format!("   zstd -dc {bundle} | tar -tv"));
-    say(&format!("   skopeo inspect --raw oci-archive:{bundle}:configured"));
     Ok(())
 }
 
+/// The commands to try next. The program is named as it was called, so that they can be pasted.
+fn next(dir: &Path) -> String {
+    let program = std::env::args_os().next().map_or("snapcask".into(), |p| quoted(Path::new(&p)));
+    let path = |name: &str| quoted(&dir.join(name));
+    let (store, restored, bundle, layout) = (path("store"), path("restored"), path("bundle.tar.zst"), path("layout"));
+    let head = NAMES[2];
+    format!(
+        "\nTry next:
+   {program} list --store {restored}
+   {program} inspect {bundle}
+   {program} verify --deep {bundle}
+   {program} export {head} --store {store} --with-parents -o - | {program} import - --store {piped}
+With tools that know nothing of snapcask:
+   zstd -dc {bundle} | tar -tv
+   skopeo inspect --raw oci-archive:{bundle}:{head}
+   skopeo copy --dest-tls-verify=false oci-archive:{bundle}:{head} docker://localhost:5000/demo:{head}
+   {program} export {head} --store {store} --with-parents -o {layout}/
+   oras cp --from-oci-layout {layout}:{head} --to-plain-http localhost:5000/demo:{head}",
+        piped = path("piped"),
+    )
+}
+
+/// For a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+=@%".contains(&b)) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Each line, under its step.
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("   {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Pseudo-random bytes (xorshift64), half of them text-like so that they compress as real disks do.
-fn data(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let word = state.to_le_bytes();
-        bytes.extend(if bytes.len() / 4096 % 2 == 0 { word } else { word.map(|b| b'a' + b % 4) });
+/// How many files of the two stores are equal, in the snapshots and in the cache; a difference is an error. The VMDK alone has to differ: it names its
+/// own cache.
+fn compare(left: &Path, right: &Path) -> Result<(usize, usize)> {
+    let differs =
+        |path: &Path, why: &str| Err(Error::bundle("the demo's comparison", format!("{} {why}", path.display())));
+    let (sources, results) = (files_under(left)?, files_under(right)?);
+    if let Some(extra) = results.iter().find(|path| !sources.contains(path)) {
+        return differs(&right.join(extra), "was not in the first store");
     }
-    bytes.truncate(length);
-    bytes
-}
-
-fn make_store(store: &Path) -> Result<()> {
-    let manifest = make_image(&store.join("cache"))?;
-    let mut parent: Option<(PathBuf, Digest)> = None;
-    for (i, name) in NAMES.iter().enumerate() {
-        let folder = store.join("snapshots").join(name);
-        fs::create_dir_all(&folder).context("create", &folder)?;
-        let path = folder.join("upper.ext4");
-        let disk = File::create_new(&path).context("create", &path)?;
-        if let Some((below, _)) = &parent {
-            let from = File::open(below).context("open", below)?;
-            clone_contents(&from, below, &disk, &path, DISK)?;
+    let (mut snapshots, mut cache) = (0, 0);
+    for path in &sources {
+        let (a, b) = (left.join(path), right.join(path));
+        if !results.contains(path) {
+            return differs(&b, "was not restored");
         }
-        disk.set_len(DISK).context("set the size of", &path)?;
-        // The first: 6 MiB in scattered pieces of 64 KiB. Its children: 2 MiB in changed blocks of 4 KiB.
-        let (pieces, length) = if i == 0 { (96, 64 << 10) } else { (512, 4096) };
-        for piece in 0..pieces {
-            let offset = (piece * 10_007_003 + i as u64 * 77_003) % (DISK - (1 << 20)) / 4096 * 4096;
-            disk.write_all_at(&data(piece + 1000 * i as u64 + 1, length), offset).context("write", &path)?;
-        }
-        let descriptor = descriptor(name, i, parent.as_ref().map(|(_, d)| d), &manifest);
-        let descriptor_path = folder.join("manifest.json");
-        fs::write(&descriptor_path, &descriptor).context("write", &descriptor_path)?;
-        parent = Some((path, Digest::of(descriptor.as_bytes())));
-    }
-    Ok(())
-}
-
-/// The canonical form of generation `v066`: this field order, compact.
-fn descriptor(name: &str, day: usize, parent: Option<&Digest>, manifest: &Digest) -> String {
-    let parent = parent.map_or("null".into(), |d| format!("\"{d}\""));
-    format!(
-        r#"{{"schema":1,"format":"raw","fstype":"ext4","image":{{"ref":"{IMAGE}","manifest_digest":"{manifest}"}},"parent":{parent},"created_at":"2026-05-{:02}T12:00:00Z","labels":{{}},"upper":{{"file":"upper.ext4","size_bytes":{DISK},"integrity":null}},"source_sandbox":"{name}"}}"#,
-        day + 1
-    )
-}
-
-/// One image of one layer; returns its manifest's digest.
-fn make_image(cache: &Path) -> Result<Digest> {
-    let raw_manifest = r#"{"schemaVersion":2,"layers":[]}"#;
-    let raw_config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
-    let manifest = Digest::of(raw_manifest.as_bytes());
-    let layer = data(99, 1 << 20);
-    let diff_id = Digest::of(&layer);
-    let metadata = serde_json::json!({
-        "manifest_digest": manifest,
-        "config_digest": Digest::of(raw_config.as_bytes()),
-        "raw_manifest_json": raw_manifest,
-        "raw_config_json": raw_config,
-        "config": {},
-        "layers": [{ "digest": diff_id, "media_type": "application/vnd.oci.image.layer.v1.tar",
-                     "size_bytes": layer.len(), "diff_id": diff_id }],
-    });
-    let absolute = std::path::absolute(cache).context("find the absolute path of", cache)?;
-    let absolute = absolute.display();
-    let (fsmeta, erofs) =
-        (format!("fsmeta/sha256_{}.erofs", manifest.hex()), format!("layers/sha256_{}.erofs", diff_id.hex()));
-    let vmdk = format!(
-        "# Disk DescriptorFile\nversion=1\ncreateType=\"monolithicFlat\"\nRW 8 FLAT \"{absolute}/{fsmeta}\" 0\nRW 2048 FLAT \"{absolute}/{erofs}\" 0\n"
-    );
-    for (path, bytes) in [
-        (format!("manifests/{}.json", Digest::of(IMAGE.as_bytes()).hex()), metadata.to_string().into_bytes()),
-        (erofs, layer),
-        (fsmeta, data(7, 4096)),
-        (format!("vmdk/sha256_{}.vmdk", manifest.hex()), vmdk.into_bytes()),
-    ] {
-        let path = cache.join(path);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).context("create", folder)?;
-        }
-        fs::write(&path, bytes).context("write", &path)?;
-    }
-    Ok(manifest)
-}
-
-/// How many files are equal; the first that is not is an error.
-fn compare(left: &Path, right: &Path) -> Result<usize> {
-    let mut files = 0;
-    for name in NAMES {
-        for file in ["manifest.json", "upper.ext4"] {
-            let (a, b) = (left.join(name).join(file), right.join(name).join(file));
-            if !same(&a, &b)? {
-                return Err(Error::SourceChanged { path: b });
+        if path.extension().is_some_and(|e| e == "vmdk") {
+            let text = fs::read_to_string(&b).context("read", &b)?;
+            let cache = std::path::absolute(right.join("cache")).context("find the absolute path of", right)?;
+            if !text.contains(&format!("\"{}/fsmeta/", cache.display())) {
+                return differs(&b, "does not name the second store");
             }
-            files += 1;
+        } else if !same(&a, &b)? {
+            return differs(&b, &format!("is not {}", a.display()));
+        } else if path.starts_with("cache") {
+            cache += 1;
+        } else {
+            snapshots += 1;
         }
     }
-    Ok(files)
+    Ok((snapshots, cache))
 }
 
 /// Byte for byte where either has data; the rest of both is holes.
 fn same(a: &Path, b: &Path) -> Result<bool> {
-    let (left, right) = (File::open(a).context("open", a)?, File::open(b).context("open", b)?);
+    let (left, right) = (fs::File::open(a).context("open", a)?, fs::File::open(b).context("open", b)?);
     let size = left.metadata().context("stat", a)?.len();
     if right.metadata().context("stat", b)?.len() != size {
         return Ok(false);
@@ -238,4 +209,40 @@ fn same(a: &Path, b: &Path) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Every file beneath, relative to the folder, without a store's own bookkeeping.
+fn files_under(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(relative) = folders.pop() {
+        let absolute = folder.join(&relative);
+        for entry in fs::read_dir(&absolute).context("list", &absolute)? {
+            let entry = entry.context("list", &absolute)?;
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with('.') || name.to_string_lossy().ends_with(".lock") {
+                continue;
+            }
+            let path = relative.join(name);
+            if entry.file_type().context("stat", folder.join(&path))?.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted_for_a_shell() {
+        for (path, text) in [("demo/b.tar.zst", "demo/b.tar.zst"), ("my demo", "'my demo'"), ("it's", r"'it'\''s'")] {
+            assert_eq!(quoted(Path::new(path)), text);
+        }
+    }
 }

@@ -1,17 +1,32 @@
 //! The form of a bundle follows its name, unless the command line says it.
 
-use std::path::Path;
+use std::{ffi::OsStr, path::Path};
 
 use snapcask::{
     Error, Result,
     export::{Destination, Form},
 };
 
+/// The forms, as errors list them.
 const FORMS: &str = "NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ or - (or say it with --format tar.zst|tar|dir)";
 
 /// Where and in which form `output` is written. `asked` is `--format`.
-pub fn resolve(output: &str, asked: Option<Form>, plain_tar: bool, to_terminal: bool) -> Result<(Destination, Form)> {
+pub fn resolve(output: &OsStr, asked: Option<Form>, plain_tar: bool, to_terminal: bool) -> Result<(Destination, Form)> {
+    let path = Path::new(output);
+    let empty_folder = path.is_dir() && path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+    decide(output, asked, plain_tar, to_terminal, empty_folder)
+}
+
+/// The rules, without a look at the disk.
+fn decide(
+    output: &OsStr,
+    asked: Option<Form>,
+    plain_tar: bool,
+    to_terminal: bool,
+    empty_folder: bool,
+) -> Result<(Destination, Form)> {
     let fail = |text: String| Err(Error::Usage(text));
+    let name = output.to_string_lossy();
     let asked = match (asked, plain_tar) {
         (Some(form), true) if form != Form::Tar => {
             return fail(format!("--plain-tar contradicts --format {}", form.as_str()));
@@ -31,23 +46,25 @@ pub fn resolve(output: &str, asked: Option<Form>, plain_tar: bool, to_terminal: 
         }
         return Ok((Destination::Stdout, asked.unwrap_or(Form::TarZst)));
     }
-    let path = Path::new(output);
-    let empty_folder = path.is_dir() && path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
-    let by_name = if output.ends_with('/') || empty_folder {
+    // The ends of names are ASCII, so a name that is not UTF-8 is judged rightly as well.
+    let by_name = if name.ends_with('/') || empty_folder {
         Some(Form::Dir)
-    } else if output.ends_with(".tar.zst") || output.ends_with(".tzst") {
+    } else if name.ends_with(".tar.zst") || name.ends_with(".tzst") {
         Some(Form::TarZst)
-    } else if output.ends_with(".tar") {
+    } else if name.ends_with(".tar") {
         Some(Form::Tar)
     } else {
         None
     };
     match (asked, by_name) {
         (Some(Form::Tar), Some(Form::TarZst)) if plain_tar => {
-            fail(format!("--plain-tar contradicts the name {output}"))
+            fail(format!("--plain-tar contradicts the name {name:?}"))
         }
-        (Some(form), _) | (None, Some(form)) => Ok((Destination::Path(path.into()), form)),
-        (None, None) => fail(format!("the name {output:?} says no form; it can be {FORMS}")),
+        (Some(Form::Tar | Form::TarZst), Some(Form::Dir)) => {
+            fail(format!("{name:?} is a folder; name a file, or leave the form out to write a layout directory"))
+        }
+        (Some(form), _) | (None, Some(form)) => Ok((Destination::Path(output.into()), form)),
+        (None, None) => fail(format!("the name {name:?} says no form; it can be {FORMS}")),
     }
 }
 
@@ -56,7 +73,7 @@ mod tests {
     use super::*;
 
     fn form(output: &str, asked: Option<Form>, plain: bool) -> Option<Form> {
-        resolve(output, asked, plain, false).ok().map(|(_, form)| form)
+        decide(OsStr::new(output), asked, plain, false, false).ok().map(|(_, form)| form)
     }
 
     #[test]
@@ -73,6 +90,20 @@ mod tests {
         assert_eq!(form("a.bin", Some(Form::Dir), false), Some(Form::Dir));
         assert_eq!(form("a.tar.zst", None, true), None);
         assert_eq!(form("a", Some(Form::Dir), true), None);
-        assert!(resolve("-", None, false, true).is_err());
+        assert_eq!(form("-", Some(Form::TarZst), true), None);
+        assert_eq!(form("", None, false), None);
+        assert_eq!(form("a/", Some(Form::Tar), false), None);
+        assert_eq!(form("a/", Some(Form::Dir), false), Some(Form::Dir));
+        assert_eq!(form("tar", None, false), None);
+        assert!(decide(OsStr::new("-"), None, false, true, false).is_err());
+        assert!(decide(OsStr::new("here"), None, false, false, true).is_ok_and(|(_, form)| form == Form::Dir));
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_the_forms() {
+        let error = decide(OsStr::new("b.zip"), None, false, false, false).map_err(|e| (e.exit_code(), e.to_string()));
+        let text = "the name \"b.zip\" says no form; it can be NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ or - \
+                    (or say it with --format tar.zst|tar|dir)";
+        assert_eq!(error.err(), Some((2, text.into())));
     }
 }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use snapcask::{
     Result,
     export::{Destination, ExportOptions, export},
-    report::ExportReport,
+    report::{ExportReport, SnapshotReport},
 };
 
 use super::{args::ExportArgs, destination, output, progress};
@@ -29,13 +29,12 @@ pub fn run(args: ExportArgs) -> Result<()> {
         jobs: args.jobs.resolve(),
         progress: progress::for_output(&args.common),
     })?;
-    let piped = destination == Destination::Stdout;
-    match (args.common.json, args.common.quiet, piped) {
-        (true, _, false) => output::json(&report),
-        (true, _, true) => eprintln!("{}", serde_json::json!(report)),
+    match (args.common.json, args.common.quiet, destination == Destination::Stdout) {
+        (true, _, false) => output::json(&report)?,
+        (true, _, true) => output::print_error(&output::to_json(&report)?),
         (false, true, _) => {}
-        (false, false, false) => print!("{}", text(&report)),
-        (false, false, true) => eprint!("{}", text(&report)),
+        (false, false, false) => output::print(&text(&report))?,
+        (false, false, true) => output::print_error(&text(&report)),
     }
     Ok(())
 }
@@ -47,23 +46,29 @@ pub fn text(report: &ExportReport) -> String {
         let role = if position == 0 { "head" } else { "parent" };
         text += &format!(
             "{role:6} {}  {}  {} ({} of data)\n",
-            snapshot.name,
+            output::clean(&snapshot.name),
             snapshot.digest,
             output::size(snapshot.size),
             output::size(snapshot.data_bytes)
         );
-        for requires in &snapshot.unknown_requires {
-            text += &format!("       note: it requires {requires:?}, which snapcask carries without knowing it\n");
-        }
+        text += &unknown_requires(snapshot);
     }
     if !report.cache_files.is_empty() {
-        text += &format!("image  {} cache files\n", report.cache_files.len());
+        text += &format!("image  {}\n", output::count(report.cache_files.len(), "cache file"));
     }
     text + &format!(
         "wrote  {} ({}), {} in {}\n",
-        report.destination,
+        output::clean(&report.destination),
         report.form,
         output::size(report.blob_bytes),
         output::seconds(report.seconds)
     )
+}
+
+/// A line for everything that the snapshot requires and we do not know.
+pub fn unknown_requires(snapshot: &SnapshotReport) -> String {
+    let line = |r: &String| {
+        format!("       note: it requires {:?}, which snapcask carries without knowing it\n", output::clean(r))
+    };
+    snapshot.unknown_requires.iter().map(line).collect()
 }

@@ -1,22 +1,33 @@
 //! `snapcask import`.
 
+use std::{
+    ffi::OsStr,
+    io::{IsTerminal, stdin},
+};
+
 use snapcask::{
-    Result,
+    Error, Result,
     import::{BundleLocation, ImportOptions, import},
     report::{ImportReport, Outcome},
 };
 
-use super::{args::ImportArgs, output, progress};
+use super::{args::ImportArgs, export, output, progress};
 
-/// The bundle that an argument names.
-pub fn location(text: &str) -> BundleLocation {
-    if text == "-" { BundleLocation::Stdin } else { BundleLocation::Path(text.into()) }
+/// The bundle that an argument names; nobody types one on a terminal.
+pub fn location(argument: &OsStr) -> Result<BundleLocation> {
+    match argument == "-" {
+        true if stdin().is_terminal() => Err(Error::Usage(
+            "a bundle is not read from a terminal; redirect the input (`< bundle.tar.zst`) or name a file".into(),
+        )),
+        true => Ok(BundleLocation::Stdin),
+        false => Ok(BundleLocation::Path(argument.into())),
+    }
 }
 
 /// Runs the verb.
 pub fn run(args: ImportArgs) -> Result<()> {
     let report = import(&ImportOptions {
-        source: location(&args.source),
+        source: location(&args.source)?,
         store: args.store.resolve()?,
         dest: args.dest,
         tag: args.tag,
@@ -31,11 +42,12 @@ pub fn run(args: ImportArgs) -> Result<()> {
         progress: progress::for_output(&args.common),
     })?;
     if args.common.json {
-        output::json(&report);
-    } else if !args.common.quiet {
-        print!("{}", text(&report));
+        output::json(&report)
+    } else if args.common.quiet {
+        Ok(())
+    } else {
+        output::print(&text(&report))
     }
-    Ok(())
 }
 
 /// The report for people: the head's digest and path first.
@@ -49,10 +61,11 @@ pub fn text(report: &ImportReport) -> String {
             _ => "skipped",
         };
         let path = snapshot.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
-        text += &format!("{role:6} {}  {path}  {outcome}\n", snapshot.digest);
+        text += &format!("{role:6} {}  {}  {outcome}\n", snapshot.digest, output::clean(&path));
+        text += &export::unknown_requires(snapshot);
     }
     if !report.cache_files.is_empty() {
-        text += &format!("image  {} cache files\n", report.cache_files.len());
+        text += &format!("image  {}\n", output::count(report.cache_files.len(), "cache file"));
     }
     text + &format!("done   in {}\n", output::seconds(report.seconds))
 }

@@ -16,28 +16,41 @@ use super::{args::InspectArgs, import::location, output};
 pub fn run(args: &InspectArgs) -> Result<()> {
     let path = Path::new(&args.what);
     let report = if args.what == "-" || path.is_file() || path.join("oci-layout").exists() {
-        inspect_bundle(&location(&args.what))?
+        inspect_bundle(&location(&args.what)?)?
     } else {
-        let store = Store::at(args.store.resolve()?);
-        let chain = match store.find(&args.what).and_then(|head| store.chain(head)) {
-            // A snapshot can be looked at without its parents.
-            Err(Error::ParentNotFound { .. }) => vec![store.find(&args.what)?],
-            other => other?,
+        let Some(reference) = args.what.to_str() else {
+            return Err(Error::Usage(format!("{:?} is neither a bundle nor the name of a snapshot", args.what)));
         };
+        let store = Store::at(args.store.resolve()?);
+        let chain = present_chain(&store, reference)?;
         InspectReport {
             source: store.root.display().to_string(),
             snapshots: chain.iter().map(inspected).collect::<Result<_>>()?,
             blob_bytes: None,
         }
     };
-    if args.common.json {
-        output::json(&report);
-    } else if !args.common.quiet {
-        print!("{}", text(&report));
-    }
-    Ok(())
+    if args.common.json { output::json(&report) } else { output::print(&text(&report)) }
 }
 
+/// The snapshot and its ancestors, as far as they are in the store: one can be looked at without its parents.
+fn present_chain(store: &Store, reference: &str) -> Result<Vec<Snapshot>> {
+    let head = store.find(reference)?;
+    match store.chain(head.clone()) {
+        Err(Error::ParentNotFound { .. }) => {}
+        other => return other,
+    }
+    // `chain` goes through every ancestor before it misses one, so there is no circle.
+    let mut chain = vec![head];
+    while let Some(parent) = chain.last().and_then(|child| child.descriptor.parent.as_ref()) {
+        match store.find(&parent.to_string()) {
+            Ok(found) => chain.push(found),
+            Err(_) => break,
+        }
+    }
+    Ok(chain)
+}
+
+/// What the descriptor and the folder say. Data bytes are those that are allocated: nothing is read.
 fn inspected(snapshot: &Snapshot) -> Result<InspectedSnapshot> {
     let descriptor = &snapshot.descriptor;
     let files = scan(snapshot)?
@@ -65,13 +78,15 @@ fn inspected(snapshot: &Snapshot) -> Result<InspectedSnapshot> {
     })
 }
 
+/// The report for people.
 fn text(report: &InspectReport) -> String {
-    let mut text = format!("{}\n", report.source);
-    for snapshot in &report.snapshots {
-        text += &format!("\n{}  {}\n", snapshot.name, snapshot.digest);
+    let mut text = format!("{}\n", output::clean(&report.source));
+    for (position, snapshot) in report.snapshots.iter().enumerate() {
+        let role = if position == 0 { "head" } else { "parent" };
+        text += &format!("\n{role} {}  {}\n", output::clean(&snapshot.name), snapshot.digest);
         let mut line = |label: &str, value: Option<String>| {
             if let Some(value) = value {
-                text += &format!("  {label:10} {value}\n");
+                text += &format!("  {label:10} {}\n", output::clean(&value));
             }
         };
         line("tag", snapshot.tag.clone().filter(|tag| *tag != snapshot.name));
@@ -79,14 +94,16 @@ fn text(report: &InspectReport) -> String {
         line("parent", snapshot.parent.as_ref().map(ToString::to_string));
         line("generation", Some(format!("{}, {} disk", snapshot.generation.as_str(), snapshot.format)));
         line("created", snapshot.created_at.clone());
-        line("image", snapshot.image.as_ref().map(|i| i.reference.clone()));
+        line("image", snapshot.image.as_ref().map(|i| format!("{}  {}", i.reference, i.manifest_digest)));
         line("manifest", snapshot.manifest.map(|m| m.to_string()));
         for file in &snapshot.files {
             let data = output::size(file.data_bytes);
-            line("file", Some(format!("{}  {} ({data} of data)", file.path, output::size(file.size))));
+            let executable = if file.executable { ", executable" } else { "" };
+            line("file", Some(format!("{}  {} ({data} of data{executable})", file.path, output::size(file.size))));
         }
         for layer in &snapshot.layers {
-            let shared = if layer.used_by > 1 { format!(", shared by {}", layer.used_by) } else { String::new() };
+            let shared =
+                if layer.used_by > 1 { format!(", shared by {} snapshots", layer.used_by) } else { String::new() };
             let name = output::short(&layer.digest);
             line(layer.kind, Some(format!("{name}  {}{shared}  {}", output::size(layer.size), layer.files.join(" "))));
         }
@@ -95,4 +112,38 @@ fn text(report: &InspectReport) -> String {
         text += &format!("\n{} in all blobs\n", output::size(bytes));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapcask::{Digest, model::Generation, report::LayerReport};
+
+    #[test]
+    fn shared_layers_are_said_and_control_characters_are_not_printed() {
+        let digest = Digest::of(b"a");
+        let snapshot = InspectedSnapshot {
+            tag: Some("a".into()),
+            digest,
+            id: None,
+            name: "a".into(),
+            parent: None,
+            image: None,
+            generation: Generation::Flat,
+            format: "raw".into(),
+            created_at: Some("now\n\x1b[2J".into()),
+            manifest: None,
+            files: vec![FileReport { path: "run".into(), size: 10, data_bytes: 10, executable: true }],
+            layers: vec![LayerReport { digest, kind: "base", size: 7, files: vec!["run".into()], used_by: 2 }],
+        };
+        let report = InspectReport { source: "b.tar".into(), snapshots: vec![snapshot], blob_bytes: Some(7) };
+        assert_eq!(
+            text(&report),
+            format!(
+                "b.tar\n\nhead a  {digest}\n  generation flat, raw disk\n  created    now\\n\\u{{1b}}[2J\n  \
+                 file       run  10 B (10 B of data, executable)\n  \
+                 base       sha256:ca978112ca1b  7 B, shared by 2 snapshots  run\n\n7 B in all blobs\n"
+            )
+        );
+    }
 }

@@ -15,62 +15,51 @@ use super::{args::ListArgs, output};
 /// Runs the verb.
 pub fn run(args: &ListArgs) -> Result<()> {
     let store = Store::at(args.store.resolve()?);
-    let (snapshots, unreadable) = store.all()?;
+    let (found, unreadable) = store.all()?;
     let places: HashMap<SnapshotIdentity, usize> =
-        snapshots.iter().enumerate().flat_map(|(i, s)| s.identities().into_iter().map(move |id| (id, i))).collect();
-    let mut tree = Tree { snapshots: &snapshots, children: vec![Vec::new(); snapshots.len()], rows: Vec::new() };
-    let mut roots = Vec::new();
-    for (i, snapshot) in snapshots.iter().enumerate() {
-        match snapshot.descriptor.parent.as_ref().and_then(|p| places.get(p)) {
-            Some(parent) if *parent != i => tree.children[*parent].push(i),
-            _ => roots.push(i),
-        }
-    }
-    for root in &roots {
-        tree.walk(*root);
-    }
+        found.iter().enumerate().flat_map(|(i, s)| s.identities().into_iter().map(move |id| (id, i))).collect();
+    let parents: Vec<Option<usize>> =
+        found.iter().map(|s| s.descriptor.parent.as_ref().and_then(|p| places.get(p)).copied()).collect();
+    let rows = tree(&parents);
+    let snapshots = rows.iter().map(|(i, _)| listed(&found[*i], parents[*i].is_some())).collect();
+    let report = ListReport { store: store.root, snapshots, unreadable };
     if args.common.json {
-        let listed = tree.rows.iter().map(|(i, _)| listed(&snapshots[*i], &places)).collect();
-        output::json(&ListReport { store: store.root.clone(), snapshots: listed, unreadable });
-    } else if !args.common.quiet {
-        for (i, indent) in &tree.rows {
-            println!("{}", row(&listed(&snapshots[*i], &places), indent));
-        }
-        for (path, reason) in &unreadable {
-            println!("{}  unreadable: {reason}", path.display());
-        }
-        if tree.rows.is_empty() && unreadable.is_empty() {
-            println!("no snapshots in {}", store.snapshots().display());
+        return output::json(&report);
+    }
+    let lines: Vec<&str> = rows.iter().map(|(_, lines)| lines.as_str()).collect();
+    output::print(&text(&report, &lines))
+}
+
+/// Parents before children, roots first, each with the lines that lead to it. Every snapshot is there once: one that
+/// a circle of parents hides from the roots is shown as a root.
+fn tree(parents: &[Option<usize>]) -> Vec<(usize, String)> {
+    let mut children = vec![Vec::new(); parents.len()];
+    for (child, parent) in parents.iter().enumerate() {
+        if let Some(parent) = parent {
+            children[*parent].push(child);
         }
     }
-    Ok(())
-}
-
-struct Tree<'a> {
-    snapshots: &'a [Snapshot],
-    children: Vec<Vec<usize>>,
-    rows: Vec<(usize, String)>,
-}
-
-impl Tree<'_> {
-    /// Parents before children, each with the lines that lead to it.
-    fn walk(&mut self, root: usize) {
+    let mut rows = Vec::with_capacity(parents.len());
+    let mut shown = vec![false; parents.len()];
+    let roots = (0..parents.len()).filter(|i| parents[*i].is_none());
+    for root in roots.chain(0..parents.len()) {
         let mut stack = vec![(root, String::new(), String::new())];
         while let Some((at, own, below)) = stack.pop() {
-            self.rows.push((at, own));
-            if self.rows.len() > self.snapshots.len() {
-                return;
+            if std::mem::replace(&mut shown[at], true) {
+                continue;
             }
-            let count = self.children[at].len();
-            for (position, child) in self.children[at].iter().enumerate().rev() {
+            rows.push((at, own));
+            let count = children[at].len();
+            for (position, child) in children[at].iter().enumerate().rev() {
                 let (branch, rest) = if position + 1 == count { ("└─ ", "   ") } else { ("├─ ", "│  ") };
                 stack.push((*child, format!("{below}{branch}"), format!("{below}{rest}")));
             }
         }
     }
+    rows
 }
 
-fn listed(snapshot: &Snapshot, places: &HashMap<SnapshotIdentity, usize>) -> ListedSnapshot {
+fn listed(snapshot: &Snapshot, parent_present: bool) -> ListedSnapshot {
     let d = &snapshot.descriptor;
     let group = snapshot.group.as_ref().map(|g| format!("{g}:")).unwrap_or_default();
     ListedSnapshot {
@@ -78,7 +67,7 @@ fn listed(snapshot: &Snapshot, places: &HashMap<SnapshotIdentity, usize>) -> Lis
         digest: d.digest,
         id: d.id.clone(),
         parent: d.parent.clone(),
-        parent_present: d.parent.as_ref().is_some_and(|p| places.contains_key(p)),
+        parent_present,
         generation: d.generation,
         virtual_size: d.virtual_size,
         created_at: d.created_at.clone(),
@@ -87,18 +76,91 @@ fn listed(snapshot: &Snapshot, places: &HashMap<SnapshotIdentity, usize>) -> Lis
     }
 }
 
-fn row(snapshot: &ListedSnapshot, indent: &str) -> String {
-    let missing = match &snapshot.parent {
-        Some(parent) if !snapshot.parent_present => format!("  (parent {parent} is not in the store)"),
-        _ => String::new(),
-    };
-    format!(
-        "{indent}{}  {}  {}  {}  {}  {}{missing}",
-        snapshot.name,
-        output::short(&snapshot.digest),
-        snapshot.generation.as_str(),
-        output::size(snapshot.virtual_size),
-        snapshot.created_at.as_deref().unwrap_or("-"),
-        snapshot.image.as_deref().unwrap_or("-"),
-    )
+/// A table; `lines` are the tree's lines before each name.
+fn text(report: &ListReport, lines: &[&str]) -> String {
+    let mut rows: Vec<[String; 6]> = Vec::new();
+    if !report.snapshots.is_empty() {
+        rows.push(["NAME", "DIGEST", "GENERATION", "SIZE", "CREATED", "IMAGE"].map(Into::into));
+    }
+    for (snapshot, lines) in report.snapshots.iter().zip(lines) {
+        let mut last = output::clean(snapshot.image.as_deref().unwrap_or("-"));
+        if let Some(parent) = snapshot.parent.as_ref().filter(|_| !snapshot.parent_present) {
+            last += &format!("  (parent {} not in the store)", output::short_identity(parent));
+        }
+        rows.push([
+            format!("{lines}{}", output::clean(&snapshot.name)),
+            output::short(&snapshot.digest),
+            snapshot.generation.as_str().into(),
+            output::size(snapshot.virtual_size),
+            output::clean(snapshot.created_at.as_deref().unwrap_or("-")),
+            last,
+        ]);
+    }
+    let widths: [usize; 5] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for [name, digest, generation, size, created, last] in &rows {
+        let [a, b, c, d, e] = widths;
+        text += &format!("{name:a$}  {digest:b$}  {generation:c$}  {size:>d$}  {created:e$}  {last}\n");
+    }
+    for (path, reason) in &report.unreadable {
+        let path = output::clean(&path.display().to_string());
+        text += &format!("{path}: not readable: {}\n", output::clean(reason));
+    }
+    if text.is_empty() {
+        text = format!("no snapshots in {}\n", output::clean(&report.store.display().to_string()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapcask::{Digest, model::Generation};
+
+    fn drawn(parents: &[Option<usize>]) -> Vec<String> {
+        tree(parents).into_iter().map(|(i, lines)| format!("{lines}{i}")).collect()
+    }
+
+    #[test]
+    fn children_stand_under_their_parents() {
+        assert_eq!(
+            drawn(&[Some(3), Some(0), Some(3), None, None, Some(0)]),
+            ["3", "├─ 0", "│  ├─ 1", "│  └─ 5", "└─ 2", "4"]
+        );
+    }
+
+    #[test]
+    fn circles_lose_nothing() {
+        assert_eq!(drawn(&[Some(1), Some(0), None, Some(3)]), ["2", "0", "└─ 1", "3"]);
+    }
+
+    #[test]
+    fn columns_line_up_and_a_missing_parent_is_said() {
+        let snapshot = |name: &str, parent: Option<Digest>, image: &str| ListedSnapshot {
+            name: name.into(),
+            digest: Digest::of(name.as_bytes()),
+            id: None,
+            parent: parent.map(SnapshotIdentity::Digest),
+            parent_present: false,
+            generation: Generation::V066,
+            virtual_size: 1 << 30,
+            created_at: None,
+            image: Some(image.into()),
+            path: name.into(),
+        };
+        let report = ListReport {
+            store: "s".into(),
+            snapshots: vec![snapshot("a", None, "alpine"), snapshot("bb", Some(Digest::of(b"x")), "al\x1bpine")],
+            unreadable: vec![("s/junk".into(), "no descriptor".into())],
+        };
+        assert_eq!(
+            text(&report, &["", "└─ "]),
+            "NAME   DIGEST               GENERATION     SIZE  CREATED  IMAGE\n\
+             a      sha256:ca978112ca1b  v066        1.0 GiB  -        alpine\n\
+             └─ bb  sha256:3b64db95cb55  v066        1.0 GiB  -        al\\u{1b}pine  \
+             (parent sha256:2d711642b726 not in the store)\n\
+             s/junk: not readable: no descriptor\n"
+        );
+    }
 }

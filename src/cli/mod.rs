@@ -11,7 +11,7 @@ mod output;
 mod progress;
 mod verify;
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use snapcask::{Error, Result};
@@ -21,41 +21,93 @@ use args::{Cli, Verb};
 /// The exit code of a run that Ctrl-C ended: 128 and the signal's number, as shells count.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the command line. The verb works on a blocking thread; this one waits for it or for Ctrl-C.
-pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+/// How a run ended.
+enum Ended {
+    /// The verb returned.
+    Returned(Result<()>),
+    /// A bug: the verb panicked.
+    Panicked,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Parses the command line. When there is nothing to run, the code to exit with: 0 after `--help` and `--version`,
+/// 2 after a mistake.
+pub fn parse() -> std::result::Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| {
+        let code = if error.use_stderr() { 2 } else { 0 };
+        // If nobody reads it, there is nobody to tell.
+        let _ = error.print();
+        let asked = |what: &str| std::env::args_os().any(|arg| arg == OsStr::new(what));
+        if code != 0 && asked("--json") && !asked("-") && !asked("-o-") && !asked("--output=-") {
+            print_json_error(error.to_string().trim_start_matches("error: ").trim_end(), code);
+        }
+        ExitCode::from(code)
+    })
+}
+
+/// Runs a verb and reports its error. The verb works on a blocking thread; this one waits for it or for Ctrl-C.
+///
+/// After Ctrl-C the process ends at once and removes nothing itself: what is not finished has a temporary name that
+/// no reader takes for a snapshot or a bundle, and the next run on the same place reclaims it. (Waiting for the threads
+/// to notice would make Ctrl-C slow exactly when much is being written.)
+pub fn run(cli: Cli) -> ExitCode {
     let json = cli.verb.json();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("snapcask: error: cannot start: {error}");
+            output::print_error(&format!("snapcask: error: cannot start: {error}\n"));
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(async {
-        let work = tokio::task::spawn_blocking(move || run(cli));
+    let ended = runtime.block_on(async {
+        let work = tokio::task::spawn_blocking(move || dispatch(cli.verb));
         tokio::select! {
-            done = work => done.unwrap_or_else(|panic| Err(Error::Usage(format!("internal error: {panic}")))),
-            _ = tokio::signal::ctrl_c() => Err(Error::Interrupted),
+            done = work => done.map_or(Ended::Panicked, Ended::Returned),
+            Ok(()) = tokio::signal::ctrl_c() => Ended::Interrupted,
         }
     });
-    let code = match &result {
-        Ok(()) => 0,
-        Err(Error::Interrupted) => INTERRUPTED,
-        Err(error) => error.exit_code(),
-    };
-    if let Err(error) = &result {
-        eprintln!("snapcask: error: {error}");
-        if json {
-            println!("{}", serde_json::json!({ "error": { "message": error.to_string(), "exitCode": code } }));
+    let (message, code) = match ended {
+        Ended::Returned(Ok(())) => return ExitCode::SUCCESS,
+        // The JSON report with the findings is printed; a second object after it would be no JSON.
+        Ended::Returned(Err(error @ Error::Findings { .. })) => {
+            output::print_error(&format!("snapcask: error: {error}\n"));
+            return ExitCode::from(error.exit_code());
         }
+        Ended::Returned(Err(error)) => (error.to_string(), error.exit_code()),
+        Ended::Panicked => {
+            ("internal error: this is a bug in snapcask; please report it with the text above".into(), 1)
+        }
+        Ended::Interrupted => {
+            ("interrupted; nothing half-written is in place. Run the same command again".into(), INTERRUPTED)
+        }
+    };
+    if code == INTERRUPTED {
+        // The shell's ^C and a progress bar may stand on this line.
+        let line = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+        eprint!("{line}");
+        output::print_error(&format!("snapcask: {message}\n"));
+    } else {
+        output::print_error(&format!("snapcask: error: {message}\n"));
     }
-    // Threads that still run after Ctrl-C end with the process; what they staged is reclaimed by the next run.
+    if json {
+        print_json_error(&message, code);
+    }
+    // Not by returning: that would wait for the threads that still run after Ctrl-C.
     std::process::exit(code.into())
 }
 
-fn run(cli: Cli) -> Result<()> {
-    match cli.verb {
+/// `{"error":{"message":...,"exitCode":...}}` on standard output.
+fn print_json_error(message: &str, code: u8) {
+    let error = serde_json::json!({ "error": { "message": message, "exitCode": code } });
+    if let Err(error) = output::json(&error) {
+        output::print_error(&format!("snapcask: error: {error}\n"));
+    }
+}
+
+/// Runs the verb that was asked for.
+fn dispatch(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Export(args) => export::run(args),
         Verb::Import(args) => import::run(args),
         Verb::Verify(args) => verify::run(&args),

@@ -2,62 +2,130 @@
 
 use std::{
     io::IsTerminal,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use snapcask::progress::{Progress, Silent};
 
-use super::args::Common;
+use super::{args::Common, output};
 
 /// Work that is over sooner shows nothing.
 const MOMENT: Duration = Duration::from_millis(300);
+/// How often a bar is drawn when nothing moves: the spinner turns and the time counts on.
+const TICK: Duration = Duration::from_millis(200);
+
+/// With a known total: bytes, rate, time left.
+const BAR: &str = "{msg:30!} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
+/// Without: a spinner, bytes and rate.
+const SPINNER: &str = "{msg:30!} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed}";
 
 /// Bars if standard error is a terminal and nothing asks for quiet.
 pub fn for_output(common: &Common) -> Arc<dyn Progress> {
     if common.json || common.quiet || !std::io::stderr().is_terminal() {
         return Arc::new(Silent);
     }
-    Arc::new(Bars { started: Instant::now(), bar: Mutex::new(None) })
+    let bars = Arc::new(Bars::default());
+    let later = Arc::downgrade(&bars);
+    // A thread and not a look at the clock in `advance`: a phase that does not move yet is shown as well.
+    std::thread::spawn(move || {
+        std::thread::sleep(MOMENT);
+        if let Some(bars) = Weak::upgrade(&later) {
+            bars.show();
+        }
+    });
+    bars
 }
 
-struct Bars {
-    started: Instant,
-    bar: Mutex<Option<ProgressBar>>,
+/// One bar at a time: a phase that begins takes the place of the one before.
+#[derive(Default)]
+struct Bars(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    visible: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Bars {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The moment is over: the present bar and all that follow are drawn.
+    fn show(&self) {
+        let mut state = self.state();
+        state.visible = true;
+        if let Some(bar) = &state.bar {
+            draw(bar);
+        }
+    }
 }
 
 impl Progress for Bars {
     fn begin(&self, phase: &str, total: Option<u64>) {
-        let (bar, template) = match total {
-            Some(total) => (
-                ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()),
-                "{msg:30!} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-            ),
-            None => (
-                ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
-                "{msg:30!} {spinner} {binary_bytes} {binary_bytes_per_sec}",
-            ),
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template(if total.is_some() { BAR } else { SPINNER }) {
             bar.set_style(style);
         }
-        bar.set_message(phase.to_owned());
-        *self.bar.lock().unwrap_or_else(|e| e.into_inner()) = Some(bar);
+        bar.set_message(output::clean(phase));
+        let mut state = self.state();
+        if let Some(before) = state.bar.take() {
+            before.finish_and_clear();
+        }
+        if state.visible {
+            draw(&bar);
+        }
+        state.bar = Some(bar);
     }
 
     fn advance(&self, bytes: u64) {
-        if let Some(bar) = &*self.bar.lock().unwrap_or_else(|e| e.into_inner()) {
-            if bar.is_hidden() && self.started.elapsed() > MOMENT {
-                bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-            }
+        if let Some(bar) = &self.state().bar {
             bar.inc(bytes);
         }
     }
 
     fn end(&self) {
-        if let Some(bar) = self.bar.lock().unwrap_or_else(|e| e.into_inner()).take() {
+        if let Some(bar) = self.state().bar.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// An error leaves a phase without its end; its bar must not stay above the message.
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn draw(bar: &ProgressBar) {
+    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    bar.enable_steady_tick(TICK);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_are_valid() {
+        for template in [BAR, SPINNER] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn phases_follow_each_other() {
+        let bars = Bars::default();
+        bars.advance(1);
+        bars.begin("one", Some(10));
+        bars.begin("two", None);
+        bars.advance(5);
+        assert_eq!(bars.state().bar.as_ref().map(ProgressBar::position), Some(5));
+        bars.end();
+        bars.end();
+        assert!(bars.state().bar.is_none());
     }
 }

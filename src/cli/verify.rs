@@ -1,37 +1,73 @@
 //! `snapcask verify`.
 
-use snapcask::{Error, Result, check_bundle::verify_bundle};
+use snapcask::{Error, Result, check_bundle::verify_bundle, report::VerifyReport};
 
-use super::{args::VerifyArgs, import::location, output, progress};
+use super::{args::VerifyArgs, import, output, progress};
 
-/// Runs the verb: every finding is printed, then they are an error.
+/// Runs the verb: every finding is printed (with `--quiet` too: findings are errors), then they are an error.
 pub fn run(args: &VerifyArgs) -> Result<()> {
-    let progress = progress::for_output(&args.common);
-    let report = verify_bundle(&location(&args.source), args.deep, args.jobs.resolve(), progress)?;
+    let location = import::location(&args.source)?;
+    let report = verify_bundle(&location, args.deep, args.jobs.resolve(), progress::for_output(&args.common))?;
     if args.common.json {
-        output::json(&report);
-    } else if !args.common.quiet {
-        for finding in &report.findings {
-            println!("{}  {}  {}", finding.code, finding.subject, finding.message);
+        output::json(&report)?;
+    } else {
+        output::print(&findings(&report))?;
+        if !args.common.quiet {
+            output::print(&summary(&report))?;
         }
-        println!(
-            "{}: {} snapshots, {} blobs, {}, {} findings in {}",
-            report.source,
-            report.snapshots,
-            report.blobs,
-            output::size(report.blob_bytes),
-            report.findings.len(),
-            output::seconds(report.seconds)
-        );
     }
-    if report.findings.is_empty() {
-        return Ok(());
+    match report.findings.len() {
+        0 => Ok(()),
+        count => Err(Error::Findings { count }),
     }
-    let error = Error::Findings { count: report.findings.len() };
-    if args.common.json {
-        // The report is the JSON output; a second object would break it.
-        eprintln!("snapcask: error: {error}");
-        std::process::exit(error.exit_code().into());
+}
+
+/// A line for every finding: its code, what it is about, what is wrong.
+pub fn findings(report: &VerifyReport) -> String {
+    let width = report.findings.iter().map(|f| f.code.len()).max().unwrap_or(0);
+    report
+        .findings
+        .iter()
+        .map(|f| format!("{:width$}  {}  {}\n", f.code, output::clean(&f.subject), output::clean(&f.message)))
+        .collect()
+}
+
+/// What was checked, and whether it is good.
+pub fn summary(report: &VerifyReport) -> String {
+    let verdict = match report.findings.len() {
+        0 => "good".into(),
+        n => output::count(n, "finding"),
+    };
+    let depth = if report.deep { "every file decoded" } else { "not decoded (--deep does)" };
+    format!(
+        "{}: {verdict}; {}, {} of {}, {depth}, in {}\n",
+        output::clean(&report.source),
+        output::count(report.snapshots, "snapshot"),
+        output::count(report.blobs, "blob"),
+        output::size(report.blob_bytes),
+        output::seconds(report.seconds)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapcask::report::Finding;
+
+    #[test]
+    fn every_finding_is_one_line() {
+        let finding = |code, message: &str| Finding { code, subject: "sha256:00".into(), message: message.to_owned() };
+        let mut report = VerifyReport {
+            source: "b.tar".into(),
+            deep: true,
+            snapshots: 1,
+            blobs: 3,
+            blob_bytes: 2048,
+            findings: vec![finding("blob-missing", "no\nsuch blob"), finding("root", "differs")],
+            seconds: 0.5,
+        };
+        assert_eq!(findings(&report), "blob-missing  sha256:00  no\\nsuch blob\nroot          sha256:00  differs\n");
+        report.findings.clear();
+        assert_eq!(summary(&report), "b.tar: good; 1 snapshot, 3 blobs of 2.0 KiB, every file decoded, in 0.50 s\n");
     }
-    Err(error)
 }
