@@ -50,7 +50,7 @@ fn exit_codes_and_messages() {
     let (code, out, _) = run(&["list"]);
     assert_eq!(code, 0);
     let names: Vec<&str> =
-        out.lines().map(|l| l.trim_start_matches(['└', '─', ' ']).split(' ').next().unwrap()).collect();
+        out.lines().skip(1).map(|l| l.trim_start_matches(['└', '─', ' ']).split(' ').next().unwrap()).collect();
     assert_eq!(names, ["base", "middle", "head"]);
     assert_eq!(run(&["inspect", "b.tar.zst"]).0, 0);
     assert_eq!(run(&["inspect", "head", "--json"]).0, 0);
