@@ -1,0 +1,112 @@
+//! The command line: exit codes, messages, and silence in a pipe.
+
+use std::{fs, os::unix::fs::symlink};
+
+use snapcask::{export::Form, model::Generation};
+
+use crate::fixture::*;
+
+const SMALL: u64 = 16 << 20;
+
+#[test]
+fn exit_codes() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let good = fixture.path("good.tar.zst");
+    let good = good.to_str().unwrap();
+    let export = |more: &[&str]| run([&["export", "--store", store], more].concat());
+    let text = fails(&export(&["head", "-o", fixture.path("a.bin").to_str().unwrap()]), 2);
+    for form in [".tar.zst", ".tzst", ".tar", "DIR/", "-"] {
+        assert!(text.contains(form), "{form} is not in {text}");
+    }
+    fails(&run(["no-such-verb"]), 2);
+    fails(&export(&["head"]), 2);
+    fails(&export(&["nobody", "-o", good]), 4);
+    assert!(!fixture.path("good.tar.zst").exists());
+    succeeds(&export(&["head", "-o", good, "--with-parents"]));
+    let before = fs::read(good).unwrap();
+    let text = fails(&export(&["base", "-o", good]), 5);
+    assert!(text.contains("--force"), "{text}");
+    assert_eq!(fs::read(good).unwrap(), before);
+    succeeds(&export(&["head", "-o", good, "--with-parents", "--force"]));
+    assert_eq!(fs::read(good).unwrap(), before);
+    succeeds(&export(&["head", "-o", fixture.path("new/folders/b.tar").to_str().unwrap()]));
+    succeeds(&run(["verify", good]));
+    succeeds(&run(["verify", good, "--deep"]));
+    let mut bytes = before.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(good, bytes).unwrap();
+    fails(&run(["verify", good]), 3);
+    fails(&run(["import", good, "--store", fixture.path("target").to_str().unwrap()]), 3);
+    fails(&run(["import", "/nonexistent.tar", "--store", fixture.path("target").to_str().unwrap()]), 4);
+    assert!(tree(&fixture.path("target")).is_empty());
+}
+
+#[test]
+fn the_list_has_every_name_and_no_progress_is_in_a_pipe() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let store = fixture.store.to_str().unwrap();
+        let text = succeeds(&run(["list", "--store", store]));
+        for name in NAMES {
+            assert!(text.contains(name), "{name} is not in {text}");
+        }
+        let bundle = fixture.path("b.tar.zst");
+        let exported = run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", store]);
+        let target = fixture.path("target");
+        let imported = run(["import", bundle.to_str().unwrap(), "--store", target.to_str().unwrap()]);
+        for output in [exported, imported] {
+            succeeds(&output);
+            let all = stdout(&output) + &stderr(&output);
+            assert!(!all.contains('\r') && !all.contains('\x1b'), "progress in a pipe: {all:?}");
+        }
+    }
+}
+
+#[test]
+fn ambiguity_lists_the_candidates() {
+    let fixture = Fixture::sized(Generation::Final, SMALL);
+    let group = fixture.store.join("snapshots/other");
+    write(group.join("group.json"), br#"{"name":"other"}"#);
+    let copy = group.join(&fixture.head().identity);
+    fs::create_dir_all(&copy).unwrap();
+    for file in tree(&fixture.head().directory).keys() {
+        write(copy.join(file), &fs::read(fixture.head().directory.join(file)).unwrap());
+    }
+    write(copy.join("group-member.json"), br#"{"alias":"head"}"#);
+    let bundle = fixture.path("b.tar");
+    let text =
+        fails(&run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", fixture.store.to_str().unwrap()]), 2);
+    assert!(text.contains("web:head") && text.contains("other:head"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_packed() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (store, bundle) = (fixture.store.to_str().unwrap(), fixture.path("b.tar"));
+    let export = |name: &str| run(["export", name, "--with-parents", "-o", bundle.to_str().unwrap(), "--store", store]);
+    let head = &fixture.head().directory;
+
+    symlink("/etc/passwd", head.join("link")).unwrap();
+    assert!(fails(&export("head"), 1).contains("link is a symlink"));
+    fs::remove_file(head.join("link")).unwrap();
+
+    let disk = fs::OpenOptions::new().write(true).open(head.join("upper.ext4")).unwrap();
+    disk.set_len(SMALL + 1).unwrap();
+    let text = fails(&export("head"), 1);
+    assert!(text.contains(&SMALL.to_string()) && text.contains(&(SMALL + 1).to_string()), "{text}");
+    disk.set_len(SMALL).unwrap();
+
+    let odd = fixture.store.join("snapshots/odd name");
+    fs::rename(head, &odd).unwrap();
+    assert!(fails(&export("odd name"), 2).contains("--tag"));
+    fs::rename(&odd, head).unwrap();
+
+    fs::remove_dir_all(&fixture.snapshots[1].directory).unwrap();
+    let text = fails(&export("head"), 4);
+    assert!(text.contains(&fixture.snapshots[1].identity) && text.contains("import the parent first"), "{text}");
+    assert!(!bundle.exists());
+    succeeds(&run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", store]));
+    let _ = Form::Tar;
+}

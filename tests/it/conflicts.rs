@@ -1,0 +1,111 @@
+//! What is there already, and imports beside each other.
+
+use std::fs;
+
+use snapcask::{
+    Error,
+    export::{ExportOptions, Form, export},
+    import::{ImportOptions, import},
+    model::Generation,
+    report::Outcome,
+};
+
+use crate::fixture::*;
+
+const SMALL: u64 = 16 << 20;
+
+#[test]
+fn the_second_import_changes_nothing() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar.zst"), fixture.path("target"));
+        fixture.export_chain(Form::TarZst, &bundle);
+        import_ok(&bundle, &store);
+        let before = whole_tree(&store);
+        let again = import_ok(&bundle, &store);
+        assert!(again.snapshots.iter().all(|s| s.outcome == Some(Outcome::AlreadyThere)));
+        assert_eq!(whole_tree(&store), before);
+    }
+}
+
+#[test]
+fn a_different_snapshot_is_kept_without_force() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+        fixture.export_chain(Form::Tar, &bundle);
+        let placed = import_ok(&bundle, &store).snapshots[0].path.clone().unwrap();
+        write(placed.join("notes.txt"), b"another content");
+        let before = whole_tree(&store);
+        let error = import(&import_options(&bundle, &store)).unwrap_err();
+        assert!(matches!(error, Error::Different { .. }), "{error}");
+        assert_eq!(error.exit_code(), 5);
+        assert_eq!(whole_tree(&store), before);
+        let report = import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
+        assert_eq!(report.snapshots[0].outcome, Some(Outcome::Placed));
+        assert_same_snapshot(fixture.head(), &placed);
+    }
+}
+
+#[test]
+fn two_imports_at_once() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar.zst"), fixture.path("target"));
+        fixture.export_chain(Form::TarZst, &bundle);
+        for _ in 0..3 {
+            let options = import_options(&bundle, &store);
+            let reports = std::thread::scope(|scope| {
+                let both = [scope.spawn(|| import(&options)), scope.spawn(|| import(&options))];
+                both.map(|one| one.join().unwrap().unwrap())
+            });
+            for made in &fixture.snapshots {
+                let report = reports[0].snapshots.iter().find(|s| s.name == made.name).unwrap();
+                assert_same_snapshot(made, report.path.as_ref().unwrap());
+            }
+            let left = whole_tree(&store);
+            assert!(!left.keys().any(|p| p.contains("snapcask-stage")), "a stage is left: {left:?}");
+            fs::remove_dir_all(&store).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_head_alone() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar.zst"), fixture.path("target"));
+        fixture.export_chain(Form::TarZst, &bundle);
+        let report = import(&ImportOptions { head_only: true, ..import_options(&bundle, &store) }).unwrap();
+        let placed: Vec<_> = report.snapshots.iter().filter(|s| s.outcome == Some(Outcome::Placed)).collect();
+        assert_eq!(placed.len(), 1);
+        assert_same_snapshot(fixture.head(), placed[0].path.as_ref().unwrap());
+        assert_eq!(tree(&store.join("snapshots")).len(), tree(&fixture.head().directory).len());
+    }
+}
+
+#[test]
+fn names_and_groups() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    let named = ImportOptions { name: Some("other".into()), ..import_options(&bundle, &store) };
+    import(&named).unwrap();
+    assert_same_snapshot(fixture.head(), &store.join("snapshots/other"));
+    assert!(!store.join("snapshots/head").exists() && store.join("snapshots/middle").is_dir());
+
+    let fixture = Fixture::sized(Generation::Final, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    let grouped =
+        ImportOptions { group: Some("team".into()), name: Some("other".into()), ..import_options(&bundle, &store) };
+    import(&grouped).unwrap();
+    let copy = store.join("snapshots/team").join(&fixture.head().identity);
+    assert_same_snapshot(fixture.head(), &copy);
+    assert_eq!(json_file(&copy.join("group-member.json"))["alias"], "other");
+    assert!(store.join("snapshots/team/group.json").is_file());
+    // The alias is local: the export under the first name is the same snapshot.
+    let options = export_options(&store, "team:other", Form::Dir, &fixture.path("again"));
+    let again = export(&ExportOptions { with_parents: true, ..options }).unwrap();
+    assert_eq!(again.snapshots[0].id.as_deref(), Some(fixture.head().identity.as_str()));
+}

@@ -1,0 +1,13 @@
+//! The integration tests: one binary, one module per promise.
+
+mod cli;
+mod conflicts;
+mod corruption;
+mod dependency_rule;
+mod errors;
+mod fixture;
+mod interop;
+mod layout_checks;
+mod property;
+mod round_trip;
+mod types_contract;
