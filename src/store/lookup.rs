@@ -352,20 +352,4 @@ mod tests {
         assert!(matches!(chain("x").unwrap_err(), Error::InvalidSnapshot { .. }));
         assert_eq!(names("web"), [id(3), id(4)]);
     }
-
-    /// Run with `--ignored --nocapture`: a name costs a listing, not a parse, of each of 10,000 snapshots.
-    #[test]
-    #[ignore = "a measurement"]
-    fn a_name_among_ten_thousand() {
-        let (_dir, store) = store();
-        for n in 0..10_000 {
-            old(&store, &format!("s{n}"), None);
-        }
-        let start = std::time::Instant::now();
-        store.find("s5000").unwrap();
-        println!("find by name: {:?}", start.elapsed());
-        let start = std::time::Instant::now();
-        store.all().unwrap();
-        println!("all: {:?}", start.elapsed());
-    }
 }

@@ -1,132 +1,112 @@
-//! The command line as a stranger uses it: exit codes and exact words.
+//! The command line: exit codes, messages, and silence in a pipe.
 
-use std::{fs, os::unix::fs::symlink, process::Command};
+use std::{fs, os::unix::fs::symlink};
 
-use snapcask::model::Generation;
+use snapcask::{export::Form, model::Generation};
 
-use crate::fixture::Fixture;
+use crate::fixture::*;
 
-/// Exit code, standard output, standard error.
-fn snapcask(fixture: &Fixture, args: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_snapcask"))
-        .args(args)
-        .env("MSB_HOME", &fixture.store)
-        .current_dir(fixture.folder.path())
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+const SMALL: u64 = 16 << 20;
+
+#[test]
+fn exit_codes() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let good = fixture.path("good.tar.zst");
+    let good = good.to_str().unwrap();
+    let export = |more: &[&str]| run([&["export", "--store", store], more].concat());
+    let text = fails(&export(&["head", "-o", fixture.path("a.bin").to_str().unwrap()]), 2);
+    for form in [".tar.zst", ".tzst", ".tar", "DIR/", "-"] {
+        assert!(text.contains(form), "{form} is not in {text}");
+    }
+    fails(&run(["no-such-verb"]), 2);
+    fails(&export(&["head"]), 2);
+    fails(&export(&["nobody", "-o", good]), 4);
+    assert!(!fixture.path("good.tar.zst").exists());
+    succeeds(&export(&["head", "-o", good, "--with-parents"]));
+    let before = fs::read(good).unwrap();
+    let text = fails(&export(&["base", "-o", good]), 5);
+    assert!(text.contains("--force"), "{text}");
+    assert_eq!(fs::read(good).unwrap(), before);
+    succeeds(&export(&["head", "-o", good, "--with-parents", "--force"]));
+    assert_eq!(fs::read(good).unwrap(), before);
+    succeeds(&export(&["head", "-o", fixture.path("new/folders/b.tar").to_str().unwrap()]));
+    succeeds(&run(["verify", good]));
+    succeeds(&run(["verify", good, "--deep"]));
+    let mut bytes = before.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(good, bytes).unwrap();
+    fails(&run(["verify", good]), 3);
+    fails(&run(["import", good, "--store", fixture.path("target").to_str().unwrap()]), 3);
+    fails(&run(["import", "/nonexistent.tar", "--store", fixture.path("target").to_str().unwrap()]), 4);
+    assert!(tree(&fixture.path("target")).is_empty());
 }
 
 #[test]
-fn exit_codes_and_messages() {
-    let fixture = Fixture::new(Generation::V066);
-    let run = |args: &[&str]| snapcask(&fixture, args);
-    let (code, out, err) = run(&["export", "head", "--with-parents", "-o", "b.tar.zst"]);
-    assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    assert!(out.starts_with("head   head  sha256:"), "{out}");
-    for (args, code, message) in [
-        (&["export", "head", "-o", "b.bin"][..], 2, "says no form; it can be NAME.tar.zst"),
-        (&["export", "nope", "-o", "c.tar"], 4, "no snapshot \"nope\" in"),
-        (&["export", "nope", "-o", "c.tar"], 4, "; the store has base, head, middle"),
-        (&["export", "head", "-o", "b.tar.zst"], 5, "b.tar.zst already exists; use --force to replace it"),
-        (&["export", "head", "--tag", "a b", "-o", "c.tar"], 2, "is no valid OCI tag"),
-        (&["export", "head", "--with-parents", "--tag", "base", "-o", "c.tar"], 2, "two snapshots of the bundle"),
-        (&["import", "missing.tar"], 4, "bundle not found: missing.tar"),
-        (&["import", "store/snapshots/head/upper.ext4"], 3, "neither a layout directory, a tar nor a tar.zst"),
-        (&["import", "b.tar.zst", "--tag", "x"], 4, "no tag \"x\" in the bundle; it has head, middle, base"),
-        (&["export"], 2, "Usage"),
-    ] {
-        let (got, _, err) = run(args);
-        assert_eq!(got, code, "{args:?}: {err}");
-        assert!(err.contains(message), "{args:?}: {err}");
+fn the_list_has_every_name_and_no_progress_is_in_a_pipe() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let store = fixture.store.to_str().unwrap();
+        let text = succeeds(&run(["list", "--store", store]));
+        for name in NAMES {
+            assert!(text.contains(name), "{name} is not in {text}");
+        }
+        let bundle = fixture.path("b.tar.zst");
+        let exported = run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", store]);
+        let target = fixture.path("target");
+        let imported = run(["import", bundle.to_str().unwrap(), "--store", target.to_str().unwrap()]);
+        for output in [exported, imported] {
+            succeeds(&output);
+            let all = stdout(&output) + &stderr(&output);
+            assert!(!all.contains('\r') && !all.contains('\x1b'), "progress in a pipe: {all:?}");
+        }
     }
-    assert!(!fixture.path("c.tar").exists());
-    assert_eq!(run(&["export", "head", "-o", "b.tar.zst", "--force"]).0, 0);
-    let (code, out, _) = run(&["verify", "b.tar.zst", "--json"]);
-    assert_eq!(code, 0);
-    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(report["findings"], serde_json::json!([]));
-    let (code, out, _) = run(&["list"]);
-    assert_eq!(code, 0);
-    let names: Vec<&str> =
-        out.lines().skip(1).map(|l| l.trim_start_matches(['└', '─', ' ']).split(' ').next().unwrap()).collect();
-    assert_eq!(names, ["base", "middle", "head"]);
-    assert_eq!(run(&["inspect", "b.tar.zst"]).0, 0);
-    assert_eq!(run(&["inspect", "head", "--json"]).0, 0);
-    let left: Vec<_> = fs::read_dir(fixture.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(left.iter().all(|n| !n.to_string_lossy().contains("partial")), "{left:?}");
-}
-
-#[test]
-fn a_digest_prefix_finds_its_snapshot_and_parents_must_be_there() {
-    let fixture = Fixture::new(Generation::Flat);
-    let head = snapcask::snapshot::Snapshot::open(&fixture.snapshots[2]).unwrap().descriptor.digest;
-    for reference in [head.to_string(), head.hex(), head.short(), "store/snapshots/head".into()] {
-        let (code, _, err) = snapcask(&fixture, &["export", &reference, "-o", "x.tar", "--force"]);
-        assert_eq!(code, 0, "{reference}: {err}");
-    }
-    fs::remove_dir_all(&fixture.snapshots[1]).unwrap();
-    let (code, _, err) = snapcask(&fixture, &["export", "head", "--with-parents", "-o", "y.tar"]);
-    assert_eq!(code, 4);
-    assert!(err.contains("snapshot head names the parent sha256:"), "{err}");
-    assert!(err.contains("import the parent first, or export without --with-parents"), "{err}");
 }
 
 #[test]
 fn ambiguity_lists_the_candidates() {
-    let fixture = Fixture::new(Generation::Final);
-    let groups = fixture.store.join("snapshots");
-    crate::fixture::run(Command::new("cp").args(["-r"]).args([groups.join("group"), groups.join("copy")]));
-    let (code, _, err) = snapcask(&fixture, &["export", "head", "-o", "x.tar"]);
-    assert_eq!(code, 2);
-    assert!(err.contains("\"head\" is ambiguous; it can be member copy:head (sha256:"), "{err}");
-    assert_eq!(snapcask(&fixture, &["export", "copy:head", "-o", "x.tar"]).0, 0);
-    assert_eq!(snapcask(&fixture, &["export", "copy", "-o", "y.tar"]).0, 0);
+    let fixture = Fixture::sized(Generation::Final, SMALL);
+    let group = fixture.store.join("snapshots/other");
+    write(group.join("group.json"), br#"{"name":"other"}"#);
+    let copy = group.join(&fixture.head().identity);
+    fs::create_dir_all(&copy).unwrap();
+    for file in tree(&fixture.head().directory).keys() {
+        write(copy.join(file), &fs::read(fixture.head().directory.join(file)).unwrap());
+    }
+    write(copy.join("group-member.json"), br#"{"alias":"head"}"#);
+    let bundle = fixture.path("b.tar");
+    let text =
+        fails(&run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", fixture.store.to_str().unwrap()]), 2);
+    assert!(text.contains("web:head") && text.contains("other:head"), "{text}");
 }
 
 #[test]
-fn what_cannot_travel_is_refused() {
-    let fixture = Fixture::new(Generation::V066);
-    let disk = fixture.snapshots[2].join("upper.ext4");
-    symlink("/etc/passwd", fixture.snapshots[2].join("link")).unwrap();
-    let (code, _, err) = snapcask(&fixture, &["export", "head", "-o", "x.tar"]);
-    assert_eq!(code, 1);
-    assert!(err.contains("link is a symbolic link; only regular files can be packed"), "{err}");
-    fs::remove_file(fixture.snapshots[2].join("link")).unwrap();
-    fs::File::options().write(true).open(&disk).unwrap().set_len(4096).unwrap();
-    let (code, _, err) = snapcask(&fixture, &["export", "head", "-o", "x.tar"]);
-    assert_eq!(code, 1);
-    assert!(err.contains("upper.ext4 has 4096 bytes, its descriptor says 67108864"), "{err}");
-    assert!(!fixture.path("x.tar").exists());
-}
+fn what_cannot_be_packed() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (store, bundle) = (fixture.store.to_str().unwrap(), fixture.path("b.tar"));
+    let export = |name: &str| run(["export", name, "--with-parents", "-o", bundle.to_str().unwrap(), "--store", store]);
+    let head = &fixture.head().directory;
 
-#[test]
-fn recorded_integrity_is_verified() {
-    let fixture = Fixture::new(Generation::V066);
-    let path = fixture.snapshots[2].join("manifest.json");
-    let text = fs::read_to_string(&path).unwrap();
-    let record = |value: &str| {
-        text.replace(
-            "\"integrity\":null",
-            &format!(r#""integrity":{{"algorithm":"sha256","digest":"sha256:{value}"}}"#),
-        )
-    };
-    let disk = snapcask::Digest::of(&fs::read(fixture.snapshots[2].join("upper.ext4")).unwrap());
-    fs::write(&path, record(&disk.hex())).unwrap();
-    assert_eq!(snapcask(&fixture, &["export", "head", "-o", "x.tar"]).0, 0);
-    assert_eq!(snapcask(&fixture, &["import", "x.tar", "--store", "r"]).0, 0);
-    fs::write(&path, record(&"0".repeat(64))).unwrap();
-    let (code, _, err) = snapcask(&fixture, &["export", "head", "-o", "y.tar"]);
-    assert_eq!(code, 3);
-    assert!(err.contains("recorded integrity of"), "{err}");
-}
+    symlink("/etc/passwd", head.join("link")).unwrap();
+    assert!(fails(&export("head"), 1).contains("link is a symbolic link"));
+    fs::remove_file(head.join("link")).unwrap();
 
-#[test]
-fn the_demo_runs() {
-    let fixture = Fixture::new(Generation::V066);
-    let (code, out, err) = snapcask(&fixture, &["demo", "d"]);
-    assert_eq!(code, 0, "{err}");
-    assert!(out.contains("6 files are identical, byte for byte"), "{out}");
-    assert_eq!(snapcask(&fixture, &["demo", "d"]).0, 5);
+    let disk = fs::OpenOptions::new().write(true).open(head.join("upper.ext4")).unwrap();
+    disk.set_len(SMALL + 1).unwrap();
+    let text = fails(&export("head"), 1);
+    assert!(text.contains(&SMALL.to_string()) && text.contains(&(SMALL + 1).to_string()), "{text}");
+    disk.set_len(SMALL).unwrap();
+
+    let odd = fixture.store.join("snapshots/odd name");
+    fs::rename(head, &odd).unwrap();
+    assert!(fails(&export("odd name"), 2).contains("--tag"));
+    fs::rename(&odd, head).unwrap();
+
+    fs::remove_dir_all(&fixture.snapshots[1].directory).unwrap();
+    let text = fails(&export("head"), 4);
+    assert!(text.contains(&fixture.snapshots[1].identity) && text.contains("import the parent first"), "{text}");
+    assert!(!bundle.exists());
+    succeeds(&run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", store]));
+    let _ = Form::Tar;
 }

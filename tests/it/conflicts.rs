@@ -1,100 +1,111 @@
-//! What is there already: kept when identical, never replaced unasked, atomically with `--force`.
+//! What is there already, and imports beside each other.
 
-use std::{fs, os::unix::fs::FileExt};
+use std::fs;
 
 use snapcask::{
     Error,
-    export::{Form, export},
-    import::import,
+    export::{ExportOptions, Form, export},
+    import::{ImportOptions, import},
     model::Generation,
     report::Outcome,
 };
 
-use crate::fixture::{ALL, Fixture, import_options, travelling, tree};
+use crate::fixture::*;
+
+const SMALL: u64 = 16 << 20;
 
 #[test]
-fn twice_changes_nothing() {
-    for generation in ALL {
-        let fixture = Fixture::new(generation);
-        let bundle = fixture.path("b.tar.zst");
-        export(&fixture.export_options(&bundle, Form::TarZst)).unwrap();
-        let store = fixture.path("restored");
-        import(&import_options(&bundle, &store)).unwrap();
-        let before = tree(&store);
-        let report = import(&import_options(&bundle, &store)).unwrap();
-        assert!(report.snapshots.iter().all(|s| s.outcome == Some(Outcome::AlreadyThere)));
-        assert_eq!(before, tree(&store));
+fn the_second_import_changes_nothing() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar.zst"), fixture.path("target"));
+        fixture.export_chain(Form::TarZst, &bundle);
+        import_ok(&bundle, &store);
+        let before = whole_tree(&store);
+        let again = import_ok(&bundle, &store);
+        assert!(again.snapshots.iter().all(|s| s.outcome == Some(Outcome::AlreadyThere)));
+        assert_eq!(whole_tree(&store), before);
     }
 }
 
 #[test]
-fn different_contents_are_an_error_and_force_replaces_them() {
-    let fixture = Fixture::new(Generation::V066);
-    let bundle = fixture.path("b.tar.zst");
-    export(&fixture.export_options(&bundle, Form::TarZst)).unwrap();
-    let store = fixture.path("restored");
-    import(&import_options(&bundle, &store)).unwrap();
-    // Poisoned at equal size: the name and the descriptor say nothing of it.
-    let disk = store.join("snapshots/middle/upper.ext4");
-    fs::File::options().write(true).open(&disk).unwrap().write_all_at(b"poison", 8192).unwrap();
-    let before = tree(&store);
-    let error = import(&import_options(&bundle, &store)).map(|_| ()).unwrap_err();
-    assert!(matches!(error, Error::Different { .. }), "{error}");
-    assert_eq!(error.exit_code(), 5);
-    assert_eq!(before, tree(&store));
-    let mut options = import_options(&bundle, &store);
-    options.force = true;
-    let report = import(&options).unwrap();
-    assert_eq!(report.snapshots[1].outcome, Some(Outcome::Placed));
-    assert_eq!(travelling(&fixture.snapshots[1]), travelling(&store.join("snapshots/middle")));
+fn a_different_snapshot_is_kept_without_force() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+        fixture.export_chain(Form::Tar, &bundle);
+        let placed = import_ok(&bundle, &store).snapshots[0].path.clone().unwrap();
+        write(placed.join("notes.txt"), b"another content");
+        let before = whole_tree(&store);
+        let error = import(&import_options(&bundle, &store)).unwrap_err();
+        assert!(matches!(error, Error::Different { .. }), "{error}");
+        assert_eq!(error.exit_code(), 5);
+        assert_eq!(whole_tree(&store), before);
+        let report = import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
+        assert_eq!(report.snapshots[0].outcome, Some(Outcome::Placed));
+        assert_same_snapshot(fixture.head(), &placed);
+    }
 }
 
 #[test]
-fn many_imports_at_once() {
-    let fixture = Fixture::new(Generation::Final);
-    let bundle = fixture.path("b.tar.zst");
-    export(&fixture.export_options(&bundle, Form::TarZst)).unwrap();
-    let store = fixture.path("restored");
-    std::thread::scope(|scope| {
-        let all: Vec<_> = (0..6).map(|_| scope.spawn(|| import(&import_options(&bundle, &store)))).collect();
-        for one in all {
-            one.join().unwrap().unwrap();
+fn two_imports_at_once() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar.zst"), fixture.path("target"));
+        fixture.export_chain(Form::TarZst, &bundle);
+        for _ in 0..3 {
+            let options = import_options(&bundle, &store);
+            let reports = std::thread::scope(|scope| {
+                let both = [scope.spawn(|| import(&options)), scope.spawn(|| import(&options))];
+                both.map(|one| one.join().unwrap().unwrap())
+            });
+            for made in &fixture.snapshots {
+                let report = reports[0].snapshots.iter().find(|s| s.name == made.name).unwrap();
+                assert_same_snapshot(made, report.path.as_ref().unwrap());
+            }
+            let left = whole_tree(&store);
+            assert!(!left.keys().any(|p| p.contains("snapcask-stage")), "a stage is left: {left:?}");
+            fs::remove_dir_all(&store).unwrap();
         }
-    });
-    for source in &fixture.snapshots {
-        let placed = store.join("snapshots/base").join(source.file_name().unwrap());
-        assert_eq!(travelling(source), travelling(&placed));
     }
-    assert!(!tree(&store).keys().any(|name| name.contains("stage")), "{:?}", tree(&store).keys());
 }
 
 #[test]
-fn the_head_gets_the_name_that_is_asked_for() {
-    let fixture = Fixture::new(Generation::Flat);
-    let bundle = fixture.path("b.tar");
-    export(&fixture.export_options(&bundle, Form::Tar)).unwrap();
-    let mut options = import_options(&bundle, &fixture.path("restored"));
-    options.name = Some("renamed".into());
-    let report = import(&options).unwrap();
-    assert_eq!(report.snapshots[0].name, "renamed");
-    assert!(fixture.path("restored/snapshots/renamed/upper.ext4").exists());
+fn the_head_alone() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar.zst"), fixture.path("target"));
+        fixture.export_chain(Form::TarZst, &bundle);
+        let report = import(&ImportOptions { head_only: true, ..import_options(&bundle, &store) }).unwrap();
+        let placed: Vec<_> = report.snapshots.iter().filter(|s| s.outcome == Some(Outcome::Placed)).collect();
+        assert_eq!(placed.len(), 1);
+        assert_same_snapshot(fixture.head(), placed[0].path.as_ref().unwrap());
+        assert_eq!(tree(&store.join("snapshots")).len(), tree(&fixture.head().directory).len());
+    }
 }
 
 #[test]
-fn limits_are_named_with_their_values() {
-    let fixture = Fixture::new(Generation::Flat);
-    let bundle = fixture.path("b.tar");
-    export(&fixture.export_options(&bundle, Form::Tar)).unwrap();
-    let store = fixture.path("restored");
-    let mut options = import_options(&bundle, &store);
-    options.max_files = 3;
-    let error = import(&options).map(|_| ()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the number of files in the bundle is 16, over the limit of 3; --max-files raises it"
-    );
-    let mut options = import_options(&bundle, &store);
-    options.max_bytes = Some(4096);
-    assert!(matches!(import(&options), Err(Error::Limit { limit: 4096, .. })));
-    assert!(tree(&store).is_empty());
+fn names_and_groups() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    let named = ImportOptions { name: Some("other".into()), ..import_options(&bundle, &store) };
+    import(&named).unwrap();
+    assert_same_snapshot(fixture.head(), &store.join("snapshots/other"));
+    assert!(!store.join("snapshots/head").exists() && store.join("snapshots/middle").is_dir());
+
+    let fixture = Fixture::sized(Generation::Final, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    let grouped =
+        ImportOptions { group: Some("team".into()), name: Some("other".into()), ..import_options(&bundle, &store) };
+    import(&grouped).unwrap();
+    let copy = store.join("snapshots/team").join(&fixture.head().identity);
+    assert_same_snapshot(fixture.head(), &copy);
+    assert_eq!(json_file(&copy.join("group-member.json"))["alias"], "other");
+    assert!(store.join("snapshots/team/group.json").is_file());
+    // The alias is local: the export under the first name is the same snapshot.
+    let options = export_options(&store, "team:other", Form::Dir, &fixture.path("again"));
+    let again = export(&ExportOptions { with_parents: true, ..options }).unwrap();
+    assert_eq!(again.snapshots[0].id.as_deref(), Some(fixture.head().identity.as_str()));
 }

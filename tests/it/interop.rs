@@ -1,179 +1,169 @@
-//! Programs that nobody here wrote read our bundles.
+//! Tools that nobody here wrote read what we write.
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use snapcask::{
-    export::{Form, export},
-    import::import,
+    export::{ExportOptions, Form, export},
+    media_type,
     model::Generation,
 };
 
-use crate::fixture::{Fixture, allocated, import_options, run, travelling};
+use crate::fixture::*;
 
-/// Whether every program is there. In CI a missing one fails the test.
-fn have(tools: &[&str]) -> bool {
+/// Whether every tool is there; in CI a missing one is a failure.
+fn have(test: &str, tools: &[&str]) -> bool {
     for tool in tools {
-        let found = ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"]
-            .iter()
-            .any(|d| Path::new(d).join(tool).exists());
+        let found = std::env::var_os("PATH")
+            .is_some_and(|p| std::env::split_paths(&p).chain(["/usr/sbin".into()]).any(|d| d.join(tool).is_file()));
         if !found {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{tool} is missing in CI");
-            eprintln!("SKIPPED: {tool} is not installed");
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {tool}");
+            eprintln!("SKIPPED {test}: {tool} is not installed");
             return false;
         }
     }
     true
 }
 
-fn base_layer(bundle: &Path) -> std::path::PathBuf {
-    let index: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("index.json")).unwrap()).unwrap();
-    let blob = |d: &serde_json::Value| bundle.join("blobs/sha256").join(&d["digest"].as_str().unwrap()[7..]);
-    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(blob(&index["manifests"][2])).unwrap()).unwrap();
-    assert_eq!(manifest["layers"][0]["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
-    blob(&manifest["layers"][0])
+#[track_caller]
+fn tool(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+fn manifest_of(bundle: &Path) -> serde_json::Value {
+    let index = json_file(&bundle.join("index.json"));
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    json_file(&bundle.join("blobs/sha256").join(&digest[7..]))
 }
 
 #[test]
-fn gnu_tar_and_zstd_unpack_a_base_layer() {
-    if !have(&["tar", "zstd", "python3"]) {
+fn tar_and_zstd_unpack_a_base_layer() {
+    if !have("tar_and_zstd_unpack_a_base_layer", &["tar", "zstd"]) {
         return;
     }
-    let fixture = Fixture::new(Generation::V066);
-    let bundle = fixture.path("bundle");
-    export(&fixture.export_options(&bundle, Form::Dir)).unwrap();
-    let layer = base_layer(&bundle);
-    run(Command::new("zstd").arg("-t").arg(&layer));
-    let tar = fixture.path("layer.tar");
-    run(Command::new("zstd").args(["-dqo"]).args([&tar, &layer]));
-    let out = fixture.path("out");
-    fs::create_dir(&out).unwrap();
-    run(Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(&out));
-    assert_eq!(travelling(&fixture.snapshots[0]), travelling(&out));
-    let source = allocated(&fixture.snapshots[0].join("upper.ext4"));
-    assert!(allocated(&out.join("upper.ext4")) <= source + 4 * 4096);
-    let script = "import tarfile,sys\nfor m in tarfile.open(sys.argv[1]): print(m.name, m.size)";
-    let seen = run(Command::new("python3").args(["-c", script]).arg(&tar));
-    let expected: String =
-        travelling(&fixture.snapshots[0]).iter().map(|(name, (_, size, _))| format!("{name} {size}\n")).collect();
-    assert_eq!(seen, expected);
-}
-
-#[test]
-fn zstd_and_tar_read_the_outer_stream() {
-    if !have(&["tar", "zstd"]) {
-        return;
-    }
-    let fixture = Fixture::new(Generation::Flat);
-    let bundle = fixture.path("b.tar.zst");
-    export(&fixture.export_options(&bundle, Form::TarZst)).unwrap();
-    run(Command::new("zstd").arg("-tq").arg(&bundle));
-    let listing = run(Command::new("bash").args(["-c", &format!("zstd -dc {} | tar -t", bundle.display())]));
-    assert!(listing.starts_with("oci-layout\nblobs/sha256/"), "{listing}");
-    assert!(listing.ends_with("index.json\n"), "{listing}");
-    // Repacked by others: one big frame, gzip, a `./` prefix, other order.
-    let folder = fixture.path("unpacked");
-    fs::create_dir(&folder).unwrap();
-    run(Command::new("bash").args(["-c", &format!("zstd -dc {} | tar -xC {}", bundle.display(), folder.display())]));
-    for (i, (name, pack)) in [
-        ("one-frame.tar.zst", "tar -C $FROM -c index.json blobs oci-layout | zstd -q -5 -o $TO"),
-        ("gzip.tar.gz", "tar -C $FROM -cz -f $TO ./oci-layout ./blobs ./index.json"),
-        ("dot.tar", "tar -C $FROM -cf $TO ."),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let to = fixture.path(name);
-        run(Command::new("bash").args(["-ec", pack]).env("FROM", &folder).env("TO", &to));
-        let store = fixture.path(&format!("restored{i}"));
-        import(&import_options(&to, &store)).unwrap();
-        assert_eq!(travelling(&fixture.snapshots[2]), travelling(&store.join("snapshots/head")));
-    }
-}
-
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn skopeo_carries_a_bundle_through_a_registry() {
-    if !have(&["skopeo", "docker-registry"]) {
-        return;
-    }
-    let fixture = Fixture::new(Generation::Final);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = fixture.path("registry.yml");
-    fs::write(
-        &config,
-        format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
-            fixture.path("registry").display()
-        ),
-    )
-    .unwrap();
-    let server =
-        Command::new("docker-registry").arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let _server = Server(server.unwrap());
-    for _ in 0..100 {
-        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            break;
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, 16 << 20);
+        let bundle = fixture.path("bundle");
+        export(&fixture.export_options(Form::Dir, &bundle)).unwrap();
+        let layer = &manifest_of(&bundle)["layers"][0];
+        assert_eq!(layer["mediaType"], media_type::LAYER_ZSTD);
+        let blob = bundle.join("blobs/sha256").join(&layer["digest"].as_str().unwrap()[7..]);
+        tool("zstd", &["-tq", blob.to_str().unwrap()]);
+        let out = fixture.path("out");
+        fs::create_dir(&out).unwrap();
+        tool("tar", &["--zstd", "-xf", blob.to_str().unwrap(), "-C", out.to_str().unwrap()]);
+        assert_same_snapshot(fixture.head(), &out);
+        let outer = fixture.path("bundle.tar.zst");
+        export(&fixture.export_options(Form::TarZst, &outer)).unwrap();
+        tool("zstd", &["-tq", outer.to_str().unwrap()]);
+        if have("python's tarfile", &["python3"]) {
+            let plain = fixture.path("layer.tar");
+            tool("zstd", &["-dqf", blob.to_str().unwrap(), "-o", plain.to_str().unwrap()]);
+            let program =
+                "import sys,tarfile\nfor m in tarfile.open(sys.argv[1]):\n  if m.isfile(): print(m.name, m.size)";
+            let seen = tool("python3", &["-c", program, plain.to_str().unwrap()]);
+            let expected: String =
+                tree(&fixture.head().directory).iter().map(|(p, (_, size, _))| format!("{p} {size}\n")).collect();
+            assert_eq!(seen, expected);
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    for (form, name, transport) in
-        [(Form::Dir, "bundle", "oci"), (Form::Tar, "b.tar", "oci-archive"), (Form::TarZst, "b.tar.zst", "oci-archive")]
-    {
+}
+
+/// A registry on loopback that ends with the test.
+struct Registry {
+    child: Child,
+    port: u16,
+}
+
+impl Registry {
+    fn start(folder: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = folder.join("registry.yml");
+        let data = folder.join("registry-data");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+            data.display()
+        );
+        write(config.clone(), text.as_bytes());
+        let child = Command::new("/usr/bin/docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let registry = Self { child, port };
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(began.elapsed() < Duration::from_secs(20), "the registry does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn skopeo_and_a_registry_keep_every_digest() {
+    if !have("skopeo_and_a_registry_keep_every_digest", &["skopeo", "docker-registry"]) {
+        return;
+    }
+    let fixture = Fixture::sized(Generation::Flat, 16 << 20);
+    let registry = Registry::start(fixture.dir.path());
+    for (form, name, transport) in [
+        (Form::Dir, "bundle", "oci"),
+        (Form::Tar, "bundle.tar", "oci-archive"),
+        (Form::TarZst, "bundle.tar.zst", "oci-archive"),
+    ] {
         let bundle = fixture.path(name);
-        let report = export(&fixture.export_options(&bundle, form)).unwrap();
-        let remote = format!("docker://127.0.0.1:{port}/{transport}-{}:head", form.as_str().replace('.', "-"));
-        let back = fixture.path(&format!("back-{name}"));
-        let skopeo = |args: &[&str]| run(Command::new("skopeo").args(["--insecure-policy", "copy", "-q"]).args(args));
-        skopeo(&["--dest-tls-verify=false", &format!("{transport}:{}:head", bundle.display()), &remote]);
-        skopeo(&["--src-tls-verify=false", &remote, &format!("oci:{}:head", back.display())]);
-        let index: serde_json::Value = serde_json::from_slice(&fs::read(back.join("index.json")).unwrap()).unwrap();
-        assert_eq!(index["manifests"][0]["digest"], report.snapshots[0].manifest.to_string());
-        let mut options = import_options(&back, &fixture.path(&format!("restored-{name}")));
-        options.head_only = true;
-        let placed = import(&options).unwrap();
-        assert_eq!(travelling(&fixture.snapshots[2]), travelling(placed.snapshots[0].path.as_ref().unwrap()));
+        let options = ExportOptions { with_parents: true, with_image: true, ..fixture.export_options(form, &bundle) };
+        let expected = export(&options).unwrap().snapshots[0].manifest.to_string();
+        let back = fixture.path(&format!("back-{transport}-{name}-oci"));
+        let remote = format!("docker://127.0.0.1:{}/chain-{}:head", registry.port, name.replace('.', "-"));
+        let from = format!("{transport}:{}:head", bundle.display());
+        tool("skopeo", &["copy", "-q", "--insecure-policy", "--dest-tls-verify=false", &from, &remote]);
+        let to = format!("oci:{}:head", back.display());
+        tool("skopeo", &["copy", "-q", "--insecure-policy", "--src-tls-verify=false", &remote, &to]);
+        let index = json_file(&back.join("index.json"));
+        assert_eq!(index["manifests"][0]["digest"], expected.as_str());
+        // skopeo does not follow subjects, and the whole stack is in the head's manifest: the head comes back alone.
+        let target = fixture.path(&format!("target-{name}"));
+        let imported =
+            run(["import".as_ref(), back.as_os_str(), "--head-only".as_ref(), "--store".as_ref(), target.as_os_str()]);
+        succeeds(&imported);
+        assert_same_snapshot(fixture.head(), &target.join("snapshots/head"));
     }
 }
 
 #[test]
 fn a_real_ext4_image() {
-    if !have(&["mkfs.ext4"]) {
+    if !have("a_real_ext4_image", &["mkfs.ext4"]) {
         return;
     }
-    let fixture = Fixture::new(Generation::V066);
-    for (i, snapshot) in fixture.snapshots.iter().enumerate() {
-        let disk = snapshot.join("upper.ext4");
-        fs::remove_file(&disk).unwrap();
-        let content = fixture.path(&format!("content{i}"));
-        fs::create_dir(&content).unwrap();
-        for n in 0..=i as u64 * 5 + 20 {
-            fs::write(content.join(format!("file{n}")), crate::fixture::data(n + 1, 30_000)).unwrap();
-        }
-        run(Command::new("mkfs.ext4")
-            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-            .args(["-q", "-F", "-d"])
-            .arg(&content)
-            .arg(&disk)
-            .arg("64M"));
-    }
+    let size = 64 << 20;
+    let mut fixture = Fixture::empty(Generation::V066);
+    let made = fixture.add("head", 0, size, &[], serde_json::Value::Null);
+    let files = fixture.path("files");
+    write(files.join("etc/motd"), b"hello\n");
+    write(files.join("var/data"), &random(3_000_000, 9));
+    let disk = made.directory.join(&made.disk);
+    let mkfs = if Path::new("/usr/sbin/mkfs.ext4").exists() { "/usr/sbin/mkfs.ext4" } else { "mkfs.ext4" };
+    tool(mkfs, &["-q", "-F", "-d", files.to_str().unwrap(), disk.to_str().unwrap()]);
     let bundle = fixture.path("b.tar.zst");
-    export(&fixture.export_options(&bundle, Form::TarZst)).unwrap();
-    let store = fixture.path("restored");
-    import(&import_options(&bundle, &store)).unwrap();
-    for (snapshot, name) in fixture.snapshots.iter().zip(crate::fixture::NAMES) {
-        assert_eq!(travelling(snapshot), travelling(&store.join("snapshots").join(name)));
-    }
+    export(&fixture.export_options(Form::TarZst, &bundle)).unwrap();
+    let report = import_ok(&bundle, &fixture.path("target"));
+    assert_same_snapshot(&made, report.snapshots[0].path.as_ref().unwrap());
 }

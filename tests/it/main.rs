@@ -1,5 +1,6 @@
-//! All integration tests, one binary. `fixture` makes stores; every other module is a kind of promise.
+//! The integration tests: one binary, one module per promise.
 
+mod archives;
 mod cli;
 mod conflicts;
 mod corruption;
@@ -10,3 +11,4 @@ mod interop;
 mod layout_checks;
 mod property;
 mod round_trip;
+mod types_contract;

@@ -1,84 +1,75 @@
-//! Random extent maps and parent/child pairs: contents equal, holes kept, a second export byte-identical.
+//! Random extent maps and random pairs of parent and child.
 
-use std::{
-    fs::{self, File},
-    os::unix::fs::FileExt,
-};
-
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*, sample::select};
+use serde_json::Value;
 use snapcask::{
-    export::{Form, export},
-    import::import,
+    export::{ExportOptions, Form, export},
+    model::Generation,
 };
 
-use crate::fixture::{Fixture, allocated, data, import_options, travelling};
+use crate::fixture::*;
 
-fn sizes() -> impl Strategy<Value = u64> {
-    prop_oneof![Just(0), Just(1), Just(4095), Just(4096), Just(4097), Just(65_536), 0..9_000_000u64]
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|c| c.parse().ok()).unwrap_or(64);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// (offset, length, seed); seed 0 is zeros.
-fn extents() -> impl Strategy<Value = Vec<(u64, usize, u64)>> {
-    prop::collection::vec((0..9_000_000u64, 1..200_000usize, 0..5u64), 0..8)
+fn size() -> impl Strategy<Value = u64> {
+    prop_oneof![select(vec![0, 1, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20]), 0u64..(16 << 20)]
 }
 
-fn write(file: &File, size: u64, extents: &[(u64, usize, u64)]) {
-    file.set_len(size).unwrap();
-    for (offset, length, seed) in extents {
-        if *offset < size {
-            let length = (*length as u64).min(size - offset) as usize;
-            let bytes = if *seed == 0 { vec![0; length] } else { data(*seed, length) };
-            file.write_all_at(&bytes, *offset).unwrap();
-        }
+/// Where (as a fraction of the disk), how long, of what.
+fn map() -> impl Strategy<Value = Vec<(u32, usize, u8, u64)>> {
+    vec((any::<u32>(), 1usize..40_000, 0u8..3, any::<u64>()), 0..8)
+}
+
+fn extents(size: u64, map: &[(u32, usize, u8, u64)]) -> Vec<Extent> {
+    let mut found = Vec::new();
+    for (place, len, kind, seed) in map {
+        let at = (size * u64::from(*place)) >> 32;
+        let len = (*len).min(usize::try_from(size - at).unwrap());
+        let bytes = match kind {
+            0 => vec![0; len],
+            1 => b"text ".iter().copied().cycle().take(len).collect(),
+            _ => random(len, *seed),
+        };
+        found.push((at, bytes));
     }
+    found
 }
 
-fn descriptor(size: u64, parent: &str) -> String {
-    format!(
-        r#"{{"schema":1,"format":"raw","fstype":"ext4","image":{{"ref":"a","manifest_digest":"sha256:{:064x}"}},"parent":{parent},"created_at":"2026-05-01T12:00:00Z","labels":{{}},"upper":{{"file":"upper.ext4","size_bytes":{size},"integrity":null}},"source_sandbox":null}}"#,
-        7
-    )
+fn check(fixture: &Fixture) {
+    let form = Form::TarZst;
+    let (bundle, again) = (fixture.path("a.tar.zst"), fixture.path("b.tar.zst"));
+    let options = ExportOptions { with_parents: true, ..export_options(&fixture.store, "head", form, &bundle) };
+    export(&options).unwrap();
+    let target = fixture.path("target");
+    let report = import_ok(&bundle, &target);
+    for (snapshot, made) in report.snapshots.iter().zip(fixture.snapshots.iter().rev()) {
+        assert_same_snapshot(made, snapshot.path.as_ref().unwrap());
+    }
+    let options = ExportOptions { with_parents: true, ..export_options(&target, "head", form, &again) };
+    export(&options).unwrap();
+    assert!(std::fs::read(bundle).unwrap() == std::fs::read(again).unwrap(), "the second export differs");
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
-    fn parent_and_child(
-        parent_size in sizes(), child_size in sizes(), grow in any::<bool>(),
-        parent in extents(), child in extents(), keep in any::<bool>(),
-    ) {
-        let child_size = if grow { child_size } else { parent_size };
-        let fixture = Fixture { folder: tempfile::tempdir().unwrap(), store: "".into(), generation: snapcask::model::Generation::V066, snapshots: vec![] };
-        let fixture = Fixture { store: fixture.folder.path().join("store"), ..fixture };
-        let (below, head) = (fixture.store.join("snapshots/base"), fixture.store.join("snapshots/head"));
-        fs::create_dir_all(&below).unwrap();
-        fs::create_dir_all(&head).unwrap();
-        write(&File::create(below.join("upper.ext4")).unwrap(), parent_size, &parent);
-        let text = descriptor(parent_size, "null");
-        fs::write(below.join("manifest.json"), &text).unwrap();
-        let file = File::create(head.join("upper.ext4")).unwrap();
-        if keep {
-            write(&file, child_size, &parent);
-        }
-        write(&file, child_size, &child);
-        let digest = snapcask::Digest::of(text.as_bytes());
-        fs::write(head.join("manifest.json"), descriptor(child_size, &format!("\"{digest}\""))).unwrap();
-        let mut options = fixture.export_options(&fixture.path("1.tar.zst"), Form::TarZst);
-        options.with_image = false;
-        let first = export(&options).unwrap();
-        let restored = fixture.path("restored");
-        import(&import_options(&fixture.path("1.tar.zst"), &restored)).unwrap();
-        for (name, source) in [("base", &below), ("head", &head)] {
-            let placed = restored.join("snapshots").join(name);
-            prop_assert_eq!(travelling(source), travelling(&placed));
-            let (from, to) = (allocated(&source.join("upper.ext4")), allocated(&placed.join("upper.ext4")));
-            prop_assert!(to <= from + 9 * 4096, "{} became {}", from, to);
-        }
-        options.store = restored;
-        options.destination = snapcask::export::Destination::Path(fixture.path("2.tar.zst"));
-        let second = export(&options).unwrap();
-        prop_assert_eq!(first.snapshots[0].manifest, second.snapshots[0].manifest);
-        prop_assert!(fs::read(fixture.path("1.tar.zst")).unwrap() == fs::read(fixture.path("2.tar.zst")).unwrap());
+    fn one_disk(size in size(), map in map()) {
+        let mut fixture = Fixture::empty(Generation::V066);
+        fixture.add("head", 0, size, &extents(size, &map), Value::Null);
+        check(&fixture);
+    }
+
+    #[test]
+    fn parent_and_child(size in size(), grown in select(vec![0u64, 0, 0, 1, 4096, 100_000]), below in map(), above in map()) {
+        let mut fixture = Fixture::empty(Generation::V066);
+        let mut all = extents(size, &below);
+        fixture.add("base", 0, size, &all, Value::Null);
+        all.extend(extents(size + grown, &above));
+        fixture.add("head", 1, size + grown, &all, Value::Null);
+        check(&fixture);
     }
 }

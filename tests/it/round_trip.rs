@@ -1,164 +1,321 @@
-//! What arrives is what was saved: every generation, every form, with and without parents, image and deltas.
+//! What is exported and imported is what was there.
 
-use std::{fs, path::Path, process::Command};
-
-use snapcask::{
-    export::{Compression, Form, export},
-    import::import,
-    model::Generation,
-    report::Outcome,
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
 };
 
-use crate::fixture::{ALL, Fixture, NAMES, allocated, import_options, run, travelling};
+use snapcask::{
+    export::{Compression, ExportOptions, Form, export},
+    import::{ImportOptions, import},
+    model::Generation,
+    report::{ExportReport, Outcome},
+};
 
-fn check(fixture: &Fixture, store: &Path, parents: bool, image: bool) {
-    for (i, source) in fixture.snapshots.iter().enumerate() {
-        let placed = match fixture.generation {
-            Generation::Final => {
-                let group = if parents { "base" } else { "head" };
-                store.join("snapshots").join(group).join(source.file_name().unwrap())
-            }
-            _ => store.join("snapshots").join(NAMES[i]),
+use crate::fixture::*;
+
+/// What is done to a copy of a snapshot.
+type Change = fn(&Path, &Made);
+
+/// Small disks: 96 round trips are made.
+const SMALL: u64 = 16 << 20;
+
+/// How a bundle travels.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    File(Form),
+    Pipe,
+}
+
+fn every_option(generation: Generation, way: Way) {
+    let fixture = Fixture::sized(generation, SMALL);
+    for bits in 0..8 {
+        let (parents, image, delta) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        let options = ExportOptions {
+            with_parents: parents,
+            with_image: image,
+            delta,
+            ..fixture.export_options(Form::Dir, &fixture.path("unused"))
         };
-        if !parents && i < 2 {
-            assert!(!placed.exists());
-            continue;
-        }
-        assert_eq!(travelling(source), travelling(&placed), "{}", placed.display());
-        assert!(!placed.join(".local").exists() && !placed.join("x.lock").exists());
-        let disk = Fixture::disk_name(fixture.generation, i);
-        let (from, to) = (allocated(&source.join(&disk)), allocated(&placed.join(&disk)));
-        assert!(to <= from + 8 * 4096, "{disk}: {from} bytes became {to}");
+        once(&fixture, &options, way, &format!("{bits}"));
     }
-    let cache = store.join("cache");
-    if !image {
-        assert!(!cache.exists());
+}
+
+/// One round trip, and the export of what was imported.
+fn once(fixture: &Fixture, options: &ExportOptions, way: Way, label: &str) {
+    let target = fixture.path(&format!("target{label}"));
+    let manifests = match way {
+        Way::File(form) => {
+            let bundle = fixture.path(&format!("{label}-{}", form_name(form)));
+            let destination = snapcask::export::Destination::Path(bundle.clone());
+            let report = export(&ExportOptions { destination, form, ..options.clone() }).unwrap();
+            import_ok(&bundle, &target);
+            manifests_of(&report)
+        }
+        Way::Pipe => pipe(fixture, options, &target),
+    };
+    let expected = if options.with_parents { &fixture.snapshots[..] } else { &fixture.snapshots[2..] };
+    let group = if options.with_parents { "base" } else { "head" };
+    for made in expected {
+        let copy = match fixture.generation {
+            Generation::Final => target.join("snapshots").join(group).join(&made.identity),
+            _ => target.join("snapshots").join(&made.name),
+        };
+        assert_same_snapshot(made, &copy);
+        for never in [".hidden", "disk.lock"] {
+            assert!(!copy.join(never).exists(), "{never} travelled");
+        }
+    }
+    let placed = tree(&target.join("snapshots"));
+    let files: usize = expected.iter().map(|m| tree(&m.directory).len()).sum();
+    assert_eq!(placed.len(), files, "nothing but the snapshots is placed");
+    check_cache(fixture, &target, options.with_image);
+
+    let again = export_options(&target, "head", Form::Dir, &fixture.path(&format!("again{label}")));
+    let again = ExportOptions {
+        with_parents: options.with_parents,
+        with_image: options.with_image,
+        delta: options.delta,
+        ..again
+    };
+    assert_eq!(manifests_of(&export(&again).unwrap()), manifests, "the second export differs");
+}
+
+fn manifests_of(report: &ExportReport) -> Vec<String> {
+    report.snapshots.iter().map(|s| s.manifest.to_string()).collect()
+}
+
+/// `export -o - | import -`; returns the manifests, head first, as a second import reports them.
+fn pipe(fixture: &Fixture, options: &ExportOptions, target: &Path) -> Vec<String> {
+    let mut arguments = vec!["export", "head", "-o", "-", "--store", fixture.store.to_str().unwrap()];
+    for (on, flag) in
+        [(options.with_parents, "--with-parents"), (options.with_image, "--with-image"), (!options.delta, "--no-delta")]
+    {
+        if on {
+            arguments.push(flag);
+        }
+    }
+    let exported = run(&arguments);
+    succeeds(&exported);
+    let imported = run_with_input(["import", "-", "--json", "--store", target.to_str().unwrap()], &exported.stdout);
+    let report: serde_json::Value = serde_json::from_str(&succeeds(&imported)).unwrap();
+    let snapshots = report["snapshots"].as_array().unwrap();
+    snapshots.iter().map(|s| s["manifest"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The image's files and no others, the VMDK with the destination's paths.
+fn check_cache(fixture: &Fixture, target: &Path, with_image: bool) {
+    let cache = target.join("cache");
+    let placed = whole_tree(&cache);
+    if !with_image {
+        assert!(placed.is_empty(), "cache files without --with-image: {placed:?}");
         return;
     }
-    let vmdk = fs::read_dir(cache.join("vmdk")).unwrap().next().unwrap().unwrap().path();
-    let text = fs::read_to_string(vmdk).unwrap();
-    assert!(text.contains(&format!("\"{}/fsmeta/sha256_", cache.display())), "{text}");
-    assert!(!cache.join("layers/sha256_other.erofs").exists() && !cache.join("tmp").exists());
-    assert_eq!(fs::read_dir(cache.join("layers")).unwrap().count(), 1);
+    let source = whole_tree(&fixture.store.join("cache"));
+    let files: Vec<&String> = placed.keys().filter(|p| !p.ends_with('/')).collect();
+    assert_eq!(files.len(), 5, "metadata, fsmeta, two layers, VMDK: {files:?}");
+    let mut extents = 0;
+    for path in files {
+        if path.starts_with("vmdk/") {
+            let text = fs::read_to_string(cache.join(path)).unwrap();
+            let there = fs::canonicalize(&cache).unwrap();
+            for line in text.lines().filter(|l| l.starts_with("RW ")) {
+                let file = PathBuf::from(line.split('"').nth(1).unwrap());
+                assert!(file.is_absolute() && file.is_file(), "{line}");
+                assert!(fs::canonicalize(&file).unwrap().starts_with(&there), "{line}");
+                extents += 1;
+            }
+            let before = fs::read_to_string(fixture.store.join("cache").join(path)).unwrap();
+            let names = |text: &str| text.lines().map(|l| l.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>();
+            assert_eq!(names(&before), names(&text), "only the folders differ");
+        } else {
+            assert_eq!(placed[path], source[path], "{path}");
+        }
+    }
+    assert_eq!(extents, 3);
+}
+
+macro_rules! round_trips {
+    ($($name:ident: $generation:ident, $way:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            every_option(Generation::$generation, $way);
+        })*
+    };
+}
+
+round_trips! {
+    v066_dir: V066, Way::File(Form::Dir);
+    v066_tar: V066, Way::File(Form::Tar);
+    v066_tar_zst: V066, Way::File(Form::TarZst);
+    v066_pipe: V066, Way::Pipe;
+    flat_dir: Flat, Way::File(Form::Dir);
+    flat_tar: Flat, Way::File(Form::Tar);
+    flat_tar_zst: Flat, Way::File(Form::TarZst);
+    flat_pipe: Flat, Way::Pipe;
+    final_dir: Final, Way::File(Form::Dir);
+    final_tar: Final, Way::File(Form::Tar);
+    final_tar_zst: Final, Way::File(Form::TarZst);
+    final_pipe: Final, Way::Pipe;
 }
 
 #[test]
-fn every_generation_in_every_form_with_every_option() {
-    for generation in ALL {
-        let fixture = Fixture::new(generation);
-        let mut number = 0;
-        for (form, name) in [(Form::Dir, "b"), (Form::Tar, "b.tar"), (Form::TarZst, "b.tar.zst")] {
-            for parents in [false, true] {
-                for (image, delta, compression) in [
-                    (true, true, Compression::Zstd(3)),
-                    (false, false, Compression::Zstd(1)),
-                    (true, true, Compression::None),
-                ] {
-                    number += 1;
-                    let bundle = fixture.path(&format!("{number}{name}"));
-                    let mut options = fixture.export_options(&bundle, form);
-                    (options.with_parents, options.with_image, options.delta) = (parents, image, delta);
-                    options.compression = compression;
-                    export(&options).unwrap();
-                    let store = fixture.path(&format!("restored{number}"));
-                    let report = import(&import_options(&bundle, &store)).unwrap();
-                    assert_eq!(report.snapshots.len(), if parents { 3 } else { 1 });
-                    assert!(report.snapshots.iter().all(|s| s.outcome == Some(Outcome::Placed)));
-                    check(&fixture, &store, parents, image);
-                }
+fn uncompressed_layers() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        for (i, form) in [Form::Dir, Form::Tar, Form::TarZst].into_iter().enumerate() {
+            let bundle = fixture.path(&format!("{i}-{}", form_name(form)));
+            let target = fixture.path(&format!("target{i}"));
+            let options = ExportOptions {
+                with_parents: true,
+                compression: Compression::None,
+                ..fixture.export_options(form, &bundle)
+            };
+            export(&options).unwrap();
+            let report = import_ok(&bundle, &target);
+            for (snapshot, made) in report.snapshots.iter().zip(fixture.snapshots.iter().rev()) {
+                assert_eq!(snapshot.outcome, Some(Outcome::Placed));
+                assert_same_snapshot(made, snapshot.path.as_ref().unwrap());
             }
         }
     }
 }
 
 #[test]
-fn through_a_pipe() {
-    for generation in ALL {
-        let fixture = Fixture::new(generation);
-        let store = fixture.path("restored");
-        let script = format!(
-            "set -o pipefail; {bin} export {head} --with-parents --with-image --store {from} -o - | {bin} import - --store {to}",
-            bin = env!("CARGO_BIN_EXE_snapcask"),
-            head = fixture.head(),
-            from = fixture.store.display(),
-            to = store.display()
-        );
-        run(Command::new("bash").args(["-c", &script]));
-        check(&fixture, &store, true, true);
+fn the_full_size_chain() {
+    let fixture = Fixture::new(Generation::Flat);
+    let bundle = fixture.path("bundle.tar.zst");
+    let exported = fixture.export_chain(Form::TarZst, &bundle);
+    let names: Vec<&str> = exported.snapshots.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["head", "middle", "base"]);
+    assert_eq!(exported.cache_files.len(), 5);
+    let imported = import_ok(&bundle, &fixture.path("target"));
+    for ((a, b), made) in exported.snapshots.iter().zip(&imported.snapshots).zip(fixture.snapshots.iter().rev()) {
+        assert_eq!((a.digest, a.manifest, a.size, a.data_bytes), (b.digest, b.manifest, b.size, b.data_bytes));
+        assert_eq!(a.digest.to_string(), made.identity);
+        assert_same_snapshot(made, b.path.as_ref().unwrap());
+    }
+    let parents: Vec<_> = imported.snapshots.iter().map(|s| s.parent_digest).collect();
+    assert_eq!(parents, [Some(imported.snapshots[1].digest), Some(imported.snapshots[2].digest), None]);
+}
+
+/// Content alone decides: allocation, fragmentation and mode (but for the owner's executable bit) do not.
+#[test]
+fn the_same_content_gives_the_same_digests() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let first = manifests_of(&fixture.export_chain(Form::Dir, &fixture.path("first")));
+        let changes: [(&str, Change); 4] = [
+            ("dense", |copy, made| {
+                let (disk, dense) = (copy.join(&made.disk), copy.join("dense.tmp"));
+                sh(&["cp", "--sparse=never", disk.to_str().unwrap(), dense.to_str().unwrap()]);
+                fs::rename(dense, disk).unwrap();
+            }),
+            ("sparse", |copy, made| {
+                let (disk, sparse) = (copy.join(&made.disk), copy.join("sparse.tmp"));
+                sh(&["cp", "--sparse=always", disk.to_str().unwrap(), sparse.to_str().unwrap()]);
+                fs::rename(sparse, disk).unwrap();
+            }),
+            ("fallocate", |copy, made| {
+                sh(&["fallocate", "-o", "5MiB", "-l", "2MiB", copy.join(&made.disk).to_str().unwrap()]);
+            }),
+            ("chmod", |copy, made| {
+                chmod(&copy.join(&made.disk), 0o600);
+                chmod(&copy.join("notes.txt"), 0o666);
+                chmod(&copy.join("bin/run.sh"), 0o700);
+            }),
+        ];
+        for (label, change) in changes {
+            let store = fixture.path(label);
+            sh(&["cp", "-a", fixture.store.to_str().unwrap(), store.to_str().unwrap()]);
+            for made in &fixture.snapshots {
+                let copy = store.join(made.directory.strip_prefix(&fixture.store).unwrap());
+                change(&copy, made);
+            }
+            let options = export_options(&store, "head", Form::Dir, &fixture.path(&format!("{label}-bundle")));
+            let options = ExportOptions { with_parents: true, with_image: true, ..options };
+            assert_eq!(manifests_of(&export(&options).unwrap()), first, "{label}, {generation:?}");
+        }
+        // The dense copy's zero blocks become holes.
+        let target = fixture.path("target");
+        import_ok(&fixture.path("dense-bundle"), &target);
+        for made in &fixture.snapshots {
+            let group = if generation == Generation::Final { "base" } else { "" };
+            let folder = made.directory.file_name().unwrap();
+            assert_same_snapshot(made, &target.join("snapshots").join(group).join(folder));
+        }
     }
 }
 
-/// Manifest digests, head first.
-fn manifests(fixture: &Fixture, store: &Path, head: &str, name: &str) -> Vec<String> {
-    let mut options = fixture.export_options(&fixture.path(name), Form::Tar);
-    options.store = store.into();
-    options.snapshot = head.into();
-    export(&options).unwrap().snapshots.iter().map(|s| s.manifest.to_string()).collect()
+fn sh(arguments: &[&str]) {
+    let output = Command::new(arguments[0]).args(&arguments[1..]).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
 }
 
 #[test]
-fn content_alone_decides() {
-    for generation in ALL {
-        let fixture = Fixture::new(generation);
-        let first = manifests(&fixture, &fixture.store, fixture.head(), "1.tar");
-        let restored = fixture.path("restored");
-        import(&import_options(&fixture.path("1.tar"), &restored)).unwrap();
-        assert_eq!(first, manifests(&fixture, &restored, fixture.head().rsplit(':').next().unwrap(), "2.tar"));
-        // Dense, with zeros that the filesystem stores, and other permissions.
-        let dense = fixture.path("dense");
-        run(Command::new("cp").args(["-r", "--sparse=never"]).args([&fixture.store, &dense]));
-        run(Command::new("chmod").args(["-R", "g+w,o-r"]).arg(&dense));
-        // The VMDK still names the first store's cache: reduced, it is the same.
-        assert_eq!(first, manifests(&fixture, &dense, fixture.head(), "3.tar"));
-        let sparse = fixture.path("sparse");
-        run(Command::new("cp").args(["-r", "--sparse=always"]).args([&dense, &sparse]));
-        assert_eq!(first, manifests(&fixture, &sparse, fixture.head(), "4.tar"));
-    }
-}
-
-#[test]
-fn the_bytes_do_not_depend_on_the_number_of_threads() {
-    let fixture = Fixture::new(Generation::V066);
-    let mut all = Vec::new();
-    for jobs in [1, 2, 5] {
-        let bundle = fixture.path(&format!("{jobs}.tar.zst"));
-        let mut options = fixture.export_options(&bundle, Form::TarZst);
-        options.jobs = jobs;
-        export(&options).unwrap();
-        all.push(fs::read(bundle).unwrap());
-    }
-    assert!(all[0] == all[1] && all[1] == all[2]);
-}
-
-#[test]
-fn the_head_alone_is_restored_from_its_stack() {
-    for generation in ALL {
-        let fixture = Fixture::new(generation);
-        let bundle = fixture.path("b.tar.zst");
-        export(&fixture.export_options(&bundle, Form::TarZst)).unwrap();
-        let store = fixture.path("restored");
-        let mut options = import_options(&bundle, &store);
-        options.head_only = true;
-        let report = import(&options).unwrap();
-        assert_eq!(report.snapshots.len(), 1);
-        assert_eq!(travelling(&fixture.snapshots[2]), travelling(report.snapshots[0].path.as_ref().unwrap()));
-    }
-}
-
-#[test]
-fn microsandbox_types_reads_what_is_placed() {
-    use microsandbox_types::snapshot;
-    for generation in [Generation::Flat, Generation::Final] {
-        let fixture = Fixture::new(generation);
-        let bundle = fixture.path("b.tar");
-        export(&fixture.export_options(&bundle, Form::Tar)).unwrap();
-        for placed in import(&import_options(&bundle, &fixture.path("restored"))).unwrap().snapshots {
-            let bytes = fs::read(placed.path.unwrap().join("snapshot.json")).unwrap();
-            let digest = match generation {
-                Generation::Flat => snapshot::cloud_manifest::Manifest::from_bytes(&bytes).unwrap().digest().unwrap(),
-                _ => snapshot::Manifest::from_bytes(&bytes).unwrap().digest().unwrap(),
+fn output_does_not_depend_on_jobs() {
+    let fixture = Fixture::sized(Generation::V066, SMALL);
+    // Incompressible data over several frames.
+    let disk = fixture.head().directory.join("upper.ext4");
+    write_disk(&disk, SMALL, &[(0, random(13 << 20, 99))]);
+    for (form, compression) in [
+        (Form::Tar, Compression::Zstd(3)),
+        (Form::TarZst, Compression::Zstd(3)),
+        (Form::TarZst, Compression::None),
+        (Form::Tar, Compression::None),
+    ] {
+        let mut seen: Option<Vec<u8>> = None;
+        for jobs in [1, 2, 5] {
+            let bundle = fixture.path("jobs");
+            let options = ExportOptions {
+                with_parents: true,
+                with_image: true,
+                force: true,
+                compression,
+                jobs,
+                ..fixture.export_options(form, &bundle)
             };
-            assert_eq!(digest, placed.digest.to_string());
+            export(&options).unwrap();
+            let bytes = fs::read(&bundle).unwrap();
+            match &seen {
+                None => seen = Some(bytes),
+                Some(first) => assert!(*first == bytes, "{form:?} with {compression:?} differs with {jobs} jobs"),
+            }
+        }
+        let target = tempfile::TempDir::new().unwrap();
+        for jobs in [1, 5] {
+            let store = target.path().join(jobs.to_string());
+            import(&ImportOptions { jobs, ..import_options(&fixture.path("jobs"), &store) }).unwrap();
+            assert_same_snapshot(fixture.head(), &store.join("snapshots/head"));
+        }
+    }
+}
+
+#[test]
+fn recorded_integrity_travels() {
+    let size: u64 = 300_000;
+    let bytes = random(usize::try_from(size).unwrap(), 31);
+    let mut sparse = b"msb-sparse-sha256-v1\0".to_vec();
+    sparse.extend_from_slice(&size.to_le_bytes());
+    sparse.extend_from_slice(&bytes);
+    let plain = snapcask::Digest::of(&bytes);
+    let sparse = snapcask::Digest::of(&sparse);
+    for generation in GENERATIONS {
+        for (algorithm, digest) in [("sha256", plain), ("msb-sparse-sha256-v1", sparse)] {
+            let mut fixture = Fixture::empty(generation);
+            let integrity = serde_json::json!({ "algorithm": algorithm, "digest": digest });
+            let made = fixture.add("head", 0, size, &[(0, bytes.clone())], integrity);
+            let bundle = fixture.path("bundle.tar");
+            export(&fixture.export_options(Form::Tar, &bundle)).unwrap();
+            let report = import_ok(&bundle, &fixture.path("target"));
+            assert_same_snapshot(&made, report.snapshots[0].path.as_ref().unwrap());
+            // One byte off: the export refuses and writes nothing.
+            write_disk(&made.directory.join(&made.disk), size, &[(0, bytes.clone()), (17, vec![bytes[17] ^ 1])]);
+            let other = fixture.path("other.tar");
+            let error = export(&fixture.export_options(Form::Tar, &other)).unwrap_err();
+            assert!(matches!(error, snapcask::Error::RecordedIntegrity { .. }), "{error}");
+            assert!(!other.exists());
         }
     }
 }
