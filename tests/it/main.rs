@@ -7,6 +7,7 @@ mod corruption;
 mod dependency_rule;
 mod errors;
 mod fixture;
+mod golden;
 mod interop;
 mod layout_checks;
 mod property;
