@@ -1,9 +1,29 @@
 # `make test` and `make lint` are what CI runs (`.ci/run`).
-.PHONY: test lint bench demo
+.PHONY: test interop reliability fuzz mutation lint bench demo
 
 test:
 	scripts/install-test-tools.sh
+	scripts/install-interop-tools.sh
 	cargo test --locked
+
+# Every registry tool against every registry; writes docs/interop.md.
+interop:
+	scripts/install-test-tools.sh
+	scripts/install-interop-tools.sh --zot
+	cargo test --locked --test it interop::matrix::every_tool_against_every_registry -- --ignored --nocapture
+
+# The whole scoreboard; writes docs/reliability.md. Rows 3 to 6 want root. ROWS="3 4" runs only these and keeps the others' pages.
+reliability:
+	scripts/install-test-tools.sh
+	scripts/reliability.sh $(ROWS)
+
+# FUZZ_SECONDS for each of the five targets (60).
+fuzz:
+	fuzz/run.sh
+
+# Removes every verification and fsync in turn: a test must fail, each time. MUTANTS="name ..." takes some.
+mutation:
+	scripts/mutation-check.py $(MUTANTS)
 
 lint:
 	cargo fmt --all -- --check

@@ -10,8 +10,10 @@ exec </dev/null
 tools='
 zstd|zstd|zstd -t on inner and outer streams; unpacking by GNU tar and zstd
 mkfs.ext4|e2fsprogs|round trips of real ext4 images
+mkfs.xfs|xfsprogs|reflinks on XFS
 skopeo|skopeo|copies by skopeo
 docker-registry|docker-registry|copies to a registry on loopback and back
+umoci|umoci|listing and tagging by umoci
 tar|tar|unpacking by GNU tar
 jq|jq|checks of JSON output in shell
 '

@@ -7,12 +7,17 @@ use crate::{
     error::{Error, Result},
     layer::decode::LayerEncoding,
     media_type,
-    model::{Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotIdentity, json::MAX_DOCUMENT},
+    model::{
+        Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotIdentity, SnapshotRecord, json::MAX_DOCUMENT,
+    },
     storage::Source,
 };
 
 /// Longest chain that is followed.
 pub const MAX_CHAIN: usize = 4096;
+/// Most bytes of manifests and configs of a chain: they are held in memory. (Of 4,096 snapshots with ten files each
+/// and stacks of 64 layers, these are 90 MiB.)
+pub const MAX_DOCUMENTS: u64 = 128 << 20;
 
 /// One snapshot of a bundle: its documents, which agree with each other.
 #[derive(Clone, Debug)]
@@ -57,11 +62,9 @@ impl BundledSnapshot {
 
     /// Whether `parent` is the snapshot that this one names as its parent.
     pub fn is_child_of(&self, parent: &Self) -> bool {
-        match &self.config.snapshot.parent {
-            Some(SnapshotIdentity::Digest(digest)) => *digest == parent.config.snapshot.digest,
-            Some(SnapshotIdentity::Id(id)) => Some(id) == parent.config.snapshot.id.as_ref(),
-            None => false,
-        }
+        let above = &parent.config.snapshot;
+        let named = self.config.snapshot.parent.as_ref();
+        named.is_some_and(|named| SnapshotIdentity::all_of(&above.digest, above.id.as_deref()).contains(named))
     }
 
     /// Whether this stack is the parent's stack and one layer more.
@@ -90,10 +93,12 @@ pub fn encoding_of(layer: &Descriptor, record: &LayerRecord) -> Result<LayerEnco
 
 /// The head of a bundle: the entry with `tag`, or the only one that is no other's ancestor.
 pub fn head(source: &dyn Source, tag: Option<&str>) -> Result<Descriptor> {
-    let entries = &source.index().manifests;
-    let tags = || entries.iter().filter_map(Index::tag_of).map(str::to_owned).collect::<Vec<_>>();
+    let entries: Vec<&Descriptor> = source.index().snapshots().collect();
+    let tags = || entries.iter().copied().filter_map(Index::tag_of).map(str::to_owned).collect::<Vec<_>>();
     if let Some(tag) = tag {
-        return entries
+        return source
+            .index()
+            .manifests
             .iter()
             .find(|d| Index::tag_of(d) == Some(tag) || d.digest.to_string() == tag)
             .cloned()
@@ -101,17 +106,19 @@ pub fn head(source: &dyn Source, tag: Option<&str>) -> Result<Descriptor> {
     }
     let distinct: HashSet<Digest> = entries.iter().map(|d| d.digest).collect();
     if let (1, Some(only)) = (distinct.len(), entries.first()) {
-        return Ok(only.clone());
+        return Ok((*only).clone());
     }
     let mut ancestors = HashSet::new();
-    for entry in entries {
+    // One that is listed many times is read once.
+    let mut read = HashSet::new();
+    for entry in entries.iter().copied().filter(|entry| read.insert(entry.digest)) {
         let context = format!("manifest {}", entry.digest);
         let manifest = Manifest::parse(&source.fetch(entry)?.read_document(MAX_DOCUMENT)?, &context)?;
         ancestors.extend(manifest.subject.map(|s| s.digest));
     }
     let heads: HashSet<Digest> = distinct.difference(&ancestors).copied().collect();
     match (heads.len(), entries.iter().find(|d| heads.contains(&d.digest))) {
-        (1, Some(head)) => Ok(head.clone()),
+        (1, Some(head)) => Ok((*head).clone()),
         (0, _) => Err(Error::bundle("index.json", "it lists no snapshot")),
         _ => Err(Error::Ambiguous {
             reference: source.display(),
@@ -124,7 +131,7 @@ pub fn head(source: &dyn Source, tag: Option<&str>) -> Result<Descriptor> {
 pub fn chain(source: &dyn Source, head: &Descriptor, head_only: bool) -> Result<Vec<BundledSnapshot>> {
     let mut chain: Vec<BundledSnapshot> = Vec::new();
     let mut next = Some(head.clone());
-    let mut visited = HashSet::new();
+    let (mut visited, mut snapshots, mut documents) = (HashSet::new(), HashSet::new(), 0_u64);
     while let Some(descriptor) = next {
         if chain.len() == MAX_CHAIN || !visited.insert(descriptor.digest) {
             return Err(Error::bundle(
@@ -132,7 +139,12 @@ pub fn chain(source: &dyn Source, head: &Descriptor, head_only: bool) -> Result<
                 "the chain of subjects is too long or a circle",
             ));
         }
-        let snapshot = BundledSnapshot::load(source, &descriptor)?;
+        let snapshot = BundledSnapshot::load(source, &descriptor).map_err(|error| match error {
+            Error::MissingBlob { digest, .. } if digest == descriptor.digest && !chain.is_empty() => {
+                Error::ParentManifestMissing { digest }
+            }
+            other => other,
+        })?;
         if let Some(child) = chain.last()
             && !child.is_child_of(&snapshot)
         {
@@ -141,8 +153,40 @@ pub fn chain(source: &dyn Source, head: &Descriptor, head_only: bool) -> Result<
                 format!("its subject {} is not the parent that its config names", descriptor.digest),
             ));
         }
+        // Many small manifests around one large config would cost its size each time.
+        if !snapshots.insert(snapshot.config.snapshot.digest) {
+            return Err(Error::bundle(
+                format!("manifest {}", descriptor.digest),
+                format!("the snapshot {} is in the chain twice", snapshot.config.snapshot.digest),
+            ));
+        }
+        documents = documents.saturating_add(descriptor.size).saturating_add(snapshot.manifest.config.size);
+        if documents > MAX_DOCUMENTS {
+            return Err(Error::Limit {
+                what: "the size of a chain's manifests and configs".into(),
+                value: documents,
+                limit: MAX_DOCUMENTS,
+                hint: "; use --head-only for parts of the chain",
+            });
+        }
         next = snapshot.manifest.subject.clone().filter(|_| !head_only);
         chain.push(snapshot);
     }
     Ok(chain)
+}
+
+/// The entry of `index.json` for a snapshot: its manifest's descriptor, tagged, and what people look for.
+pub fn index_entry(mut entry: Descriptor, snapshot: &SnapshotRecord, tag: Option<&str>) -> Descriptor {
+    entry.artifact_type = Some(media_type::ARTIFACT.into());
+    if let Some(tag) = tag {
+        entry = entry.annotated(media_type::REF_NAME, tag);
+    }
+    entry = entry.annotated(media_type::SNAPSHOT_DIGEST, snapshot.digest.to_string());
+    if let Some(parent) = &snapshot.parent {
+        entry = entry.annotated(media_type::SNAPSHOT_PARENT, parent.to_string());
+    }
+    if let Some(created) = &snapshot.created_at {
+        entry = entry.annotated(media_type::CREATED, created.clone());
+    }
+    entry
 }

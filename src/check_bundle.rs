@@ -1,7 +1,7 @@
 //! `verify` and `inspect` of bundles: every finding, not only the first.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::{self, Read},
     path::Path,
     sync::{
@@ -13,16 +13,21 @@ use std::{
 
 use crate::{
     bundle::{BundledSnapshot, encoding_of},
+    deep::DeepCheck,
     digest::Digest,
-    error::{Error, IoContext, Result},
+    error::{Error, Result},
     import::BundleLocation,
+    media_type,
     model::{Descriptor, Index, LayerRecord, json::MAX_DOCUMENT},
     progress::Progress,
     report::{FileReport, Finding, InspectReport, InspectedSnapshot, LayerReport, VerifyReport},
-    restore::{Restorer, compare_table, restore_cache_file},
     storage::Source,
+    temporary::Folder,
     verify::into_error,
 };
+
+/// Of the folder in $TMPDIR that a deep verification works in; the next one removes what a dead one left.
+const SCRATCH: &str = ".snapcask-scratch-";
 
 /// Verifies a bundle: all blobs, the graph, the tables; with `deep`, decodes everything and compares the roots.
 ///
@@ -35,17 +40,16 @@ pub fn verify_bundle(
     progress: Arc<dyn Progress>,
 ) -> Result<VerifyReport> {
     let started = Instant::now();
-    let scratch = tempfile::tempdir().context("create", std::env::temp_dir())?;
+    let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
     let source = location.open(scratch.path())?;
     let mut check =
         Check { source: source.as_ref(), findings: Vec::new(), blobs: BTreeMap::new(), bad: BTreeSet::new() };
-    let snapshots = check.graph();
-    check.blobs(jobs, progress.as_ref());
-    if deep {
-        for snapshot in &snapshots {
-            check.deep(snapshot, scratch.path(), jobs, progress.as_ref());
-        }
-    }
+    let mut snapshots = check.graph();
+    // What decodes to its end has been hashed on the way.
+    let decoded =
+        if deep { check.deep(&mut snapshots, scratch.path(), jobs, progress.as_ref()) } else { Decoded::default() };
+    check.blobs(&decoded.layers, jobs, progress.as_ref());
+    check.decoding(decoded);
     Ok(VerifyReport {
         source: source.display(),
         deep,
@@ -90,10 +94,12 @@ impl Check<'_> {
     /// Every manifest that the index lists, and every subject; their configs and layers are noted.
     fn graph(&mut self) -> Vec<BundledSnapshot> {
         let source = self.source;
-        let mut queue: Vec<Descriptor> = source.index().manifests.iter().rev().cloned().collect();
+        let mut queue: Vec<Descriptor> = source.index().snapshots().rev().cloned().collect();
         if queue.is_empty() {
             self.found("index.json", &Error::bundle("index.json", "it lists no snapshot"));
         }
+        let others = source.index().manifests.iter().filter(|d| d.media_type == media_type::INDEX);
+        self.blobs.extend(others.map(|d| (d.digest, d.clone())));
         let mut loaded: Vec<BundledSnapshot> = Vec::new();
         while let Some(descriptor) = queue.pop() {
             if self.blobs.insert(descriptor.digest, descriptor.clone()).is_some() {
@@ -153,9 +159,10 @@ impl Check<'_> {
         }
     }
 
-    /// Hashes every blob, several at once.
-    fn blobs(&mut self, jobs: usize, progress: &dyn Progress) {
-        let blobs: Vec<Descriptor> = self.blobs.values().filter(|d| !self.bad.contains(&d.digest)).cloned().collect();
+    /// Hashes every blob that has not been, several at once.
+    fn blobs(&mut self, hashed: &HashSet<Digest>, jobs: usize, progress: &dyn Progress) {
+        let wanted = |d: &&Descriptor| !self.bad.contains(&d.digest) && !hashed.contains(&d.digest);
+        let blobs: Vec<Descriptor> = self.blobs.values().filter(wanted).cloned().collect();
         progress.begin("verifying blobs", Some(blobs.iter().map(|d| d.size).sum()));
         let (next, failed, source) = (AtomicUsize::new(0), Mutex::new(Vec::new()), self.source);
         std::thread::scope(|scope| {
@@ -178,39 +185,49 @@ impl Check<'_> {
         }
     }
 
-    /// Restores the snapshot into scratch space and compares it with its table.
-    fn deep(&mut self, snapshot: &BundledSnapshot, scratch: &Path, jobs: usize, progress: &dyn Progress) {
-        if snapshot.config.layers.iter().any(|l| self.bad.contains(&l.digest())) {
-            return;
-        }
-        let directory = scratch.join(snapshot.descriptor.digest.hex());
-        let restorer = Restorer { source: self.source, jobs, progress, most: None };
-        let result = std::fs::create_dir(&directory)
-            .context("create", &directory)
-            .and_then(|()| restorer.restore(snapshot, &directory, None))
-            .and_then(|()| compare_table(snapshot, &directory, jobs, progress, false).map(drop))
-            .and_then(|()| self.deep_cache(snapshot, &directory, jobs, progress));
-        let _ = std::fs::remove_dir_all(&directory);
-        if let Err(error) = result {
-            self.found(&snapshot.config.snapshot.name, &error);
-        }
-    }
-
-    fn deep_cache(
-        &self,
-        snapshot: &BundledSnapshot,
-        directory: &Path,
+    /// Decodes every layer and compares every table.
+    fn deep(
+        &mut self,
+        snapshots: &mut [BundledSnapshot],
+        scratch: &Path,
         jobs: usize,
         progress: &dyn Progress,
-    ) -> Result<()> {
-        for (descriptor, record) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers) {
-            if let LayerRecord::Cache { file, digest } = record {
-                let path = directory.join(format!(".cache-{}", digest.hex()));
-                restore_cache_file(self.source, descriptor, record, file, &path, jobs, progress)?;
+    ) -> Decoded {
+        DeepCheck::order(snapshots);
+        let mut deep = DeepCheck::new(self.source, snapshots, scratch, jobs, progress);
+        let mut failed = Vec::new();
+        for snapshot in snapshots {
+            let mut result = deep.snapshot(snapshot);
+            for (descriptor, record) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers) {
+                if let LayerRecord::Cache { file, .. } = record {
+                    result = result.and_then(|()| deep.cache(descriptor, record, file));
+                }
+            }
+            if let Err(error) = result {
+                let layers = snapshot.config.layers.iter().map(LayerRecord::digest).collect();
+                failed.push((snapshot.config.snapshot.name.to_string(), layers, error));
             }
         }
-        Ok(())
+        Decoded { layers: deep.decoded().clone(), failed }
     }
+
+    /// What went wrong in decoding, unless a blob that cannot be read is the reason.
+    fn decoding(&mut self, decoded: Decoded) {
+        for (name, layers, error) in decoded.failed {
+            if !layers.iter().any(|layer| self.bad.contains(layer)) {
+                self.found(name, &error);
+            }
+        }
+    }
+}
+
+/// What came of decoding.
+#[derive(Default)]
+struct Decoded {
+    /// Layers that decoded to their ends.
+    layers: HashSet<Digest>,
+    /// Snapshots that did not, with their layers and the reason.
+    failed: Vec<(String, Vec<Digest>, Error)>,
 }
 
 fn hash(source: &dyn Source, descriptor: &Descriptor, progress: &dyn Progress) -> Result<()> {
@@ -231,10 +248,10 @@ fn hash(source: &dyn Source, descriptor: &Descriptor, progress: &dyn Progress) -
 /// # Errors
 /// The first document that is missing, corrupt or invalid.
 pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
-    let scratch = tempfile::tempdir().context("create", std::env::temp_dir())?;
-    let source = location.open(scratch.path())?;
+    // A spool file has no name: nothing can be left.
+    let source = location.open(&std::env::temp_dir())?;
     let mut snapshots: Vec<BundledSnapshot> = Vec::new();
-    let mut queue: Vec<Descriptor> = source.index().manifests.iter().rev().cloned().collect();
+    let mut queue: Vec<Descriptor> = source.index().snapshots().rev().cloned().collect();
     while let Some(descriptor) = queue.pop() {
         if snapshots.iter().any(|s| s.descriptor.digest == descriptor.digest) {
             continue;

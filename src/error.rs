@@ -53,6 +53,14 @@ pub enum Error {
         /// Why it is refused.
         reason: &'static str,
     },
+    /// A reference to a registry is not one.
+    #[error("invalid reference {text:?}: {reason}; it is written oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]")]
+    InvalidReference {
+        /// The reference, cut to 300 characters.
+        text: String,
+        /// Why it is refused.
+        reason: &'static str,
+    },
     /// A snapshot's descriptor is not one that we can read.
     #[error("invalid snapshot descriptor {}: {reason}", path.display())]
     InvalidDescriptor {
@@ -149,6 +157,22 @@ pub enum Error {
         /// What would be placed.
         incoming: String,
     },
+    /// Snapshots that would lose their parent are in the way of its removal.
+    #[error("{snapshot} is the parent of {}; remove these too, or use --orphan-children", children.join(", "))]
+    HasChildren {
+        /// The parent, or one of them.
+        snapshot: String,
+        /// Who would lose a parent.
+        children: Vec<String>,
+    },
+    /// A place below a store is not reached by plain folders.
+    #[error("cannot use {}: {reason}", path.display())]
+    UnsafePath {
+        /// The place.
+        path: PathBuf,
+        /// What is in the way.
+        reason: &'static str,
+    },
     /// The image cache lacks what the pinned image needs.
     #[error("cannot pack the image {image}: {reason}")]
     ImageCache {
@@ -172,6 +196,12 @@ pub enum Error {
         digest: Digest,
         /// What refers to it.
         role: String,
+    },
+    /// A bundle that was copied without the ancestors' manifests.
+    #[error("the parent's manifest {digest} is not in the bundle; --head-only restores the head without its ancestors")]
+    ParentManifestMissing {
+        /// Its digest.
+        digest: Digest,
     },
     /// A document or archive of the bundle is not what the format says.
     #[error("invalid bundle: {context}: {reason}")]
@@ -205,8 +235,88 @@ pub enum Error {
         /// Which flag raises it, beginning with a separator; may be empty.
         hint: &'static str,
     },
+    /// A registry wants credentials, or refuses those that it was given.
+    #[error(
+        "cannot {operation}: {registry} refuses the credentials, or wants some ({reason}); run `snapcask login {registry}`"
+    )]
+    Unauthorized {
+        /// Host and port.
+        registry: String,
+        /// What was being done.
+        operation: String,
+        /// What the registry said.
+        reason: String,
+    },
+    /// A registry does not allow it.
+    #[error(
+        "cannot {operation}: {registry} does not allow it ({reason}); the credentials lack the right, or a quota is used up"
+    )]
+    Forbidden {
+        /// Host and port.
+        registry: String,
+        /// What was being done.
+        operation: String,
+        /// What the registry said.
+        reason: String,
+    },
+    /// A registry has no such thing.
+    #[error("cannot {operation}: {registry} has no such {what}{hint}")]
+    RemoteNotFound {
+        /// Host and port.
+        registry: String,
+        /// What was being done.
+        operation: String,
+        /// What is not there: "repository", "manifest", ...
+        what: &'static str,
+        /// What to do, beginning with a separator; may be empty.
+        hint: String,
+    },
+    /// A registry answered with a failure.
+    #[error("cannot {operation}: {registry} answered {status} ({reason}){hint}")]
+    Refused {
+        /// Host and port.
+        registry: String,
+        /// What was being done.
+        operation: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the registry said.
+        reason: String,
+        /// What to do, beginning with a separator; may be empty.
+        hint: &'static str,
+    },
+    /// A registry cannot be reached, or the connection broke again and again.
+    #[error(
+        "cannot {operation}: no luck with {registry} after {attempts} attempts: {reason}. Run the same command again; it goes on where it stopped"
+    )]
+    Unreachable {
+        /// Host and port.
+        registry: String,
+        /// What was being done.
+        operation: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// What went wrong last.
+        reason: String,
+    },
+    /// A registry answered what it must not.
+    #[error("the registry {registry} breaks the protocol: {reason}")]
+    Protocol {
+        /// Host and port.
+        registry: String,
+        /// What it did.
+        reason: String,
+    },
+    /// A registry forgot an unfinished upload: the blob has to be sent again from its beginning.
+    #[error("the registry {registry} lost the unfinished upload of a blob ({reason}). Run the same command again")]
+    UploadLost {
+        /// Host and port.
+        registry: String,
+        /// What the registry said.
+        reason: String,
+    },
     /// The work was cancelled.
-    #[error("interrupted; nothing was placed. Run the same command again")]
+    #[error("interrupted; nothing half-written is in place. Run the same command again")]
     Interrupted,
     /// Verification found something: the findings have been reported.
     #[error("verification failed: {count} finding(s)")]
@@ -227,13 +337,19 @@ impl Error {
         Self::InvalidBundle { context: context.into(), reason: reason.into() }
     }
 
+    /// A reference that does not parse.
+    pub fn invalid_reference(text: &str, reason: &'static str) -> Self {
+        Self::InvalidReference { text: text.chars().take(300).collect(), reason }
+    }
+
     /// The exit code: 1 failed, 2 usage, 3 verification failed, 4 not found, 5 already exists.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::InvalidName { .. } | Self::Ambiguous { .. } => 2,
+            Self::Usage(_) | Self::InvalidName { .. } | Self::InvalidReference { .. } | Self::Ambiguous { .. } => 2,
             Self::RecordedIntegrity { .. }
             | Self::CorruptBlob { .. }
             | Self::MissingBlob { .. }
+            | Self::ParentManifestMissing { .. }
             | Self::InvalidBundle { .. }
             | Self::InvalidPath { .. }
             | Self::InvalidDigest { .. }
@@ -242,7 +358,8 @@ impl Error {
             Self::SnapshotNotFound { .. }
             | Self::ParentNotFound { .. }
             | Self::NotFound { .. }
-            | Self::TagNotFound { .. } => 4,
+            | Self::TagNotFound { .. }
+            | Self::RemoteNotFound { .. } => 4,
             Self::AlreadyExists { .. } | Self::Different { .. } => 5,
             _ => 1,
         }

@@ -9,15 +9,14 @@ use std::{
     fs::File,
     io::Write,
     ops::Range,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
 
-use rustix::fs::{Mode, OFlags};
-
 use crate::{
+    bundle,
+    destination::create_target,
     digest::Digest,
     error::{Error, IoContext, Result},
     layer::{
@@ -26,64 +25,29 @@ use crate::{
         encode::encode,
         tar::{PlannedFile, TarPlan},
     },
-    layout, media_type,
+    layer_cache::{KeyBuilder, KnownLayer, LayerCache, Stamp},
+    media_type,
     model::{
         Descriptor, FileRecord, Index, LayerFile, LayerRecord, Manifest, SnapshotConfig, SnapshotName, SnapshotRecord,
         TarPath, config::MAX_STACK,
     },
+    opened::{Opened, open_all, open_regular, stamp},
     progress::Progress,
-    recorded::check_recorded,
+    recorded::RecordedChecks,
     report::{ExportReport, SnapshotReport},
-    snapshot::{
-        Snapshot,
-        scan::{SourceFile, scan},
-    },
+    snapshot::{Snapshot, scan::SourceFile},
     storage::Target,
     store::{
         Store,
         image_cache::{CacheContent, CacheFile, files_for},
+        lock,
     },
 };
 
-/// The form of a bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// An OCI layout directory.
-    Dir,
-    /// A plain tar of it.
-    Tar,
-    /// A tar of it in zstd frames.
-    TarZst,
-}
+pub use crate::destination::{Compression, Destination, Form};
 
-impl Form {
-    /// The word on the command line and in reports.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Dir => "dir",
-            Self::Tar => "tar",
-            Self::TarZst => "tar.zst",
-        }
-    }
-}
-
-/// How layers are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// Plain tar layers.
-    None,
-    /// zstd at this level, 1 to 19.
-    Zstd(i32),
-}
-
-/// Where a bundle is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// Standard output.
-    Stdout,
-    /// A file or folder.
-    Path(PathBuf),
-}
+/// How often a layer is made for a registry that forgets what it was sent.
+const MAX_ATTEMPTS: usize = 5;
 
 /// What to export, where to, and how.
 #[derive(Clone)]
@@ -122,12 +86,32 @@ pub struct ExportOptions {
 pub fn export(options: &ExportOptions) -> Result<ExportReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
-    let head = store.find(&options.snapshot)?;
-    let chain = if options.with_parents { store.chain(head)? } else { vec![head] };
+    let (snapshots, cache) = (store.snapshots(), store.cache());
+    let share = || lock::share(&[&snapshots, &cache], options.progress.as_ref());
+    let (_locks, chain) = lock::seen_under(&snapshots, share, || {
+        let head = store.find(&options.snapshot)?;
+        if options.with_parents { store.chain(head) } else { Ok(vec![head]) }
+    })?;
     let tags = tags(&chain, options.tag.as_deref())?;
-    let mut target = create_target(options)?;
-    let mut packer =
-        Packer { options, target: target.as_mut(), cache: HashMap::new(), blob_bytes: 0, cache_files: BTreeSet::new() };
+    // Blobs that are compressed already are stored by the outer stream.
+    let outer = match options.compression {
+        Compression::Zstd(_) => None,
+        Compression::None => Some(3),
+    };
+    let mut target = create_target(&options.destination, options.form, outer, options.force)?;
+    let mut packer = Packer {
+        options,
+        target: target.as_mut(),
+        recorded: RecordedChecks::start(options.progress.clone())?,
+        known: match &options.destination {
+            Destination::Registry(_, registry) => registry.cache.as_deref().map(LayerCache::at),
+            _ => None,
+        },
+        learned: Vec::new(),
+        cache: HashMap::new(),
+        blob_bytes: 0,
+        cache_files: BTreeSet::new(),
+    };
     let mut packed: Vec<Packed> = Vec::new();
     for (snapshot, name) in chain.iter().zip(&tags).rev() {
         let snapshot = packer.pack(snapshot, name, packed.last())?;
@@ -135,20 +119,22 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
     }
     packed.reverse();
     let entries = packed.iter().zip(&tags).map(|(p, tag)| p.index_entry(tag)).collect();
-    let (blob_bytes, cache_files) = (packer.blob_bytes, packer.cache_files.into_iter().collect());
+    let Packer { recorded, blob_bytes, cache_files, known, learned, .. } = packer;
+    recorded.finish()?;
+    // Only now: a layer that is remembered is not verified again.
+    for (key, layer) in learned {
+        known.iter().for_each(|known| known.put(&key, &layer));
+    }
     target.finish(&Index::new(entries))?;
     Ok(ExportReport {
-        destination: match &options.destination {
-            Destination::Stdout => "-".into(),
-            Destination::Path(path) => path.display().to_string(),
-        },
+        destination: options.destination.display(),
         form: options.form.as_str().into(),
         snapshots: packed
             .iter()
             .enumerate()
             .map(|(i, p)| p.report(packed.get(i + 1).map(|parent| parent.config.snapshot.digest)))
             .collect(),
-        cache_files,
+        cache_files: cache_files.into_iter().collect(),
         blob_bytes,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -177,39 +163,12 @@ fn tags(chain: &[Snapshot], head: Option<&str>) -> Result<Vec<SnapshotName>> {
     Ok(tags)
 }
 
-fn create_target(options: &ExportOptions) -> Result<Box<dyn Target>> {
-    // Blobs that are compressed already are stored by the outer stream.
-    let outer = match options.compression {
-        Compression::Zstd(_) => None,
-        Compression::None => Some(3),
-    };
-    match (&options.destination, options.form) {
-        (Destination::Stdout, Form::Dir) => {
-            Err(Error::Usage("a layout directory cannot be written to a pipe; use --format tar or tar.zst".into()))
-        }
-        (Destination::Stdout, Form::Tar) => layout::create_pipe(None, &std::env::temp_dir()),
-        (Destination::Stdout, Form::TarZst) => layout::create_pipe(Some(outer), &std::env::temp_dir()),
-        (Destination::Path(path), Form::Dir) => layout::create_dir(path, options.force),
-        (Destination::Path(path), Form::Tar) => layout::create_tar(path, None, options.force),
-        (Destination::Path(path), Form::TarZst) => layout::create_tar(path, Some(outer), options.force),
-    }
-}
-
 /// A file of a snapshot with what pass 1 found in it.
 struct PackedFile {
     source: SourceFile,
     file: File,
     stamp: Stamp,
     analysis: Analysis,
-}
-
-/// What changes when a file is written to.
-#[derive(PartialEq, Eq)]
-struct Stamp(u64, i64, i64, i64, i64);
-
-fn stamp(file: &File, path: &Path) -> Result<Stamp> {
-    let meta = file.metadata().context("stat", path)?;
-    Ok(Stamp(meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()))
 }
 
 /// A snapshot that is in the bundle.
@@ -224,19 +183,7 @@ struct Packed {
 
 impl Packed {
     fn index_entry(&self, tag: &SnapshotName) -> Descriptor {
-        let snapshot = &self.config.snapshot;
-        let mut entry = self
-            .manifest
-            .clone()
-            .annotated(media_type::REF_NAME, tag.as_str())
-            .annotated(media_type::SNAPSHOT_DIGEST, snapshot.digest.to_string());
-        if let Some(parent) = &snapshot.parent {
-            entry = entry.annotated(media_type::SNAPSHOT_PARENT, parent.to_string());
-        }
-        if let Some(created) = &snapshot.created_at {
-            entry = entry.annotated(media_type::CREATED, created.clone());
-        }
-        entry
+        bundle::index_entry(self.manifest.clone(), &self.config.snapshot, Some(tag.as_str()))
     }
 
     fn report(&self, parent_digest: Option<Digest>) -> SnapshotReport {
@@ -263,6 +210,11 @@ impl Packed {
 struct Packer<'a> {
     options: &'a ExportOptions,
     target: &'a mut dyn Target,
+    recorded: RecordedChecks,
+    /// Layers that earlier exports to a registry made.
+    known: Option<LayerCache>,
+    /// Those that this one made.
+    learned: Vec<(Digest, KnownLayer)>,
     /// Cache layers already in the bundle, by path.
     cache: HashMap<TarPath, (Descriptor, LayerRecord)>,
     cache_files: BTreeSet<String>,
@@ -271,11 +223,19 @@ struct Packer<'a> {
 
 impl Packer<'_> {
     fn pack(&mut self, snapshot: &Snapshot, name: &SnapshotName, parent: Option<&Packed>) -> Result<Packed> {
-        let progress = self.options.progress.as_ref();
         let parent_beneath = parent.filter(|p| self.options.delta && p.stack.len() < MAX_STACK);
-        let files = self.analyze(snapshot, parent_beneath)?;
-        verify_recorded(snapshot, &files, progress)?;
-        let (layer, record) = self.layer(snapshot, name, &files, parent_beneath)?;
+        let opened = open_all(snapshot)?;
+        let key = self.layer_key(snapshot, &opened, parent_beneath);
+        let (files, layer, record) = match self.known_layer(key.as_ref(), opened)? {
+            Ok(known) => known,
+            Err(opened) => {
+                let files = self.analyze(snapshot, opened, parent_beneath)?;
+                self.verify_recorded(snapshot, &files)?;
+                let (layer, record) = self.layer(snapshot, name, &files, parent_beneath, key.as_ref())?;
+                self.learn(key, &layer, &record, &files);
+                (files, layer, record)
+            }
+        };
         let (mut stack, mut records) = match parent_beneath {
             Some(parent) => (parent.stack.clone(), parent.config.layers[..parent.stack.len()].to_vec()),
             None => (Vec::new(), Vec::new()),
@@ -318,23 +278,75 @@ impl Packer<'_> {
         Ok(packed)
     }
 
+    /// What the layer's bytes follow from; none if it is not to be remembered.
+    fn layer_key(&self, snapshot: &Snapshot, opened: &[Opened], parent: Option<&Packed>) -> Option<Digest> {
+        self.known.as_ref()?;
+        let mut key = KeyBuilder::new(&format!("{:?} {}", self.options.compression, env!("CARGO_PKG_VERSION")));
+        key.text("snapshot", &snapshot.descriptor.digest.to_string());
+        for layer in parent.iter().flat_map(|parent| &parent.stack) {
+            key.text("beneath", &layer.digest.to_string());
+        }
+        for Opened { source, stamp, .. } in opened {
+            key.file(source.path.as_str(), source.executable, stamp);
+        }
+        key.finish()
+    }
+
+    /// The layer, if an earlier export made it of these files and the target has it; else the files back.
+    #[expect(clippy::type_complexity, reason = "a packed snapshot's parts, or what they are to be made of")]
+    fn known_layer(
+        &mut self,
+        key: Option<&Digest>,
+        opened: Vec<Opened>,
+    ) -> Result<std::result::Result<(Vec<PackedFile>, Descriptor, LayerRecord), Vec<Opened>>> {
+        let found = self.known.as_ref().zip(key).and_then(|(known, key)| known.get(key));
+        let Some(found) =
+            found.filter(|f| f.files.iter().map(|(r, _)| &r.path).eq(opened.iter().map(|o| &o.source.path)))
+        else {
+            return Ok(Err(opened));
+        };
+        if !self.target.contains(&found.layer)? {
+            return Ok(Err(opened));
+        }
+        self.blob_bytes += found.layer.size;
+        let files = opened.into_iter().zip(found.files).map(|(opened, (_, contents))| {
+            // Segments and sum are the layer's, which is there.
+            opened.with(Analysis { contents, segments: Vec::new(), sum: 0 })
+        });
+        Ok(Ok((files.collect(), found.layer, found.record)))
+    }
+
+    fn learn(&mut self, key: Option<Digest>, layer: &Descriptor, record: &LayerRecord, files: &[PackedFile]) {
+        let Some(key) = key else { return };
+        let files = files.iter().map(|f| (f.record(), f.analysis.contents.clone())).collect();
+        self.learned.push((key, KnownLayer { layer: layer.clone(), record: record.clone(), files }));
+    }
+
     /// Pass 1 over every file of the snapshot, each against its base in the parent's directory.
-    fn analyze(&self, snapshot: &Snapshot, parent: Option<&Packed>) -> Result<Vec<PackedFile>> {
+    fn analyze(&self, snapshot: &Snapshot, opened: Vec<Opened>, parent: Option<&Packed>) -> Result<Vec<PackedFile>> {
         let progress = self.options.progress.as_ref();
-        let sources = scan(snapshot)?;
         progress.begin(&format!("reading {}", snapshot.name), None);
-        let mut files = Vec::with_capacity(sources.len());
-        for source in sources {
-            let file = open_source(&source)?;
-            let stamp = stamp(&file, &source.absolute)?;
-            let base = base_of(&source, snapshot, parent);
-            let view = FileView { file: &file, path: &source.absolute, size: source.size };
-            let base = base.map(|b| Base { view: b.view(), analysis: Some(&b.analysis) });
+        let mut files = Vec::with_capacity(opened.len());
+        for opened in opened {
+            let source = &opened.source;
+            let base = base_of(source, snapshot, parent);
+            let view = FileView { file: &opened.file, path: &source.absolute, size: source.size };
+            let base = base.map(|b| Base { view: b.view(), contents: &b.analysis.contents });
             let analysis = analyze(view, base, self.options.jobs, progress)?;
-            files.push(PackedFile { source, file, stamp, analysis });
+            files.push(opened.with(analysis));
         }
         progress.end();
         Ok(files)
+    }
+
+    /// Compares what the descriptor records with what the payloads hold.
+    fn verify_recorded(&self, snapshot: &Snapshot, files: &[PackedFile]) -> Result<()> {
+        for recorded in &snapshot.descriptor.recorded {
+            let Ok(at) = files.binary_search_by(|f| f.source.path.cmp(&recorded.path)) else { continue };
+            let PackedFile { source, file, analysis, .. } = &files[at];
+            self.recorded.add(recorded, file, source.absolute.clone(), &analysis.contents)?;
+        }
+        Ok(())
     }
 
     /// Encodes the snapshot's own layer.
@@ -344,6 +356,7 @@ impl Packer<'_> {
         name: &SnapshotName,
         files: &[PackedFile],
         parent: Option<&Packed>,
+        key: Option<&Digest>,
     ) -> Result<(Descriptor, LayerRecord)> {
         let mut planned = Vec::new();
         let mut listed = Vec::new();
@@ -351,7 +364,7 @@ impl Packer<'_> {
             let path = file.source.path.clone();
             let base = base_of(&file.source, snapshot, parent);
             if let Some(parent) = parent
-                && parent.file(&path).is_some_and(|p| p.analysis.root == file.analysis.root)
+                && parent.file(&path).is_some_and(|p| p.analysis.contents.root == file.analysis.contents.root)
             {
                 continue;
             }
@@ -363,15 +376,14 @@ impl Packer<'_> {
             listed.push(LayerFile { path, base: base.map(|b| b.source.path.clone()) });
         }
         let kind = if parent.is_some() { "delta." } else { "" };
-        let (digest, snapshot) = (snapshot.descriptor.digest, &snapshot.name);
+        let digest = snapshot.descriptor.digest;
         let media = match (parent.is_some(), self.options.compression) {
             (false, Compression::Zstd(_)) => media_type::LAYER_ZSTD,
             (false, Compression::None) => media_type::LAYER_TAR,
             (true, Compression::Zstd(_)) => media_type::DELTA_ZSTD,
             (true, Compression::None) => media_type::DELTA_TAR,
         };
-        let _ = snapshot;
-        let descriptor = self.encode(planned, media, &format!("packing {name}"))?;
+        let descriptor = self.encode(planned, media, &format!("packing {name}"), key)?;
         let descriptor =
             descriptor.annotated(media_type::TITLE, format!("{}.{kind}{}", digest.short(), self.extension()));
         let record = match parent {
@@ -388,18 +400,34 @@ impl Packer<'_> {
         }
     }
 
-    fn encode(&mut self, planned: Vec<PlannedFile>, media: &str, phase: &str) -> Result<Descriptor> {
+    fn encode(
+        &mut self,
+        planned: Vec<PlannedFile>,
+        media: &str,
+        phase: &str,
+        key: Option<&Digest>,
+    ) -> Result<Descriptor> {
         let options = self.options;
         let plan = TarPlan::new(planned);
-        options.progress.begin(phase, Some(plan.len()));
         let level = match options.compression {
             Compression::Zstd(level) => Some(level),
             Compression::None => None,
         };
-        let mut blob = self.target.blob()?;
-        let failed = |e| write_failed(e, options);
-        encode(&plan, level, options.jobs, &mut blob, &failed, options.progress.as_ref())?;
-        let descriptor = blob.commit(media)?;
+        let mut attempt = 1;
+        let descriptor = loop {
+            options.progress.begin(phase, Some(plan.len()));
+            let mut blob = match key {
+                Some(key) => self.target.keyed_blob(key)?,
+                None => self.target.blob()?,
+            };
+            let failed = |e| write_failed(e, options);
+            let encoded = encode(&plan, level, options.jobs, &mut blob, &failed, options.progress.as_ref());
+            match encoded.and_then(|()| blob.commit(media)) {
+                // The registry forgot what was sent: the layer is made again.
+                Err(Error::UploadLost { .. }) if attempt < MAX_ATTEMPTS => attempt += 1,
+                other => break other?,
+            }
+        };
         options.progress.end();
         self.blob_bytes += descriptor.size;
         Ok(descriptor)
@@ -442,6 +470,24 @@ impl Packer<'_> {
             }
         };
         let size = open.metadata().context("stat", &absolute)?.len();
+        // A file of ours is as old as this run: it is known by what it holds.
+        let key = match (&file.content, &self.known) {
+            (_, None) => None,
+            (content, Some(_)) => {
+                let mut key = KeyBuilder::new(&format!("{:?} {}", self.options.compression, env!("CARGO_PKG_VERSION")));
+                match content {
+                    CacheContent::File(_) => key.file(file.path.as_str(), false, &stamp(&open, &absolute)?),
+                    CacheContent::Bytes(bytes) => key.text(file.path.as_str(), &Digest::of(bytes).to_string()),
+                }
+                key.finish()
+            }
+        };
+        if let Some(known) = self.known.as_ref().zip(key.as_ref()).and_then(|(known, key)| known.get(key))
+            && self.target.contains(&known.layer)?
+        {
+            self.blob_bytes += known.layer.size;
+            return Ok((known.layer, known.record));
+        }
         let source = SourceFile { path: file.path.clone(), absolute, size, executable: false };
         let stamp = stamp(&open, &source.absolute)?;
         let view = FileView { file: &open, path: &source.absolute, size };
@@ -452,11 +498,19 @@ impl Packer<'_> {
             Compression::None => media_type::LAYER_TAR,
         };
         let planned = packed.plan(whole_segments(&packed.analysis))?;
-        let descriptor = self.encode(vec![planned], media, &format!("packing {}", file.path))?;
+        let descriptor = self.encode(vec![planned], media, &format!("packing {}", file.path), key.as_ref())?;
         let title = format!("{}.{}", file.path.as_str().replace('/', "_"), self.extension());
         let descriptor = descriptor.annotated(media_type::TITLE, title);
         let record = LayerRecord::Cache { digest: descriptor.digest, file: packed.record() };
+        self.learn(key, &descriptor, &record, &[packed]);
         Ok((descriptor, record))
+    }
+}
+
+impl Opened {
+    fn with(self, analysis: Analysis) -> PackedFile {
+        let Self { source, file, stamp } = self;
+        PackedFile { source, file, stamp, analysis }
     }
 }
 
@@ -470,8 +524,8 @@ impl PackedFile {
             path: self.source.path.clone(),
             executable: self.source.executable,
             size: self.source.size,
-            data_bytes: self.analysis.data_bytes,
-            root: self.analysis.root,
+            data_bytes: self.analysis.contents.data_bytes,
+            root: self.analysis.contents.root,
         }
     }
 
@@ -505,31 +559,13 @@ fn base_of<'p>(source: &SourceFile, snapshot: &Snapshot, parent: Option<&'p Pack
 
 /// What a whole file's entry holds: everything as a plain entry when no block is zero, else its data.
 fn whole_segments(analysis: &Analysis) -> Option<Vec<Range<u64>>> {
-    (analysis.data_bytes < analysis.size).then(|| analysis.segments.clone())
-}
-
-fn open_source(source: &SourceFile) -> Result<File> {
-    let file = open_regular(&source.absolute)?;
-    let size = file.metadata().context("stat", &source.absolute)?.len();
-    if size != source.size {
-        return Err(Error::SourceChanged { path: source.absolute.clone() });
-    }
-    Ok(file)
-}
-
-fn open_regular(path: &Path) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).context("open", path)?);
-    if !file.metadata().context("stat", path)?.is_file() {
-        return Err(Error::io("open", path, std::io::Error::other("it is not a regular file")));
-    }
-    Ok(file)
+    (analysis.contents.data_bytes < analysis.contents.size).then(|| analysis.segments.clone())
 }
 
 fn write_failed(error: std::io::Error, options: &ExportOptions) -> Error {
     let path = match &options.destination {
-        Destination::Stdout => Path::new("standard output"),
-        Destination::Path(path) => path,
+        Destination::Stdout => "standard output".into(),
+        other => PathBuf::from(other.display()),
     };
     match error.downcast::<Error>() {
         Ok(error) => error,
@@ -552,14 +588,4 @@ fn record_of(snapshot: &Snapshot) -> Result<SnapshotRecord> {
         descriptor: d.file.clone(),
         disk: d.disk.clone(),
     })
-}
-
-/// Compares what the descriptor records with what the payloads hold.
-fn verify_recorded(snapshot: &Snapshot, files: &[PackedFile], progress: &dyn Progress) -> Result<()> {
-    for recorded in &snapshot.descriptor.recorded {
-        let Ok(at) = files.binary_search_by(|f| f.source.path.cmp(&recorded.path)) else { continue };
-        let file = &files[at];
-        check_recorded(recorded, &file.file, &file.source.absolute, &file.analysis, progress)?;
-    }
-    Ok(())
 }

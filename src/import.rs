@@ -5,10 +5,10 @@
 //! rename into place, cache files first, parents before children. Before the renames nothing is visible in the store.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc::sync_channel},
     time::Instant,
 };
 
@@ -18,16 +18,23 @@ use crate::{
     layout,
     model::{FileRecord, LayerRecord, SnapshotIdentity, SnapshotName, TarPath},
     progress::Progress,
-    recorded::check_recorded,
+    reference::RegistryReference,
+    registry,
+    repair::record_of,
     report::{ImportReport, Outcome, SnapshotReport},
-    restore::{Restorer, compare_table, restore_cache_file},
-    snapshot::{Snapshot, SnapshotDescriptor},
+    restore::{Below, Restorer, TableCheck},
+    settle::{Restored, Settler},
+    snapshot::Snapshot,
     storage::Source,
     store::{
-        Store,
-        place::{Placed, Stage, place_directory, place_file},
+        Store, lock,
+        place::{
+            Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_names,
+            write_member,
+        },
         vmdk,
     },
+    writeback::Writeback,
 };
 
 /// Where a bundle is read.
@@ -37,6 +44,8 @@ pub enum BundleLocation {
     Stdin,
     /// A layout directory, a tar or a tar.zst.
     Path(PathBuf),
+    /// A repository of a registry.
+    Registry(RegistryReference, Box<registry::Options>),
 }
 
 impl BundleLocation {
@@ -45,6 +54,7 @@ impl BundleLocation {
         match self {
             Self::Stdin => layout::open_stdin(spool),
             Self::Path(path) => layout::open(path, spool),
+            Self::Registry(reference, options) => registry::open(reference, options),
         }
     }
 }
@@ -90,7 +100,7 @@ pub fn import(options: &ImportOptions) -> Result<ImportReport> {
     let destination = options.dest.clone().unwrap_or_else(|| store.snapshots());
     let mut missing = Stage::folders_missing(&store.cache());
     missing.extend(Stage::folders_missing(&destination));
-    let result = Import { options, store, destination }.run(started);
+    let result = Import { options, store, destination }.run(started, &mut missing);
     if result.is_err() {
         Stage::remove_empty(&missing);
     }
@@ -106,6 +116,9 @@ struct Import<'a> {
 /// Where a snapshot goes, and for a `final` one its group's folder and its alias there.
 type Place = (PathBuf, Option<(PathBuf, SnapshotName)>);
 
+/// Image-cache files in their stage, each with its place.
+type StagedCache = (Stage, Vec<(PathBuf, PathBuf)>);
+
 /// A snapshot on its way.
 struct Incoming<'a> {
     bundled: &'a BundledSnapshot,
@@ -118,27 +131,41 @@ struct Incoming<'a> {
 }
 
 impl Import<'_> {
-    fn run(&self, started: Instant) -> Result<ImportReport> {
+    /// `missing`: the folders that are not there before; what is made of them goes if this fails.
+    fn run(&self, started: Instant, missing: &mut Vec<PathBuf>) -> Result<ImportReport> {
         let options = self.options;
+        // A removal meanwhile could take away the parent that a delta goes over.
+        make_folders(&self.destination)?;
+        let cache = self.store.cache();
+        let _locks = lock::share(&[&self.destination, &cache], options.progress.as_ref())?;
         let stage = Stage::create(&self.destination)?;
         let source = options.source.open(stage.path())?;
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
         let chain = bundle::chain(source.as_ref(), &head, options.head_only)?;
-        self.check_limits(&chain)?;
+        let most = self.check_limits(&chain)?;
         let targets = self.targets(&chain)?;
-        let mut incoming: Vec<Incoming> = Vec::new();
-        for (position, (bundled, (target, member))) in chain.iter().zip(targets).enumerate().rev() {
-            let below = incoming.last();
-            let ready = self.prepare(source.as_ref(), &stage, position, bundled, target, member, below)?;
-            incoming.push(ready);
-        }
-        let cache = self.stage_cache(source.as_ref(), &chain)?;
+        targets.iter().try_for_each(|(target, _)| check_way(&self.destination, target))?;
+        let writeback = Arc::new(Writeback::start().context("start a thread for", stage.path())?);
+        let restorer = Restorer {
+            source: source.as_ref(),
+            jobs: options.jobs,
+            progress: options.progress.as_ref(),
+            most: Some(most),
+            writeback: Some(writeback.clone()),
+        };
+        let (mut incoming, cache) = self.stage(&restorer, &stage, &chain, targets)?;
+        drop(restorer);
+        // A sync that failed ahead of time is not reported again by the next one.
+        let in_use = || std::io::Error::other("the writeback thread is still in use");
+        let finished = Arc::into_inner(writeback).ok_or_else(in_use).and_then(Writeback::finish);
+        finished.context("fsync files in", stage.path())?;
         stage.sync()?;
+        self.make_room(&stage, &incoming, cache.as_ref().map_or(&[], |(_, files)| files), missing)?;
         let mut cache_files = Vec::new();
         if let Some((cache_stage, files)) = &cache {
             cache_stage.sync()?;
             for (staged, path) in files {
-                place_file(staged, path, options.force)?;
+                place_file(&self.store.cache(), staged, path, options.force)?;
                 cache_files.push(path.clone());
             }
         }
@@ -148,6 +175,8 @@ impl Import<'_> {
                 snapshot.outcome = Outcome::AlreadyThere;
             }
         }
+        let placed = incoming.iter().map(|s| s.target.as_path()).chain(cache_files.iter().map(PathBuf::as_path));
+        sync_names(placed, &self.store.root)?;
         incoming.reverse();
         Ok(ImportReport {
             source: source.display(),
@@ -158,12 +187,65 @@ impl Import<'_> {
         })
     }
 
-    fn place(&self, snapshot: &Incoming) -> Result<Placed> {
-        if let Some((group, alias)) = &snapshot.member {
-            crate::store::place::prepare_group(group)?;
-            crate::store::place::write_member(&snapshot.directory, alias)?;
+    /// Unpacks everything, and verifies it beside that.
+    fn stage<'b>(
+        &self,
+        restorer: &Restorer,
+        stage: &Stage,
+        chain: &'b [BundledSnapshot],
+        targets: Vec<Place>,
+    ) -> Result<(Vec<Incoming<'b>>, Option<StagedCache>)> {
+        let options = self.options;
+        let settler = Settler::new(options.jobs, options.skip_recorded, options.progress.clone())?;
+        std::thread::scope(|scope| {
+            let (sender, restored) = sync_channel(1);
+            let settling = scope.spawn(move || settler.run(restored));
+            let unpack = move || {
+                let mut incoming: Vec<Incoming> = Vec::new();
+                for (position, (bundled, place)) in chain.iter().zip(targets).enumerate().rev() {
+                    let directory = stage.path().join(position.to_string());
+                    let (ready, restored) = self.prepare(restorer, directory, bundled, place, incoming.last())?;
+                    incoming.push(ready);
+                    if restored.is_some_and(|restored| sender.send(restored).is_err()) {
+                        // The settler has found something wrong, which is what counts.
+                        break;
+                    }
+                }
+                Ok((incoming, self.stage_cache(restorer, chain)?))
+            };
+            let unpacked = unpack();
+            options.progress.begin("verifying", None);
+            let settled = settling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            options.progress.end();
+            settled.and(unpacked)
+        })
+    }
+
+    /// Makes and writes all that placing needs beside what is staged, so that nothing is left to do but to rename: a disk
+    /// that is full says so before anything is visible.
+    fn make_room(
+        &self,
+        stage: &Stage,
+        incoming: &[Incoming],
+        cache: &[(PathBuf, PathBuf)],
+        missing: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        let snapshots = incoming.iter().filter(|s| s.outcome == Outcome::Placed);
+        for path in cache.iter().map(|(_, path)| path).chain(snapshots.clone().map(|s| &s.target)) {
+            let folder = path.parent().unwrap_or(path);
+            missing.extend(Stage::folders_missing(folder));
+            make_folders(folder)?;
         }
-        match place_directory(&snapshot.directory, &snapshot.target, self.options.force) {
+        let members = snapshots.filter_map(|s| Some((s, s.member.as_ref()?)));
+        for (snapshot, (_, alias)) in members.clone() {
+            write_member(&snapshot.directory, alias)?;
+        }
+        // It is visible at once, so it comes after all that may still fail.
+        members.map(|(_, (group, _))| group).try_for_each(|group| prepare_group(group, stage))
+    }
+
+    fn place(&self, snapshot: &Incoming) -> Result<Placed> {
+        match place_directory(&self.destination, &snapshot.directory, &snapshot.target, self.options.force) {
             // Another import was faster: identical is as good as placed by us.
             Err(Error::AlreadyExists { .. }) => {
                 self.compare_existing(snapshot.bundled, &snapshot.target)?;
@@ -173,18 +255,20 @@ impl Import<'_> {
         }
     }
 
-    fn check_limits(&self, chain: &[BundledSnapshot]) -> Result<()> {
+    /// Gives the most bytes that may be restored.
+    fn check_limits(&self, chain: &[BundledSnapshot]) -> Result<u64> {
         let (mut files, mut data) = (0u64, 0u64);
         for snapshot in chain {
             files += snapshot.config.files.len() as u64;
             data = snapshot.config.files.iter().fold(data, |sum, f| sum.saturating_add(f.data_bytes));
         }
-        if let Some(first) = chain.first() {
-            for layer in &first.config.layers {
-                if let LayerRecord::Cache { file, .. } = layer {
-                    files += 1;
-                    data = data.saturating_add(file.data_bytes);
-                }
+        let mut cache = HashSet::new();
+        for layer in chain.iter().flat_map(|snapshot| &snapshot.config.layers) {
+            if let LayerRecord::Cache { file, .. } = layer
+                && cache.insert(&file.path)
+            {
+                files += 1;
+                data = data.saturating_add(file.data_bytes);
             }
         }
         if files > self.options.max_files {
@@ -208,16 +292,16 @@ impl Import<'_> {
                 hint: "; free some space, use --head-only, or raise --max-bytes",
             });
         }
-        Ok(())
+        Ok(limit)
     }
 
     /// Where every snapshot of the chain goes.
     fn targets(&self, chain: &[BundledSnapshot]) -> Result<Vec<Place>> {
         let mut all: Vec<Place> = Vec::new();
-        let oldest = chain.last().map(|s| s.config.snapshot.name.clone());
+        let oldest = chain.iter().rev().find(|s| s.config.snapshot.id.is_some());
         let group = match &self.options.group {
             Some(name) => Some(name.parse::<SnapshotName>()?),
-            None => self.parents_group(chain)?.or(oldest),
+            None => self.parents_group(chain)?.or(oldest.map(|s| s.config.snapshot.name.clone())),
         };
         for (position, snapshot) in chain.iter().enumerate() {
             let record = &snapshot.config.snapshot;
@@ -240,7 +324,14 @@ impl Import<'_> {
             }
             all.push(place);
         }
-        Ok(all)
+        let is_taken = |group: &Path| Snapshot::is_at(group) || all.iter().any(|(path, _)| path == group);
+        match all.iter().find_map(|(_, member)| member.as_ref().filter(|(group, _)| is_taken(group))) {
+            Some((group, _)) => Err(Error::Usage(format!(
+                "{} is a snapshot and cannot be a group as well; choose another group with --group",
+                group.display()
+            ))),
+            None => Ok(all),
+        }
     }
 
     /// The group of the installed parent of the chain's oldest snapshot.
@@ -258,86 +349,36 @@ impl Import<'_> {
         Ok(None)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
     fn prepare<'b>(
         &self,
-        source: &dyn Source,
-        stage: &Stage,
-        position: usize,
+        restorer: &Restorer,
+        directory: PathBuf,
         bundled: &'b BundledSnapshot,
-        target: PathBuf,
-        member: Option<(PathBuf, SnapshotName)>,
+        (target, member): Place,
         below: Option<&Incoming>,
-    ) -> Result<Incoming<'b>> {
+    ) -> Result<(Incoming<'b>, Option<Restored<'b>>)> {
         if fs::symlink_metadata(&target).is_ok() {
             match self.compare_existing(bundled, &target) {
                 Ok(()) => {
-                    let directory = target.clone();
-                    return Ok(Incoming { bundled, target, member, directory, outcome: Outcome::AlreadyThere });
+                    let (directory, outcome) = (target.clone(), Outcome::AlreadyThere);
+                    return Ok((Incoming { bundled, target, member, directory, outcome }, None));
                 }
                 Err(_) if self.options.force => {}
                 Err(error) => return Err(error),
             }
         }
-        let directory = stage.path().join(position.to_string());
         fs::create_dir(&directory).context("create", &directory)?;
-        let restorer = Restorer {
-            source,
-            jobs: self.options.jobs,
-            progress: self.options.progress.as_ref(),
-            most: self.options.max_bytes,
-        };
-        let parent = below.filter(|below| bundled.extends(below.bundled));
-        restorer.restore(bundled, &directory, parent.map(|p| (p.bundled, p.directory.as_path())))?;
-        self.verify_restored(bundled, &directory)?;
-        Ok(Incoming { bundled, target, member, directory, outcome: Outcome::Placed })
+        let below = below.filter(|below| bundled.extends(below.bundled));
+        let parent = below.map(|below| Below { bundled: below.bundled, directory: &below.directory });
+        let inherited = restorer.restore(bundled, &directory, parent)?;
+        record_of(bundled).write(&directory)?;
+        let over_previous = below.is_some_and(|below| below.outcome == Outcome::Placed);
+        let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
+        Ok((Incoming { bundled, target, member, directory, outcome: Outcome::Placed }, Some(restored)))
     }
 
-    /// Everything that must hold of a restored directory before it may be placed.
-    fn verify_restored(&self, bundled: &BundledSnapshot, directory: &Path) -> Result<()> {
-        let progress = self.options.progress.as_ref();
-        let name = &bundled.config.snapshot.name;
-        progress.begin(&format!("verifying {name}"), None);
-        let analyses = compare_table(bundled, directory, self.options.jobs, progress, true)?;
-        progress.end();
-        let descriptor = self.descriptor_of(bundled, directory)?;
-        for recorded in &descriptor.recorded {
-            let Some((file, analysis)) = analyses.get(&recorded.path) else { continue };
-            let sha = recorded.algorithm != crate::snapshot::IntegrityAlgorithm::Merkle;
-            if !(sha && self.options.skip_recorded) {
-                check_recorded(recorded, file, &directory.join(&recorded.path), analysis, progress)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The restored descriptor, which must be the one that the config describes.
-    fn descriptor_of(&self, bundled: &BundledSnapshot, directory: &Path) -> Result<SnapshotDescriptor> {
-        let record = &bundled.config.snapshot;
-        let path = directory.join(&record.descriptor);
-        let bytes = fs::read(&path).context("read", &path)?;
-        let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes)?;
-        let same = descriptor.digest == record.digest
-            && descriptor.id == record.id
-            && descriptor.parent == record.parent
-            && descriptor.generation == record.generation
-            && descriptor.disk == record.disk;
-        if !same {
-            return Err(Error::bundle(
-                format!("config {}", bundled.manifest.config.digest),
-                format!("it describes {}, but the snapshot's descriptor is {}", record.digest, descriptor.digest),
-            ));
-        }
-        for (payload, size) in &descriptor.payloads {
-            let row = bundled.config.files.iter().find(|f| f.path == *payload);
-            if row.is_none_or(|row| size.is_some_and(|size| size != row.size)) {
-                return Err(Error::bundle(
-                    format!("config {}", bundled.manifest.config.digest),
-                    format!("the payload {payload} is missing or has another size than the descriptor says"),
-                ));
-            }
-        }
-        Ok(descriptor)
+    fn check<'c>(&'c self, bundled: &'c BundledSnapshot, directory: &'c Path) -> TableCheck<'c> {
+        TableCheck { bundled, directory, jobs: self.options.jobs, progress: self.options.progress.as_ref() }
     }
 
     /// What is there must be the snapshot, file by file.
@@ -349,26 +390,29 @@ impl Import<'_> {
         if existing.descriptor.digest != record.digest {
             return Err(different(existing.descriptor.digest.to_string()));
         }
-        compare_table(bundled, target, self.options.jobs, self.options.progress.as_ref(), false)
+        self.check(bundled, target)
+            .compare()
             .map(drop)
             .map_err(|e| different(format!("the same descriptor with other contents ({e})")))
     }
 
     /// Restores the image-cache files beside the cache; those that are there and identical are left alone.
-    #[expect(clippy::type_complexity, reason = "a stage and what it holds")]
-    fn stage_cache(
-        &self,
-        source: &dyn Source,
-        chain: &[BundledSnapshot],
-    ) -> Result<Option<(Stage, Vec<(PathBuf, PathBuf)>)>> {
+    fn stage_cache(&self, restorer: &Restorer, chain: &[BundledSnapshot]) -> Result<Option<StagedCache>> {
         let mut wanted: HashMap<&TarPath, (&FileRecord, usize, usize)> = HashMap::new();
         let mut order: Vec<&TarPath> = Vec::new();
         for (s, snapshot) in chain.iter().enumerate() {
             for (l, layer) in snapshot.config.layers.iter().enumerate() {
-                if let LayerRecord::Cache { file, .. } = layer
-                    && wanted.insert(&file.path, (file, s, l)).is_none()
-                {
-                    order.push(&file.path);
+                let LayerRecord::Cache { file, .. } = layer else { continue };
+                match wanted.get(&file.path) {
+                    None => {
+                        wanted.insert(&file.path, (file, s, l));
+                        order.push(&file.path);
+                    }
+                    Some((other, ..)) if (other.root, other.size) == (file.root, file.size) => {}
+                    Some(_) => {
+                        let reason = format!("its snapshots have different files for {}", file.path);
+                        return Err(Error::bundle("the image cache", reason));
+                    }
                 }
             }
         }
@@ -386,17 +430,11 @@ impl Import<'_> {
             if kind.is_none() || path.as_str().matches('/').count() != 1 {
                 return Err(Error::bundle("the image cache", format!("{path} is no image-cache file")));
             }
+            check_way(&cache, &cache.join(path))?;
             let staged = stage.path().join(path.as_str().replace('/', "_"));
             let snapshot = &chain[s];
-            restore_cache_file(
-                source,
-                &snapshot.manifest.layers[l],
-                &snapshot.config.layers[l],
-                record,
-                &staged,
-                self.options.jobs,
-                self.options.progress.as_ref(),
-            )?;
+            let (layer, config) = (&snapshot.manifest.layers[l], &snapshot.config.layers[l]);
+            restorer.restore_cache_file(layer, config, record, &staged)?;
             if path.as_str().starts_with("vmdk/") {
                 let reduced = fs::read(&staged).context("read", &staged)?;
                 let expanded = vmdk::expand(&reduced, &absolute(&cache)?)?;

@@ -1,30 +1,46 @@
 //! snapcask: microVM snapshots as verified, content-addressed OCI bundles.
 //!
 //! ```text
-//! export:  store -> chain -> scan -> layer (tar segments, deltas, frames) -> layout (dir, tar, tar.zst)
-//! import:  layout -> verify -> layer (decode, write at offsets) -> roots -> stage -> place in the store
+//! export:  store -> chain -> scan -> layer (tar segments, deltas, frames) -> layout (dir, tar, tar.zst) or registry
+//! copy:    layout or registry -> verify -> layout or registry, children first
+//! import:  layout or registry -> verify -> layer (decode, write at offsets) -> roots -> stage -> place in the store
 //! ```
 #![deny(missing_docs)]
+#![deny(unsafe_code)]
 
+pub mod beneath;
 pub mod bundle;
+pub mod check;
 pub mod check_bundle;
+pub mod copy;
+pub mod deep;
+pub mod destination;
 pub mod digest;
 pub mod error;
 pub mod export;
 pub mod import;
 pub mod layer;
+pub mod layer_cache;
 pub mod layout;
 pub mod media_type;
 pub mod model;
+pub mod opened;
 pub mod progress;
 pub mod recorded;
+pub mod reference;
+pub mod registry;
+pub mod remove;
+mod repair;
 pub mod report;
 pub mod restore;
 pub mod seek_table;
+pub mod settle;
 pub mod snapshot;
 pub mod storage;
 pub mod store;
+pub mod temporary;
 pub mod verify;
+pub mod writeback;
 
 pub use digest::Digest;
 pub use error::{Error, Result};

@@ -1,8 +1,8 @@
 //! What the verbs report: the JSON output of the CLI is these types (`schemas/`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
     digest::Digest,
@@ -53,6 +53,7 @@ pub struct SnapshotReport {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown_requires: Vec<String>,
     /// Where it was read or placed.
+    #[serde(serialize_with = "lossy_option")]
     pub path: Option<PathBuf>,
     /// What was done; absent for an export.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +94,7 @@ impl SnapshotReport {
 pub struct ExportReport {
     /// Where the bundle is; `-` for standard output.
     pub destination: String,
-    /// The form: `dir`, `tar` or `tar.zst`.
+    /// The form: `dir`, `tar`, `tar.zst` or `registry`.
     pub form: String,
     /// Head first, then parent, grandparent, ...
     pub snapshots: Vec<SnapshotReport>,
@@ -112,13 +113,65 @@ pub struct ImportReport {
     /// What was imported.
     pub source: String,
     /// The snapshots directory.
+    #[serde(serialize_with = "lossy")]
     pub destination: PathBuf,
     /// Head first, then parent, grandparent, ...
     pub snapshots: Vec<SnapshotReport>,
     /// Image-cache files placed or already there.
+    #[serde(serialize_with = "lossy_list")]
     pub cache_files: Vec<PathBuf>,
     /// Wall time, seconds.
     pub seconds: f64,
+}
+
+/// A snapshot that was copied.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CopiedSnapshot {
+    /// Snapshot digest.
+    pub digest: Digest,
+    /// Its name in the bundle.
+    pub name: String,
+    /// Its tag at the destination, if it has one.
+    pub tag: Option<String>,
+    /// Digest of its OCI manifest.
+    pub manifest: Digest,
+}
+
+/// The report of `copy`, and of `push` and `pull` of a bundle.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyReport {
+    /// What was copied.
+    pub source: String,
+    /// Where to.
+    pub destination: String,
+    /// `dir`, `tar`, `tar.zst` or `registry`.
+    pub form: String,
+    /// Children before parents.
+    pub snapshots: Vec<CopiedSnapshot>,
+    /// Blobs, manifests among them.
+    pub blobs: usize,
+    /// Their bytes.
+    pub blob_bytes: u64,
+    /// Blobs that were sent or written.
+    pub sent_blobs: usize,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Blobs that the registry took from another of its repositories.
+    pub mounted_blobs: usize,
+    /// Wall time, seconds.
+    pub seconds: f64,
+}
+
+/// The tags of a repository.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagsReport {
+    /// The repository.
+    pub repository: String,
+    /// Its tags, in the registry's order.
+    pub tags: Vec<String>,
 }
 
 /// One thing that verification found.
@@ -248,6 +301,7 @@ pub struct ListedSnapshot {
     /// Image reference.
     pub image: Option<String>,
     /// Directory.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
 }
 
@@ -256,9 +310,89 @@ pub struct ListedSnapshot {
 #[serde(rename_all = "camelCase")]
 pub struct ListReport {
     /// The store.
+    #[serde(serialize_with = "lossy")]
     pub store: PathBuf,
     /// Parents before children.
     pub snapshots: Vec<ListedSnapshot>,
     /// Directories that are no readable snapshot, with the reason.
+    #[serde(serialize_with = "lossy_pairs")]
     pub unreadable: Vec<(PathBuf, String)>,
+}
+
+/// The report of `check`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckReport {
+    /// The store.
+    #[serde(serialize_with = "lossy")]
+    pub store: PathBuf,
+    /// Snapshot directories looked at.
+    pub snapshots: usize,
+    /// Those that an import left a record of: every file is compared with it.
+    pub recorded: usize,
+    /// Files read.
+    pub files: usize,
+    /// Bytes of them in blocks that are not zero.
+    pub data_bytes: u64,
+    /// Everything that is wrong now; empty is good.
+    pub findings: Vec<Finding>,
+    /// What was wrong and has been repaired.
+    pub repaired: Vec<Finding>,
+    /// Wall time, seconds.
+    pub seconds: f64,
+}
+
+/// A snapshot that was removed, or would be.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovedSnapshot {
+    /// Name, `group:member` for one in a group.
+    pub name: String,
+    /// Snapshot digest.
+    pub digest: Digest,
+    /// `snapshot_id`.
+    pub id: Option<String>,
+    /// Its directory.
+    #[serde(serialize_with = "lossy")]
+    pub path: PathBuf,
+}
+
+/// The report of `remove`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoveReport {
+    /// The store.
+    #[serde(serialize_with = "lossy")]
+    pub store: PathBuf,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// The snapshots, children before their parents.
+    pub removed: Vec<RemovedSnapshot>,
+    /// Those that have lost their parent.
+    pub orphaned: Vec<String>,
+    /// Image-cache files that went too.
+    #[serde(serialize_with = "lossy_list")]
+    pub cache_files: Vec<PathBuf>,
+    /// Bytes that all of it took on disk; blocks shared with others count, too.
+    pub allocated_bytes: u64,
+    /// Wall time, seconds.
+    pub seconds: f64,
+}
+
+// JSON is UTF-8, paths need not be: what does not fit is shown with U+FFFD, as everywhere in messages.
+
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
+}
+
+fn lossy_list<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+}
+
+fn lossy_pairs<S: Serializer>(pairs: &[(PathBuf, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(pairs.iter().map(|(path, text)| (path.to_string_lossy(), text)))
 }

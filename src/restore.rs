@@ -1,29 +1,31 @@
 //! A snapshot's directory from its layers: files of the parent first, then each layer over what is beneath it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     ops::Range,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 use crate::{
+    beneath::Folder,
     bundle::{BundledSnapshot, encoding_of},
     error::{Error, IoContext, Result},
     layer::{
-        analyze::{Analysis, FileView, analyze},
+        analyze::{Contents, FileView, Prior, contents},
         clone::clone_contents,
-        decode::{EncodedLayer, OutputFile, decode},
+        decode::{Budget, EncodedLayer, OutputFile, Place, decode},
         walk::Sink,
     },
     model::{Descriptor, FileRecord, LayerFile, LayerRecord, TarPath},
     progress::Progress,
     storage::Source,
     verify::into_error,
+    writeback::Writeback,
 };
 
 /// Room for headers, sparse maps and padding beside the data of a layer's files.
@@ -39,35 +41,68 @@ pub struct Restorer<'a> {
     pub progress: &'a dyn Progress,
     /// Most bytes that a layer may unpack to; none: what its files' tables allow.
     pub most: Option<u64>,
+    /// Makes files durable while they are written.
+    pub writeback: Option<Arc<Writeback>>,
+}
+
+/// A snapshot's restored directory beneath another one.
+#[derive(Clone, Copy)]
+pub struct Below<'a> {
+    /// The snapshot.
+    pub bundled: &'a BundledSnapshot,
+    /// Where its files are.
+    pub directory: &'a Path,
+}
+
+/// Which files of a restored directory came from the one beneath it, and where they were written to since. Files that
+/// are not here are new.
+pub type Inherited = HashMap<TarPath, Origin>;
+
+/// Where a file came from.
+#[derive(Debug)]
+pub struct Origin {
+    /// The file beneath.
+    pub base: TarPath,
+    /// The ranges that the layer holds of it, sorted.
+    pub touched: Vec<Range<u64>>,
 }
 
 impl Restorer<'_> {
     /// Makes `directory` (empty) the snapshot's, from the parent's restored directory and the top layer, or from the
-    /// whole stack. Verifies every blob it reads; the file table is compared by [`compare_table`].
-    pub fn restore(
-        &self,
-        bundled: &BundledSnapshot,
-        directory: &Path,
-        parent: Option<(&BundledSnapshot, &Path)>,
-    ) -> Result<()> {
+    /// whole stack. Verifies every blob it reads; the file table is compared by [`TableCheck`].
+    pub fn restore(&self, bundled: &BundledSnapshot, directory: &Path, parent: Option<Below>) -> Result<Inherited> {
         let stack = bundled.config.stack_len();
         let mut first = 0;
         let mut present: BTreeMap<TarPath, PathBuf> = BTreeMap::new();
-        if let Some((below, below_directory)) = parent {
+        let mut inherited = Inherited::new();
+        if let Some(Below { bundled: below, directory }) = parent {
             first = stack - 1;
-            present = below.config.files.iter().map(|f| (f.path.clone(), below_directory.join(&f.path))).collect();
+            for file in &below.config.files {
+                present.insert(file.path.clone(), directory.join(&file.path));
+                inherited.insert(file.path.clone(), Origin { base: file.path.clone(), touched: Vec::new() });
+            }
         }
         for index in first..stack {
             let (LayerRecord::Base { files, .. } | LayerRecord::Delta { files, .. }) = &bundled.config.layers[index]
             else {
                 break;
             };
-            self.layer(bundled, index, files, directory, &mut present)?;
+            let mut touched = self.layer(bundled, index, files, directory, &mut present)?;
+            for file in files {
+                // Over several layers nothing is known of what is beneath: those files are looked at whole.
+                let base = file.base.clone().filter(|_| parent.is_some());
+                match base.zip(touched.remove(&file.path)) {
+                    Some((base, touched)) => inherited.insert(file.path.clone(), Origin { base, touched }),
+                    None => inherited.remove(&file.path),
+                };
+            }
         }
-        self.settle(bundled, directory, present)
+        self.settle(bundled, directory, present)?;
+        Ok(inherited)
     }
 
-    /// Applies one layer. `present` says where the file of each path beneath is: still the parent's, or here.
+    /// Applies one layer, and gives the ranges that it holds of every file. `present` says where the file of each path
+    /// beneath is: still the parent's, or here.
     fn layer(
         &self,
         bundled: &BundledSnapshot,
@@ -75,33 +110,37 @@ impl Restorer<'_> {
         files: &[LayerFile],
         directory: &Path,
         present: &mut BTreeMap<TarPath, PathBuf>,
-    ) -> Result<()> {
+    ) -> Result<HashMap<TarPath, Vec<Range<u64>>>> {
         let descriptor = &bundled.manifest.layers[index];
         let context = format!("layer {}", descriptor.digest);
         let mut opened = HashMap::new();
+        let rows: HashMap<&TarPath, &FileRecord> = bundled.config.files.iter().map(|row| (&row.path, row)).collect();
+        let top = index + 1 == bundled.config.stack_len();
         // A layer is decoded beside what is beneath it, so that a file may be another's base and be replaced at once.
         let beside = directory.join(format!(".layer{index}"));
         fs::create_dir(&beside).context("create", &beside)?;
         for file in files {
             let path = beside.join(&file.path);
             create_folders(&beside, &file.path)?;
-            let output = create(&path)?;
+            let fresh = file.base.is_none();
+            // Only the top layer's files are those of the table.
+            let row = rows.get(&file.path).filter(|_| top && fresh);
+            let budget = Budget::new(row.map_or(u64::MAX, |row| row.data_bytes));
+            let output = self.output(path, fresh, budget)?;
             if let Some(base) = &file.base {
                 let from_path = present.get(base).ok_or_else(|| {
                     Error::bundle(&context, format!("the base {base} of {} is not beneath it", file.path))
                 })?;
                 let from = File::open(from_path).context("open", from_path)?;
                 let size = from.metadata().context("stat", from_path)?.len();
-                clone_contents(&from, from_path, &output, &path, size)?;
+                clone_contents(&from, from_path, &output.file, &output.path, size, &|bytes| output.written(bytes))?;
             }
-            let fresh = file.base.is_none();
-            opened.insert(file.path.clone(), Arc::new(OutputFile { file: output, path, fresh }));
+            opened.insert(file.path.clone(), Arc::new(output));
         }
-        let size = |path: &TarPath| bundled.config.files.iter().find(|f| f.path == *path).map(|f| f.size);
-        let top = index + 1 == bundled.config.stack_len();
+        let size = |path: &TarPath| rows.get(path).map(|row| row.size);
         let sizes = if top { files.iter().map(|f| (f.path.clone(), size(&f.path))).collect() } else { HashMap::new() };
         let mut sink =
-            LayerSink { files: &opened, sizes, begun: HashSet::new(), context: context.clone(), limit: self.most };
+            LayerSink { files: &opened, sizes, begun: HashMap::new(), context: context.clone(), limit: self.most };
         self.progress.begin(&format!("unpacking {}", bundled.config.snapshot.name), None);
         decode_blob(
             self.source,
@@ -113,7 +152,7 @@ impl Restorer<'_> {
             self.progress,
         )?;
         self.progress.end();
-        if let Some(missing) = files.iter().find(|f| !sink.begun.contains(&f.path)) {
+        if let Some(missing) = files.iter().find(|f| !sink.begun.contains_key(&f.path)) {
             return Err(Error::bundle(&context, format!("{} is not in it", missing.path)));
         }
         for file in files {
@@ -124,7 +163,12 @@ impl Restorer<'_> {
                 fs::remove_file(&old).context("remove", &old)?;
             }
         }
-        Ok(())
+        Ok(sink.begun)
+    }
+
+    fn output(&self, path: PathBuf, fresh: bool, budget: Budget) -> Result<OutputFile> {
+        let (writeback, unsynced) = (self.writeback.clone(), AtomicU64::new(0));
+        Ok(OutputFile { file: create(&path)?, path, fresh, writeback, unsynced, budget })
     }
 
     /// Moves or clones every file of the table to its place, with its mode; everything else goes.
@@ -139,9 +183,9 @@ impl Restorer<'_> {
             if from.starts_with(directory) {
                 fs::rename(from, &to).context("rename", from)?;
             } else {
-                let output = create(&to)?;
+                let output = self.output(to.clone(), true, Budget::new(u64::MAX))?;
                 let input = File::open(from).context("open", from)?;
-                clone_contents(&input, from, &output, &to, row.size)?;
+                clone_contents(&input, from, &output.file, &to, row.size, &|bytes| output.written(bytes))?;
             }
             let mode = if row.executable { 0o755 } else { 0o644 };
             fs::set_permissions(&to, fs::Permissions::from_mode(mode)).context("set the mode of", &to)?;
@@ -157,43 +201,50 @@ impl Restorer<'_> {
     }
 }
 
-/// Restores one image-cache file to `path` and compares its root.
-pub fn restore_cache_file(
-    source: &dyn Source,
-    descriptor: &Descriptor,
-    record: &LayerRecord,
-    file: &FileRecord,
-    path: &Path,
-    jobs: usize,
-    progress: &dyn Progress,
-) -> Result<()> {
-    let output = OutputFile { file: create(path)?, path: path.into(), fresh: true };
-    let files = HashMap::from([(file.path.clone(), Arc::new(output))]);
-    let context = format!("layer {}", descriptor.digest);
-    let sizes = HashMap::from([(file.path.clone(), Some(file.size))]);
-    let mut sink = LayerSink { files: &files, sizes, begun: HashSet::new(), context: context.clone(), limit: None };
-    decode_blob(source, descriptor, record, &mut sink, jobs, Some(file.size.saturating_add(TAR_SLACK)), progress)?;
-    if sink.begun.is_empty() {
-        return Err(Error::bundle(context, format!("{} is not in it", file.path)));
+impl Restorer<'_> {
+    /// Restores one image-cache file to `path` and compares its root.
+    pub fn restore_cache_file(
+        &self,
+        descriptor: &Descriptor,
+        record: &LayerRecord,
+        file: &FileRecord,
+        path: &Path,
+    ) -> Result<()> {
+        let files = HashMap::from([(
+            file.path.clone(),
+            Arc::new(self.output(path.into(), true, Budget::new(file.data_bytes))?),
+        )]);
+        let context = format!("layer {}", descriptor.digest);
+        let sizes = HashMap::from([(file.path.clone(), Some(file.size))]);
+        let mut sink = LayerSink { files: &files, sizes, begun: HashMap::new(), context: context.clone(), limit: None };
+        let most = Some(file.size.saturating_add(TAR_SLACK));
+        decode_blob(self.source, descriptor, record, &mut sink, self.jobs, most, self.progress)?;
+        if sink.begun.is_empty() {
+            return Err(Error::bundle(context, format!("{} is not in it", file.path)));
+        }
+        let open = File::open(path).context("open", path)?;
+        let (found, _) = contents(FileView { file: &open, path, size: file.size }, None, self.jobs, self.progress)?;
+        if found.root != file.root {
+            return Err(Error::RootMismatch {
+                snapshot: "the image cache".into(),
+                path: file.path.to_string(),
+                expected: file.root.to_string(),
+                actual: found.root.to_string(),
+            });
+        }
+        Ok(())
     }
-    let open = File::open(path).context("open", path)?;
-    let analysis = analyze(FileView { file: &open, path, size: file.size }, None, jobs, progress)?;
-    if analysis.root != file.root {
-        return Err(Error::RootMismatch {
-            snapshot: "the image cache".into(),
-            path: file.path.to_string(),
-            expected: file.root.to_string(),
-            actual: analysis.root.to_string(),
-        });
-    }
-    Ok(())
 }
 
-fn decode_blob(
+/// Decodes a layer's blob into `sink`; it may unpack to `most` bytes of files.
+///
+/// # Errors
+/// Everything that makes the layer unacceptable.
+pub fn decode_blob<S: Sink<File: Place> + Send>(
     source: &dyn Source,
     descriptor: &Descriptor,
     record: &LayerRecord,
-    sink: &mut LayerSink,
+    sink: &mut S,
     jobs: usize,
     most: Option<u64>,
     progress: &dyn Progress,
@@ -208,11 +259,47 @@ fn decode_blob(
     decode(layer, sink, jobs, &corrupt, progress)
 }
 
+/// What an entry of a layer must keep to.
+pub struct EntryRule {
+    /// Its logical size, where the file table says it.
+    pub expected: Option<u64>,
+    /// Most bytes that it may hold.
+    pub limit: Option<u64>,
+    /// Whether it goes over a base.
+    pub over_base: bool,
+}
+
+impl EntryRule {
+    /// Checks an entry of the layer that messages call `context`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBundle`], [`Error::Limit`].
+    pub fn check(&self, context: &str, path: &TarPath, size: u64, segments: Option<&[Range<u64>]>) -> Result<()> {
+        if let Some(expected) = self.expected.filter(|expected| *expected != size) {
+            return Err(Error::bundle(context, format!("{path} has {size} bytes, the file table says {expected}")));
+        }
+        let stored = segments.map_or(size, |s| s.iter().map(|r| r.end - r.start).sum());
+        if let Some(limit) = self.limit.filter(|limit| stored > *limit) {
+            return Err(Error::Limit {
+                what: format!("the data of {path}"),
+                value: stored,
+                limit,
+                hint: "; --max-bytes raises it",
+            });
+        }
+        if segments.is_none() && self.over_base {
+            return Err(Error::bundle(context, format!("{path} has a base but is stored whole")));
+        }
+        Ok(())
+    }
+}
+
 /// Accepts the entries that the config names, at the sizes that the file table gives.
 struct LayerSink<'a> {
     files: &'a HashMap<TarPath, Arc<OutputFile>>,
     sizes: HashMap<TarPath, Option<u64>>,
-    begun: HashSet<TarPath>,
+    /// The files that have begun, with the ranges that the layer holds of them.
+    begun: HashMap<TarPath, Vec<Range<u64>>>,
     context: String,
     limit: Option<u64>,
 }
@@ -224,78 +311,100 @@ impl Sink for LayerSink<'_> {
         let Some(file) = self.files.get(path) else {
             return Err(Error::bundle(&self.context, format!("it holds {path}, which its config does not name")));
         };
-        if let Some(Some(expected)) = self.sizes.get(path)
-            && *expected != size
-        {
-            return Err(Error::bundle(
-                &self.context,
-                format!("{path} has {size} bytes, the file table says {expected}"),
-            ));
-        }
-        let stored = segments.map_or(size, |s| s.iter().map(|r| r.end - r.start).sum());
-        if let Some(limit) = self.limit.filter(|limit| stored > *limit) {
-            return Err(Error::Limit {
-                what: format!("the data of {path}"),
-                value: stored,
-                limit,
-                hint: "; --max-bytes raises it",
-            });
-        }
-        if segments.is_none() && !file.fresh {
-            return Err(Error::bundle(&self.context, format!("{path} has a base but is stored whole")));
-        }
+        let rule =
+            EntryRule { expected: self.sizes.get(path).copied().flatten(), limit: self.limit, over_base: !file.fresh };
+        rule.check(&self.context, path, size, segments)?;
         file.file.set_len(size).context("set the size of", &file.path)?;
-        self.begun.insert(path.clone());
+        let whole = 0..size;
+        self.begun.insert(path.clone(), segments.map_or_else(|| vec![whole], <[_]>::to_vec));
         Ok(file.clone())
     }
 }
 
-/// Compares every file of the table with the directory: root, size and mode, and nothing beside them. With `punch`,
-/// zero blocks that the filesystem holds as data become holes.
-pub fn compare_table(
-    bundled: &BundledSnapshot,
-    directory: &Path,
-    jobs: usize,
-    progress: &dyn Progress,
-    punch: bool,
-) -> Result<HashMap<TarPath, (File, Analysis)>> {
-    let name = bundled.config.snapshot.name.to_string();
-    let mut all = HashMap::new();
-    for row in &bundled.config.files {
-        let path = directory.join(&row.path);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(punch)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-            .open(&path)
-            .context("open", &path)?;
+/// A file of a directory that has been compared.
+pub struct Compared {
+    /// Open for reading.
+    pub file: File,
+    /// What it holds.
+    pub contents: Contents,
+}
+
+/// Compares a directory with the file table of its snapshot.
+pub struct TableCheck<'a> {
+    /// The snapshot.
+    pub bundled: &'a BundledSnapshot,
+    /// The directory.
+    pub directory: &'a Path,
+    /// Worker threads.
+    pub jobs: usize,
+    /// Told about progress.
+    pub progress: &'a dyn Progress,
+}
+
+impl TableCheck<'_> {
+    /// Compares every file, whole: root, size and mode.
+    ///
+    /// # Errors
+    /// [`Error::RootMismatch`], [`Error::InvalidBundle`], I/O.
+    pub fn compare(&self) -> Result<HashMap<TarPath, Compared>> {
+        self.rows(|_| None, false)
+    }
+
+    /// As [`Self::compare`], for a directory that only this process writes to. Of files that were `inherited` from a
+    /// directory with these contents only what was written since is read. Zero blocks that the filesystem holds as
+    /// data become holes.
+    pub fn settle(
+        &self,
+        inherited: &Inherited,
+        below: &HashMap<TarPath, Contents>,
+    ) -> Result<HashMap<TarPath, Compared>> {
+        let prior = |path: &TarPath| {
+            let origin = inherited.get(path)?;
+            Some(Prior { contents: below.get(&origin.base)?, touched: &origin.touched })
+        };
+        self.rows(prior, true)
+    }
+
+    fn rows<'p>(
+        &self,
+        prior: impl Fn(&TarPath) -> Option<Prior<'p>>,
+        punch: bool,
+    ) -> Result<HashMap<TarPath, Compared>> {
+        let rows = &self.bundled.config.files;
+        rows.iter().map(|row| Ok((row.path.clone(), self.row(row, prior(&row.path), punch)?))).collect()
+    }
+
+    fn row(&self, row: &FileRecord, prior: Option<Prior>, punch: bool) -> Result<Compared> {
+        let path = self.directory.join(&row.path);
+        let flags = if punch { OFlags::RDWR } else { OFlags::RDONLY };
+        let file = Folder::open(self.directory)?.file(&row.path, flags)?;
         let meta = file.metadata().context("stat", &path)?;
         let size = meta.len();
-        let analysis = analyze(FileView { file: &file, path: &path, size }, None, jobs, progress)?;
-        if analysis.root != row.root || size != row.size {
+        let view = FileView { file: &file, path: &path, size };
+        let (found, stored_zeros) = contents(view, prior, self.jobs, self.progress)?;
+        if found.root != row.root || size != row.size {
             return Err(Error::RootMismatch {
-                snapshot: name,
+                snapshot: self.bundled.config.snapshot.name.to_string(),
                 path: row.path.to_string(),
                 expected: row.root.to_string(),
-                actual: analysis.root.to_string(),
+                actual: found.root.to_string(),
             });
         }
-        if analysis.data_bytes != row.data_bytes || (meta.permissions().mode() & 0o100 != 0) != row.executable {
+        if found.data_bytes != row.data_bytes || (meta.permissions().mode() & 0o100 != 0) != row.executable {
             return Err(Error::bundle(
-                format!("manifest {}", bundled.descriptor.digest),
+                format!("manifest {}", self.bundled.descriptor.digest),
                 format!("data bytes or mode of {} are not those of the file table", row.path),
             ));
         }
         if punch {
-            for zeros in &analysis.stored_zeros {
+            for zeros in &stored_zeros {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 // A filesystem that cannot punch keeps the zeros: the contents are the same.
                 let _ = fallocate(&file, flags, zeros.start, zeros.end - zeros.start);
             }
         }
-        all.insert(row.path.clone(), (file, analysis));
+        Ok(Compared { file, contents: found })
     }
-    Ok(all)
 }
 
 fn create(path: &Path) -> Result<File> {

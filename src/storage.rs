@@ -1,8 +1,9 @@
 //! Where blobs are: the small traits that a layout in any form and a registry share.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use crate::{
+    digest::Digest,
     error::Result,
     model::{Descriptor, Index},
     verify::VerifyReader,
@@ -39,13 +40,73 @@ pub trait BlobWriter: Write + Send {
 }
 
 /// A bundle being written: it appears whole at [`Target::finish`] or, dropped before, not at all.
-pub trait Target: Send {
+pub trait Target: Send + Sync {
     /// Starts a blob; one at a time.
     fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>>;
 
+    /// Starts a blob whose bytes follow from `key` alone: a target that keeps what an interrupted run has sent goes on
+    /// with it.
+    fn keyed_blob(&mut self, key: &Digest) -> Result<Box<dyn BlobWriter + '_>> {
+        let _ = key;
+        self.blob()
+    }
+
     /// Whether this target holds the blob already.
-    fn contains(&self, descriptor: &Descriptor) -> bool;
+    ///
+    /// # Errors
+    /// One that is far away may not be reached.
+    fn contains(&self, descriptor: &Descriptor) -> Result<bool>;
+
+    /// The same target for blobs that are known before they are written, if it takes several at once.
+    fn shared(&self) -> Option<&dyn SharedTarget> {
+        None
+    }
 
     /// Writes the index last, makes all durable and publishes it.
     fn finish(self: Box<Self>, index: &Index) -> Result<()>;
+}
+
+/// What became of a blob that was to be put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// Its bytes were sent or written.
+    Sent,
+    /// It was there.
+    Existed,
+    /// The target took it from another place of its own.
+    Mounted,
+}
+
+/// A target that takes several known blobs at once.
+pub trait SharedTarget: Sync {
+    /// Puts a blob, unless it is there. `open` gives its bytes, again if they have to be sent again; `advance` is told
+    /// how many were taken.
+    ///
+    /// # Errors
+    /// [`crate::Error::CorruptBlob`]: the bytes are not the descriptor's; nothing is kept of them.
+    fn put<'a>(
+        &self,
+        descriptor: &Descriptor,
+        open: &dyn Fn() -> Result<Blob<'a>>,
+        advance: &dyn Fn(u64),
+    ) -> Result<Put>;
+}
+
+/// Copies a blob to its end.
+///
+/// # Errors
+/// Those of either side; the library's own errors are inside.
+pub fn pour(from: &mut dyn Read, to: &mut dyn Write, advance: &dyn Fn(u64)) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => {
+                to.write_all(&buffer[..n])?;
+                advance(n as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
 }

@@ -8,6 +8,11 @@ use snapcask::{
     export::{Compression, Form},
 };
 
+use super::{
+    copy::{CopyArgs, PullArgs, PushArgs},
+    registry::{LoginArgs, LogoutArgs, MountArg, RegistryArgs, TagsArgs},
+};
+
 /// The process's contract, under every verb's help.
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 4 not found, \
 5 already exists, 130 interrupted";
@@ -36,6 +41,24 @@ pub enum Verb {
     /// Verify a bundle and place its snapshots into a store
     #[command(after_help = EXIT_CODES)]
     Import(ImportArgs),
+    /// Push a bundle, or a snapshot straight from the store, to a registry
+    #[command(after_help = EXIT_CODES)]
+    Push(PushArgs),
+    /// Pull a bundle from a registry
+    #[command(after_help = EXIT_CODES)]
+    Pull(PullArgs),
+    /// Copy a bundle between any two of directory, tar, tar.zst, pipe and registry
+    #[command(after_help = EXIT_CODES)]
+    Copy(CopyArgs),
+    /// List the tags of a repository
+    #[command(after_help = EXIT_CODES)]
+    Tags(TagsArgs),
+    /// Check credentials for a registry and keep them where other tools keep theirs
+    #[command(after_help = EXIT_CODES)]
+    Login(LoginArgs),
+    /// Forget the credentials of a registry
+    #[command(after_help = EXIT_CODES)]
+    Logout(LogoutArgs),
     /// Check every blob, the graph and the tables of a bundle; list all findings
     #[command(after_help = EXIT_CODES)]
     Verify(VerifyArgs),
@@ -45,6 +68,12 @@ pub enum Verb {
     /// Show the snapshots of a store as a tree
     #[command(after_help = EXIT_CODES)]
     List(ListArgs),
+    /// Check a store: descriptors, payloads, parents, leftovers, image cache; list all findings, repair from a bundle
+    #[command(after_help = EXIT_CODES)]
+    Check(CheckArgs),
+    /// Remove snapshots from a store, never a parent from under its children unless told
+    #[command(after_help = EXIT_CODES)]
+    Remove(RemoveArgs),
     /// Make a store with three snapshots, export, verify, import and compare it
     #[command(after_help = EXIT_CODES)]
     Demo(DemoArgs),
@@ -56,9 +85,17 @@ impl Verb {
         match self {
             Self::Export(a) => a.common.json && a.output != *"-",
             Self::Import(a) => a.common.json,
+            Self::Push(a) => a.common.json,
+            Self::Pull(a) => a.more.common.json && a.output != *"-",
+            Self::Copy(a) => a.more.common.json && a.output != *"-",
+            Self::Tags(a) => a.common.json,
+            Self::Login(a) => a.common.json,
+            Self::Logout(a) => a.common.json,
             Self::Verify(a) => a.common.json,
             Self::Inspect(a) => a.common.json,
             Self::List(a) => a.common.json,
+            Self::Check(a) => a.common.json,
+            Self::Remove(a) => a.common.json,
             Self::Demo(a) => a.common.json,
         }
     }
@@ -70,9 +107,23 @@ pub struct Common {
     /// Print a JSON report (schemas/) instead of text
     #[arg(long)]
     pub json: bool,
-    /// No progress and no summary; what `list` and `inspect` are asked for and what `verify` finds is still printed
+    /// No progress and no summary; what `list` and `inspect` are asked for and what `verify` and `check` find is still printed
     #[arg(long, short)]
     pub quiet: bool,
+    /// How progress is told on standard error [default: bars on a terminal]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub progress: Option<ProgressArg>,
+}
+
+/// How progress is told.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressArg {
+    /// Bars, also with --json
+    Bars,
+    /// One JSON object a line (schemas/progress-event.schema.json)
+    Json,
+    /// Not at all
+    None,
 }
 
 /// Where the store is.
@@ -142,7 +193,8 @@ impl From<FormArg> for Form {
 pub struct ExportArgs {
     /// A name, path, snapshot digest (or 12 and more hex digits of it), snapshot_id, GROUP:MEMBER or GROUP
     pub snapshot: String,
-    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or an existing empty folder), or `-` for a pipe
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or an existing empty folder), oci://HOST/REPOSITORY[:TAG], or `-` for
+    /// a pipe
     #[arg(short, long, value_name = "DEST")]
     pub output: OsString,
     /// Pack all ancestors too; layers become deltas
@@ -174,13 +226,18 @@ pub struct ExportArgs {
     #[command(flatten)]
     pub jobs: JobsArg,
     #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub mount: MountArg,
+    #[command(flatten)]
     pub common: Common,
 }
 
 /// `import`.
 #[derive(Args)]
 pub struct ImportArgs {
-    /// A layout directory, tar or tar.zst (told by content), or `-` for standard input
+    /// A layout directory, tar or tar.zst (told by content), oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard
+    /// input
     pub source: OsString,
     /// Place snapshots here instead of STORE/snapshots
     #[arg(long, value_name = "DIR")]
@@ -214,19 +271,23 @@ pub struct ImportArgs {
     #[command(flatten)]
     pub jobs: JobsArg,
     #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
     pub common: Common,
 }
 
 /// `verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// A layout directory, tar or tar.zst, or `-` for standard input
+    /// A layout directory, tar or tar.zst, oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard input
     pub source: OsString,
     /// Decode every layer and compare every file's root; needs scratch space in $TMPDIR
     #[arg(long)]
     pub deep: bool,
     #[command(flatten)]
     pub jobs: JobsArg,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     #[command(flatten)]
     pub common: Common,
 }
@@ -239,12 +300,51 @@ pub struct InspectArgs {
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
     pub common: Common,
 }
 
 /// `list`.
 #[derive(Args)]
 pub struct ListArgs {
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `check`.
+#[derive(Args)]
+pub struct CheckArgs {
+    /// Take what is bad from this bundle (as for `import`), where it holds the very same; others wait meanwhile
+    #[arg(long, value_name = "SOURCE")]
+    pub repair_from: Option<OsString>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub jobs: JobsArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `remove`.
+#[derive(Args)]
+pub struct RemoveArgs {
+    /// Names, paths, digests (or 12 and more hex digits of them), snapshot_ids, GROUP:MEMBER or GROUP for its head
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    pub snapshots: Vec<String>,
+    /// Say only what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove a parent even if children stay; they can still be used, but not exported with their parents
+    #[arg(long)]
+    pub orphan_children: bool,
+    /// Remove the image-cache files too that no other snapshot and no other cached image needs
+    #[arg(long)]
+    pub prune_image: bool,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
@@ -262,7 +362,7 @@ pub struct DemoArgs {
 }
 
 /// `zstd`, `zstd:LEVEL` or `none`.
-fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
+pub fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
     match text.split_once(':') {
         None if text == "none" => Ok(Compression::None),
         None if text == "zstd" => Ok(Compression::Zstd(3)),

@@ -72,7 +72,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let verified = verify_bundle(&location, true, jobs, progress::for_output(&args.common))?;
     say(&indent(&verify::summary(&verified)))?;
     if !verified.findings.is_empty() {
-        say(&indent(&verify::findings(&verified)))?;
+        say(&indent(&verify::findings(&verified.findings)))?;
         return Err(Error::Findings { count: verified.findings.len() });
     }
 

@@ -3,18 +3,36 @@
 use std::io::IsTerminal;
 
 use snapcask::{
-    Result,
+    Error, Result,
     export::{Destination, ExportOptions, export},
+    reference::Version,
     report::{ExportReport, SnapshotReport},
 };
 
-use super::{args::ExportArgs, destination, output, progress};
+use super::{args::ExportArgs, destination, output, progress, registry};
 
 /// Runs the verb. The report goes to standard error when the bundle goes to standard output.
 pub fn run(args: ExportArgs) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
-    let (destination, form) =
-        destination::resolve(&args.output, args.format.map(Into::into), args.plain_tar, terminal)?;
+    let options = || args.mount.apply(args.registry.resolve()?);
+    let (destination, form) = match registry::destination(&args.output, &options)? {
+        Some(_) if args.plain_tar || args.format.is_some() => {
+            return Err(Error::Usage("a registry has one form; leave --format and --plain-tar out".into()));
+        }
+        Some(found) => found,
+        None => destination::resolve(&args.output, args.format.map(Into::into), args.plain_tar, terminal)?,
+    };
+    // The reference's tag is the head's.
+    let named = match &destination {
+        Destination::Registry(reference, _) => match &reference.version {
+            Some(Version::Tag(tag)) => Some(tag.to_string()),
+            Some(Version::Digest(_)) => {
+                return Err(Error::Usage(format!("{reference} names a digest; an export names a tag, or none")));
+            }
+            None => None,
+        },
+        _ => None,
+    };
     let report = export(&ExportOptions {
         store: args.store.resolve()?,
         snapshot: args.snapshot,
@@ -24,7 +42,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
         with_image: args.with_image,
         delta: !args.no_delta,
         compression: args.compression,
-        tag: args.tag,
+        tag: named.or(args.tag),
         force: args.force,
         jobs: args.jobs.resolve(),
         progress: progress::for_output(&args.common),

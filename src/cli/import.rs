@@ -8,13 +8,17 @@ use std::{
 use snapcask::{
     Error, Result,
     import::{BundleLocation, ImportOptions, import},
+    registry::Options,
     report::{ImportReport, Outcome},
 };
 
-use super::{args::ImportArgs, export, output, progress};
+use super::{args::ImportArgs, export, output, progress, registry};
 
 /// The bundle that an argument names; nobody types one on a terminal.
-pub fn location(argument: &OsStr) -> Result<BundleLocation> {
+pub fn location(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> Result<BundleLocation> {
+    if let Some(reference) = registry::reference(argument)? {
+        return Ok(BundleLocation::Registry(reference, Box::new(options()?)));
+    }
     match argument == "-" {
         true if stdin().is_terminal() => Err(Error::Usage(
             "a bundle is not read from a terminal; redirect the input (`< bundle.tar.zst`) or name a file".into(),
@@ -27,7 +31,7 @@ pub fn location(argument: &OsStr) -> Result<BundleLocation> {
 /// Runs the verb.
 pub fn run(args: ImportArgs) -> Result<()> {
     let report = import(&ImportOptions {
-        source: location(&args.source)?,
+        source: location(&args.source, &|| args.registry.resolve())?,
         store: args.store.resolve()?,
         dest: args.dest,
         tag: args.tag,

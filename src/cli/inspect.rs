@@ -1,6 +1,6 @@
 //! `snapcask inspect`.
 
-use std::{os::unix::fs::MetadataExt, path::Path};
+use std::os::unix::fs::MetadataExt;
 
 use snapcask::{
     Error, Result,
@@ -10,13 +10,12 @@ use snapcask::{
     store::Store,
 };
 
-use super::{args::InspectArgs, import::location, output};
+use super::{args::InspectArgs, copy::is_bundle, import::location, output};
 
 /// Runs the verb: a bundle if the argument is one, else a snapshot of the store.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let path = Path::new(&args.what);
-    let report = if args.what == "-" || path.is_file() || path.join("oci-layout").exists() {
-        inspect_bundle(&location(&args.what)?)?
+    let report = if is_bundle(&args.what) {
+        inspect_bundle(&location(&args.what, &|| args.registry.resolve())?)?
     } else {
         let Some(reference) = args.what.to_str() else {
             return Err(Error::Usage(format!("{:?} is neither a bundle nor the name of a snapshot", args.what)));

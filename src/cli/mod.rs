@@ -1,6 +1,8 @@
 //! The command line: arguments become ready options in one step, each verb is one file, output is text or JSON.
 
 mod args;
+mod check;
+mod copy;
 mod demo;
 mod destination;
 mod export;
@@ -9,6 +11,8 @@ mod inspect;
 mod list;
 mod output;
 mod progress;
+mod registry;
+mod remove;
 mod verify;
 
 use std::{ffi::OsStr, io::IsTerminal, process::ExitCode};
@@ -79,7 +83,7 @@ pub fn run(cli: Cli) -> ExitCode {
             ("internal error: this is a bug in snapcask; please report it with the text above".into(), 1)
         }
         Ended::Interrupted => {
-            ("interrupted; nothing half-written is in place. Run the same command again".into(), INTERRUPTED)
+            ("interrupted; nothing half-written is in place. Run the same command again: a transfer goes on where it stopped".into(), INTERRUPTED)
         }
     };
     if code == INTERRUPTED {
@@ -110,9 +114,17 @@ fn dispatch(verb: Verb) -> Result<()> {
     match verb {
         Verb::Export(args) => export::run(args),
         Verb::Import(args) => import::run(args),
+        Verb::Push(args) => copy::push(args),
+        Verb::Pull(args) => copy::pull(args),
+        Verb::Copy(args) => copy::run(args),
+        Verb::Tags(args) => registry::tags(&args),
+        Verb::Login(args) => registry::login(&args),
+        Verb::Logout(args) => registry::logout(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::List(args) => list::run(&args),
+        Verb::Check(args) => check::run(args),
+        Verb::Remove(args) => remove::run(args),
         Verb::Demo(args) => demo::run(&args),
     }
 }

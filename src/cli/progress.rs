@@ -3,13 +3,16 @@
 use std::{
     io::IsTerminal,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use snapcask::progress::{Progress, Silent};
 
-use super::{args::Common, output};
+use super::{
+    args::{Common, ProgressArg},
+    output,
+};
 
 /// Work that is over sooner shows nothing.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -23,8 +26,12 @@ const SPINNER: &str = "{msg:30!} {spinner} {binary_bytes} {binary_bytes_per_sec}
 
 /// Bars if standard error is a terminal and nothing asks for quiet.
 pub fn for_output(common: &Common) -> Arc<dyn Progress> {
-    if common.json || common.quiet || !std::io::stderr().is_terminal() {
-        return Arc::new(Silent);
+    let quiet = common.json || common.quiet || !std::io::stderr().is_terminal();
+    match common.progress {
+        Some(ProgressArg::Json) => return Arc::new(Events::default()),
+        Some(ProgressArg::None) => return Arc::new(Silent),
+        None if quiet => return Arc::new(Silent),
+        Some(ProgressArg::Bars) | None => {}
     }
     let bars = Arc::new(Bars::default());
     let later = Arc::downgrade(&bars);
@@ -97,6 +104,55 @@ impl Progress for Bars {
 impl Drop for Bars {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// The least time between two events of one phase that only say how far it is.
+const EVENT: Duration = Duration::from_millis(200);
+
+/// One JSON object a line on standard error.
+#[derive(Default)]
+struct Events(Mutex<Phase>);
+
+#[derive(Default)]
+struct Phase {
+    name: Option<String>,
+    total: Option<u64>,
+    done: u64,
+    told: Option<Instant>,
+}
+
+impl Phase {
+    fn tell(&mut self, event: &str) {
+        if let Some(name) = &self.name {
+            self.told = Some(Instant::now());
+            let (total, done) = (self.total, self.done);
+            let line = serde_json::json!({ "event": event, "phase": name, "doneBytes": done, "totalBytes": total });
+            output::print_error(&format!("{line}\n"));
+        }
+    }
+}
+
+impl Progress for Events {
+    fn begin(&self, phase: &str, total: Option<u64>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tell("end");
+        *state = Phase { name: Some(phase.into()), total, ..Phase::default() };
+        state.tell("begin");
+    }
+
+    fn advance(&self, bytes: u64) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.done = state.done.saturating_add(bytes);
+        if state.told.is_some_and(|told| told.elapsed() >= EVENT) {
+            state.tell("progress");
+        }
+    }
+
+    fn end(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tell("end");
+        state.name = None;
     }
 }
 

@@ -1,17 +1,21 @@
 //! `snapcask verify`.
 
-use snapcask::{Error, Result, check_bundle::verify_bundle, report::VerifyReport};
+use snapcask::{
+    Error, Result,
+    check_bundle::verify_bundle,
+    report::{Finding, VerifyReport},
+};
 
 use super::{args::VerifyArgs, import, output, progress};
 
 /// Runs the verb: every finding is printed (with `--quiet` too: findings are errors), then they are an error.
 pub fn run(args: &VerifyArgs) -> Result<()> {
-    let location = import::location(&args.source)?;
+    let location = import::location(&args.source, &|| args.registry.resolve())?;
     let report = verify_bundle(&location, args.deep, args.jobs.resolve(), progress::for_output(&args.common))?;
     if args.common.json {
         output::json(&report)?;
     } else {
-        output::print(&findings(&report))?;
+        output::print(&findings(&report.findings))?;
         if !args.common.quiet {
             output::print(&summary(&report))?;
         }
@@ -23,10 +27,9 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
 }
 
 /// A line for every finding: its code, what it is about, what is wrong.
-pub fn findings(report: &VerifyReport) -> String {
-    let width = report.findings.iter().map(|f| f.code.len()).max().unwrap_or(0);
-    report
-        .findings
+pub fn findings(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|f| f.code.len()).max().unwrap_or(0);
+    findings
         .iter()
         .map(|f| format!("{:width$}  {}  {}\n", f.code, output::clean(&f.subject), output::clean(&f.message)))
         .collect()
@@ -52,7 +55,6 @@ pub fn summary(report: &VerifyReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapcask::report::Finding;
 
     #[test]
     fn every_finding_is_one_line() {
@@ -66,7 +68,10 @@ mod tests {
             findings: vec![finding("blob-missing", "no\nsuch blob"), finding("root", "differs")],
             seconds: 0.5,
         };
-        assert_eq!(findings(&report), "blob-missing  sha256:00  no\\nsuch blob\nroot          sha256:00  differs\n");
+        assert_eq!(
+            findings(&report.findings),
+            "blob-missing  sha256:00  no\\nsuch blob\nroot          sha256:00  differs\n"
+        );
         report.findings.clear();
         assert_eq!(summary(&report), "b.tar: good; 1 snapshot, 3 blobs of 2.0 KiB, every file decoded, in 0.50 s\n");
     }

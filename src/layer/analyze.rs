@@ -1,7 +1,8 @@
 //! Pass 1: what a file holds, at memory speed over its allocated extents, on all cores.
 //!
-//! Says which 4 KiB blocks a layer must hold (not zero, or different from the base), the file's Merkle root, and a sum
-//! over the sectors that the layer will hold. Pass 2 sums again: what it packs must be what pass 1 saw.
+//! For packing ([`analyze`]): which 4 KiB blocks a layer must hold (not zero, or different from the base), and a sum
+//! over the sectors that it will hold. Pass 2 sums again: what it packs must be what pass 1 saw. For both directions
+//! ([`contents`]): the file's Merkle root. Chunks that are known to be as before are not read again.
 
 use std::{
     fs::File,
@@ -14,12 +15,13 @@ use std::{
     },
 };
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     BLOCK,
-    extents::{data_extents, union, within},
+    extents::{covered, data_extents, union, within},
     merkle::{self, CHUNK, LEAF, Node},
+    shared::shared_extents,
 };
 use crate::{
     error::{Error, IoContext, Result},
@@ -41,31 +43,61 @@ pub struct FileView<'a> {
     pub size: u64,
 }
 
-/// What pass 1 found.
+/// What a file holds, by chunks of [`CHUNK`] bytes: 48 bytes of memory for each that has data.
 #[derive(Clone, Debug)]
-pub struct Analysis {
+pub struct Contents {
     /// Logical size, in bytes.
     pub size: u64,
     /// Bytes in blocks that are not all zero.
     pub data_bytes: u64,
     /// Merkle root.
     pub root: Root,
+    /// The chunks that are not all zero, sorted.
+    pub chunks: Vec<Chunk>,
+}
+
+/// A chunk of a file that is not all zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Which one.
+    pub index: u64,
+    /// The top of its subtree.
+    pub top: Node,
+    /// Bytes in its blocks that are not all zero.
+    pub data_bytes: u64,
+}
+
+impl Contents {
+    /// Of a file of `size` bytes that holds these chunks, sorted.
+    pub fn new(size: u64, chunks: Vec<Chunk>) -> Self {
+        let tops: Vec<(u64, Node)> = chunks.iter().map(|c| (c.index, c.top)).collect();
+        let data_bytes = chunks.iter().map(|c| c.data_bytes).sum();
+        Self { size, data_bytes, root: merkle::root(&tops, size), chunks }
+    }
+
+    fn chunk(&self, index: u64) -> Option<&Chunk> {
+        self.chunks.binary_search_by_key(&index, |c| c.index).ok().map(|at| &self.chunks[at])
+    }
+}
+
+/// What pass 1 found in a file that is to be packed.
+#[derive(Clone, Debug)]
+pub struct Analysis {
+    /// What it holds.
+    pub contents: Contents,
     /// What a layer holds: maximal runs of non-zero blocks, or of blocks that differ from the base.
     pub segments: Vec<Range<u64>>,
     /// Sum over the segments' sectors.
     pub sum: u64,
-    /// Chunks with data and the tops of their subtrees: a child takes those of unchanged chunks from here.
-    pub tops: Vec<(u64, Node)>,
-    /// Zero blocks that the filesystem holds as data.
-    pub stored_zeros: Vec<Range<u64>>,
 }
 
 /// The sum of `bytes`, which stand at `offset` of a file: the same however the bytes are cut at sectors.
 pub fn sector_sum(bytes: &[u8], offset: u64) -> u64 {
-    bytes
-        .chunks(SECTOR)
-        .zip((offset..).step_by(SECTOR))
-        .fold(0u64, |sum, (sector, at)| sum.wrapping_add(xxh3_64_with_seed(sector, at)))
+    bytes.chunks(SECTOR).zip((offset..).step_by(SECTOR)).fold(0u64, |sum, (sector, at)| {
+        // Multiplying after the offset went in by XOR keeps two sectors that change places from cancelling out.
+        let mixed = xxh3_64(sector) ^ at.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        sum.wrapping_add((mixed ^ (mixed >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93))
+    })
 }
 
 /// Whether all bytes are zero.
@@ -75,13 +107,13 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     pieces.iter().all(|p| p.iter().fold(0u8, |a, b| a | b) == 0) && rest.iter().all(|b| *b == 0)
 }
 
-/// What a base knows, so that unchanged chunks are not hashed again.
+/// The file beneath the one that is packed.
 #[derive(Clone, Copy)]
 pub struct Base<'a> {
-    /// The file beneath.
+    /// The file.
     pub view: FileView<'a>,
-    /// Its analysis, where there is one.
-    pub analysis: Option<&'a Analysis>,
+    /// What it holds: unchanged chunks are not hashed again.
+    pub contents: &'a Contents,
 }
 
 /// Analyzes `file`, alone or against `base`, on `jobs` threads.
@@ -90,65 +122,67 @@ pub struct Base<'a> {
 /// [`Error::Io`]; [`Error::SourceChanged`] when a file ends early.
 pub fn analyze(file: FileView, base: Option<Base>, jobs: usize, progress: &dyn Progress) -> Result<Analysis> {
     let own = data_extents(file.file, file.path, file.size)?;
-    let below = match &base {
+    let (below, shared) = match &base {
         // A base is truncated or extended to the file's size.
-        Some(base) => data_extents(base.view.file, base.view.path, base.view.size.min(file.size))?,
-        None => Vec::new(),
+        Some(base) => (
+            data_extents(base.view.file, base.view.path, base.view.size.min(file.size))?,
+            if base.contents.size == file.size { shared_extents(file.file, base.view.file) } else { Vec::new() },
+        ),
+        None => (Vec::new(), Vec::new()),
     };
-    let chunks = chunks_of(&union(&own, &below));
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let found = Mutex::new(Ok(Vec::with_capacity(chunks.len())));
-    let task = ChunkTask { file, own: &own, base, below: &below };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, chunks.len().max(1)) {
-            scope.spawn(|| {
-                let mut buffers = Buffers::default();
-                while !stop.load(Ordering::Relaxed) {
-                    let Some(&chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                    let result = task.run(chunk, &mut buffers);
-                    progress.advance(result.as_ref().map_or(0, |c| c.read));
-                    let mut found = found.lock().unwrap_or_else(|e| e.into_inner());
-                    match (result, &mut *found) {
-                        (Ok(chunk), Ok(all)) => all.push(chunk),
-                        (Err(error), slot @ Ok(_)) => {
-                            *slot = Err(error);
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                        (_, Err(_)) => {}
-                    }
-                }
-            });
-        }
-    });
-    let mut found = found.into_inner().unwrap_or_else(|e| e.into_inner())?;
-    found.sort_unstable_by_key(|c| c.chunk);
-    Ok(merge(file.size, found))
+    let task = ChunkTask { file, own: &own, base, below: &below, shared: &shared, packing: true };
+    let found = task.run_all(&chunks_of(&union(&own, &below)), jobs, progress)?;
+    let mut analysis =
+        Analysis { contents: Contents::new(file.size, found_chunks(&found).collect()), segments: Vec::new(), sum: 0 };
+    for chunk in found {
+        analysis.sum = analysis.sum.wrapping_add(chunk.sum);
+        chunk.segments.into_iter().for_each(|range| push_run(&mut analysis.segments, range));
+    }
+    Ok(analysis)
 }
 
-fn merge(size: u64, chunks: Vec<Chunk>) -> Analysis {
-    let mut analysis = Analysis {
-        size,
-        data_bytes: 0,
-        root: Root([0; 32]),
-        segments: Vec::new(),
-        sum: 0,
-        tops: Vec::new(),
-        stored_zeros: Vec::new(),
+/// What a file held before, and where it has been written to since.
+#[derive(Clone, Copy)]
+pub struct Prior<'a> {
+    /// What it held.
+    pub contents: &'a Contents,
+    /// Sorted ranges that may be different now.
+    pub touched: &'a [Range<u64>],
+}
+
+/// What `file` holds, and the zero blocks that its filesystem holds as data. With `prior` only touched chunks are read.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::SourceChanged`] when the file ends early.
+pub fn contents(
+    file: FileView,
+    prior: Option<Prior>,
+    jobs: usize,
+    progress: &dyn Progress,
+) -> Result<(Contents, Vec<Range<u64>>)> {
+    let own = data_extents(file.file, file.path, file.size)?;
+    // Trees of different sizes have different shapes: nothing can be taken over.
+    let prior = prior.filter(|prior| prior.contents.size == file.size);
+    let wanted = match &prior {
+        Some(prior) => chunks_of(prior.touched),
+        None => chunks_of(&own),
     };
-    for chunk in chunks {
-        analysis.data_bytes += chunk.data_bytes;
-        analysis.sum = analysis.sum.wrapping_add(chunk.sum);
-        analysis.tops.extend(chunk.top.map(|top| (chunk.chunk, top)));
-        for (list, more) in [(&mut analysis.segments, chunk.segments), (&mut analysis.stored_zeros, chunk.stored_zeros)]
-        {
-            for range in more {
-                push_run(list, range);
-            }
-        }
+    let task = ChunkTask { file, own: &own, base: None, below: &[], shared: &[], packing: false };
+    let found = task.run_all(&wanted, jobs, progress)?;
+    let mut chunks: Vec<Chunk> = found_chunks(&found).collect();
+    if let Some(prior) = prior {
+        chunks.extend(prior.contents.chunks.iter().filter(|c| wanted.binary_search(&c.index).is_err()));
+        chunks.sort_unstable_by_key(|c| c.index);
     }
-    analysis.root = merkle::root(&analysis.tops, size);
-    analysis
+    let mut stored_zeros = Vec::new();
+    for chunk in found {
+        chunk.stored_zeros.into_iter().for_each(|range| push_run(&mut stored_zeros, range));
+    }
+    Ok((Contents::new(file.size, chunks), stored_zeros))
+}
+
+fn found_chunks(found: &[Found]) -> impl Iterator<Item = Chunk> {
+    found.iter().filter_map(|f| f.top.map(|top| Chunk { index: f.chunk, top, data_bytes: f.data_bytes }))
 }
 
 fn push_run(list: &mut Vec<Range<u64>>, range: Range<u64>) {
@@ -158,6 +192,7 @@ fn push_run(list: &mut Vec<Range<u64>>, range: Range<u64>) {
     }
 }
 
+/// The chunks that these sorted ranges touch.
 fn chunks_of(extents: &[Range<u64>]) -> Vec<u64> {
     let mut chunks: Vec<u64> = Vec::new();
     for extent in extents {
@@ -167,7 +202,8 @@ fn chunks_of(extents: &[Range<u64>]) -> Vec<u64> {
     chunks
 }
 
-struct Chunk {
+/// What was found in one chunk.
+struct Found {
     chunk: u64,
     data_bytes: u64,
     top: Option<Node>,
@@ -189,15 +225,50 @@ struct ChunkTask<'a> {
     own: &'a [Range<u64>],
     base: Option<Base<'a>>,
     below: &'a [Range<u64>],
+    /// Where the filesystem says that file and base are the same blocks on disk.
+    shared: &'a [Range<u64>],
+    /// Whether segments and sum are wanted.
+    packing: bool,
 }
 
 impl ChunkTask<'_> {
-    fn run(&self, chunk: u64, buffers: &mut Buffers) -> Result<Chunk> {
+    /// Looks at these chunks (sorted), several at once.
+    fn run_all(&self, chunks: &[u64], jobs: usize, progress: &dyn Progress) -> Result<Vec<Found>> {
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
+        let all = Mutex::new(Ok(Vec::with_capacity(chunks.len())));
+        let work = || {
+            let mut buffers = Buffers::default();
+            while !stop.load(Ordering::Relaxed) {
+                let Some(&chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let result = self.run(chunk, &mut buffers);
+                progress.advance(result.as_ref().map_or(0, |c| c.read));
+                let mut all = all.lock().unwrap_or_else(|e| e.into_inner());
+                match (result, &mut *all) {
+                    (Ok(found), Ok(all)) => all.push(found),
+                    (Err(error), slot @ Ok(_)) => {
+                        *slot = Err(error);
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    (_, Err(_)) => {}
+                }
+            }
+        };
+        match jobs.clamp(1, chunks.len().max(1)) {
+            1 => work(),
+            jobs => std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work)))),
+        }
+        let mut all = all.into_inner().unwrap_or_else(|e| e.into_inner())?;
+        all.sort_unstable_by_key(|found| found.chunk);
+        Ok(all)
+    }
+
+    fn run(&self, chunk: u64, buffers: &mut Buffers) -> Result<Found> {
         let start = chunk * CHUNK;
         let window = start..(start + CHUNK).min(self.file.size);
         let own: Vec<_> = within(self.own, &window).collect();
         let below: Vec<_> = within(self.below, &window).collect();
-        let mut found = Chunk {
+        let mut found = Found {
             chunk,
             data_bytes: 0,
             top: None,
@@ -206,11 +277,21 @@ impl ChunkTask<'_> {
             sum: 0,
             read: own.iter().map(|r| r.end - r.start).sum(),
         };
-        buffers.own.resize(LEAF_RUN, 0);
-        buffers.below.resize(LEAF_RUN, 0);
-        let touched = leaf_runs(&union(&own, &below));
         // The chunk's leaves are hashed only when no top is known for them, and that is known only at the end.
-        let known = self.known_top(chunk);
+        let known = self.known(chunk);
+        if let Some(known) = known
+            && own.iter().chain(&below).all(|extent| covered(self.shared, extent))
+        {
+            // The same blocks on disk need not be read to be equal.
+            found.top = known.map(|c| c.top);
+            found.data_bytes = known.map_or(0, |c| c.data_bytes);
+            return Ok(found);
+        }
+        buffers.own.resize(LEAF_RUN, 0);
+        if self.base.is_some() {
+            buffers.below.resize(LEAF_RUN, 0);
+        }
+        let touched = leaf_runs(&union(&own, &below));
         let mut leaves = Vec::new();
         for run in &touched {
             let length = (run.end - run.start) as usize;
@@ -230,11 +311,14 @@ impl ChunkTask<'_> {
             }
         }
         found.top = match known {
-            Some(top) if found.segments.is_empty() => top,
+            Some(known) if found.segments.is_empty() => known.map(|c| c.top),
             Some(_) => {
                 for run in &touched {
                     let mine = &mut buffers.own[..(run.end - run.start) as usize];
-                    load(self.file, &own, run, mine)?;
+                    // One run is still in the buffer.
+                    if touched.len() > 1 {
+                        load(self.file, &own, run, mine)?;
+                    }
                     hash_leaves(start, run.start, mine, &mut leaves);
                 }
                 self.top_of(&leaves)
@@ -248,17 +332,13 @@ impl ChunkTask<'_> {
         (!leaves.is_empty()).then(|| merkle::chunk_top(leaves, self.file.size))
     }
 
-    /// The base's top of this chunk (`Some(None)`: it is zero), if its analysis is there and the trees have one shape.
-    fn known_top(&self, chunk: u64) -> Option<Option<Node>> {
-        let analysis = self.base.as_ref()?.analysis?;
-        if analysis.size != self.file.size {
-            return None;
-        }
-        let at = analysis.tops.binary_search_by_key(&chunk, |(c, _)| *c);
-        Some(at.ok().map(|at| analysis.tops[at].1))
+    /// The base's chunk (`Some(None)`: it is zero), if both trees have one shape.
+    fn known(&self, chunk: u64) -> Option<Option<&Chunk>> {
+        let contents = self.base.as_ref()?.contents;
+        (contents.size == self.file.size).then(|| contents.chunk(chunk))
     }
 
-    fn blocks(&self, start: u64, mine: &[u8], theirs: Option<&[u8]>, own: &[Range<u64>], found: &mut Chunk) {
+    fn blocks(&self, start: u64, mine: &[u8], theirs: Option<&[u8]>, own: &[Range<u64>], found: &mut Found) {
         for (index, block) in mine.chunks(BLOCK as usize).enumerate() {
             let at = start + index as u64 * BLOCK;
             let end = (at + BLOCK).min(self.file.size);
@@ -267,18 +347,17 @@ impl ChunkTask<'_> {
             }
             let block = &block[..(end - at) as usize];
             let zero = is_zero(block);
-            if zero {
-                if theirs.is_none() && within(own, &(at..end)).next().is_some() {
-                    push_run(&mut found.stored_zeros, at..end);
-                }
-            } else {
+            if !zero {
                 found.data_bytes += end - at;
             }
-            let stored = match theirs {
-                Some(theirs) => {
-                    let below = &theirs[index * BLOCK as usize..][..block.len()];
-                    block != below
+            if !self.packing {
+                if zero && within(own, &(at..end)).next().is_some() {
+                    push_run(&mut found.stored_zeros, at..end);
                 }
+                continue;
+            }
+            let stored = match theirs {
+                Some(theirs) => block != &theirs[index * BLOCK as usize..][..block.len()],
                 None => !zero,
             };
             if stored {

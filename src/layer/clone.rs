@@ -7,8 +7,21 @@ use rustix::{fs::copy_file_range, io::Errno};
 use super::extents::data_extents;
 use crate::error::{Error, IoContext, Result};
 
-/// Makes the empty file `to` equal to `from` (of `size` bytes), holes kept.
-pub fn clone_contents(from: &File, from_path: &Path, to: &File, to_path: &Path, size: u64) -> Result<()> {
+/// Most bytes that are copied in one call.
+const PIECE: u64 = 32 << 20;
+
+/// Makes the empty file `to` equal to `from` (of `size` bytes), holes kept. `copied` is told of bytes that were written.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::SourceChanged`] when `from` ends early; those of `copied`.
+pub fn clone_contents(
+    from: &File,
+    from_path: &Path,
+    to: &File,
+    to_path: &Path,
+    size: u64,
+    copied: &dyn Fn(u64) -> Result<()>,
+) -> Result<()> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
@@ -16,10 +29,10 @@ pub fn clone_contents(from: &File, from_path: &Path, to: &File, to_path: &Path, 
     for extent in data_extents(from, from_path, size)? {
         let (mut read_at, mut write_at) = (extent.start, extent.start);
         while read_at < extent.end {
-            let want = usize::try_from(extent.end - read_at).unwrap_or(usize::MAX).min(1 << 30);
+            let want = (extent.end - read_at).min(PIECE) as usize;
             match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), want) {
                 Ok(0) => return Err(Error::SourceChanged { path: from_path.into() }),
-                Ok(_) => {}
+                Ok(bytes) => copied(bytes as u64)?,
                 Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
                     copy_by_hand(from, from_path, to, to_path, read_at..extent.end)?;
                     read_at = extent.end;

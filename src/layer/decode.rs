@@ -8,9 +8,15 @@ use std::{
     fs::File,
     io::{BufReader, Cursor, Read},
     os::unix::fs::FileExt,
-    path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, mpsc},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
 };
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{
     BLOCK, FRAME,
@@ -21,6 +27,7 @@ use super::{
 use crate::{
     error::{Error, IoContext, Result},
     progress::Progress,
+    writeback::{WRITEBACK_EVERY, Writeback},
 };
 
 /// A file that a layer is decoded into.
@@ -31,28 +38,96 @@ pub struct OutputFile {
     pub path: PathBuf,
     /// Whether zeros may be left out because the file is all hole where the layer writes.
     pub fresh: bool,
+    /// Makes it durable while it is written.
+    pub writeback: Option<Arc<Writeback>>,
+    /// Bytes written since the writeback was asked last.
+    pub unsynced: AtomicU64,
+    /// How much data it may take.
+    pub budget: Budget,
+}
+
+/// Bytes that are not in zero blocks, as they may still be written to a file: what the file table declares of it, so
+/// that a layer that holds more fails while it arrives, not when the disk is full.
+#[derive(Debug)]
+pub struct Budget {
+    declared: u64,
+    left: AtomicU64,
+}
+
+impl Budget {
+    /// So many bytes; [`u64::MAX`] is no limit.
+    pub fn new(declared: u64) -> Self {
+        Self { declared, left: AtomicU64::new(declared) }
+    }
+
+    fn spend(&self, bytes: u64, path: &Path) -> Result<()> {
+        let take = |left: u64| left.checked_sub(bytes);
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Ok(()),
+            Err(left) => Err(Error::Limit {
+                what: format!("the data of {}, as the file table declares it,", path.display()),
+                value: (self.declared - left).saturating_add(bytes),
+                limit: self.declared,
+                hint: "",
+            }),
+        }
+    }
+}
+
+/// What an entry's data is given to, in pieces, from many threads.
+pub trait Place: Send + Sync {
+    /// Takes in `bytes`, which stand at `offset` of the file.
+    ///
+    /// # Errors
+    /// They cannot be kept.
+    fn place(&self, bytes: &[u8], offset: u64) -> Result<()>;
+}
+
+impl Place for OutputFile {
+    fn place(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.write(bytes, offset)?;
+        self.written(bytes.len() as u64)
+    }
 }
 
 impl OutputFile {
-    fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        if !self.fresh {
-            return self.file.write_all_at(bytes, offset).context("write", &self.path);
+    /// Counts bytes that were written, and asks for writeback when there are enough of them.
+    pub fn written(&self, bytes: u64) -> Result<()> {
+        let Some(writeback) = &self.writeback else { return Ok(()) };
+        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= WRITEBACK_EVERY {
+            self.unsynced.store(0, Ordering::Relaxed);
+            writeback.request(&self.file).context("fsync", &self.path)?;
         }
-        // Runs of blocks that are not zero are written at once; zero blocks stay holes.
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        // Runs of blocks that are not zero are written at once; zero blocks stay or become holes.
         let mut run = 0..0;
         let mut at = 0;
         while at < bytes.len() {
             let to_boundary = (BLOCK - (offset + at as u64) % BLOCK) as usize;
             let end = (at + to_boundary).min(bytes.len());
-            if is_zero(&bytes[at..end]) {
-                self.file.write_all_at(&bytes[run.clone()], offset + run.start as u64).context("write", &self.path)?;
+            if is_zero(&bytes[at..end]) && (self.fresh || self.punch(offset + at as u64, end - at)) {
+                self.run(&bytes[run.clone()], offset + run.start as u64)?;
                 run = end..end;
             } else {
                 run.end = end;
             }
             at = end;
         }
-        self.file.write_all_at(&bytes[run.clone()], offset + run.start as u64).context("write", &self.path)
+        self.run(&bytes[run.clone()], offset + run.start as u64)
+    }
+
+    fn run(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.budget.spend(bytes.len() as u64, &self.path)?;
+        self.file.write_all_at(bytes, offset).context("write", &self.path)
+    }
+
+    /// Makes a whole block a hole; whether that was possible.
+    fn punch(&self, offset: u64, length: usize) -> bool {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        length as u64 == BLOCK && fallocate(&self.file, flags, offset, BLOCK).is_ok()
     }
 }
 
@@ -70,19 +145,19 @@ enum Piece {
     Plain(Vec<u8>),
 }
 
-struct Turn<'a, S> {
+struct Turn<'a, S: Sink> {
     next: u64,
-    walker: Walker<OutputFile>,
+    walker: Walker<S::File>,
     sink: &'a mut S,
     error: Option<Error>,
 }
 
-struct Shared<'a, S> {
+struct Shared<'a, S: Sink> {
     turn: Mutex<Turn<'a, S>>,
     changed: Condvar,
 }
 
-impl<'a, S> Shared<'a, S> {
+impl<'a, S: Sink> Shared<'a, S> {
     fn lock(&self) -> MutexGuard<'_, Turn<'a, S>> {
         self.turn.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -113,7 +188,7 @@ pub struct EncodedLayer<'a, R> {
 ///
 /// # Errors
 /// Everything that makes the layer unacceptable; `corrupt` turns a read error of the blob into the library's.
-pub fn decode<S: Sink<File = OutputFile> + Send>(
+pub fn decode<S: Sink<File: Place> + Send>(
     layer: EncodedLayer<impl Read + Send>,
     sink: &mut S,
     jobs: usize,
@@ -256,13 +331,14 @@ impl Feeder<'_> {
     }
 }
 
-fn worker<S: Sink<File = OutputFile> + Send>(
+fn worker<S: Sink<File: Place> + Send>(
     receiver: &Mutex<mpsc::Receiver<(u64, Piece)>>,
     shared: &Shared<'_, S>,
     context: &str,
     progress: &dyn Progress,
 ) {
     let mut decompressor = None;
+    let mut buffer = Vec::new();
     loop {
         let received = receiver.lock().unwrap_or_else(|e| e.into_inner()).recv();
         let Ok((index, piece)) = received else { return };
@@ -270,14 +346,14 @@ fn worker<S: Sink<File = OutputFile> + Send>(
         if shared.failed() {
             continue;
         }
-        let bytes = match unpack(piece, &mut decompressor, context) {
+        let bytes = match unpack(&piece, &mut decompressor, &mut buffer, context) {
             Ok(bytes) => bytes,
             Err(error) => {
                 shared.fail(error);
                 continue;
             }
         };
-        let mut placements: Vec<Placement<OutputFile>> = Vec::new();
+        let mut placements: Vec<Placement<S::File>> = Vec::new();
         {
             let mut turn = shared.lock();
             while turn.next != index && turn.error.is_none() {
@@ -287,14 +363,15 @@ fn worker<S: Sink<File = OutputFile> + Send>(
                 continue;
             }
             let Turn { next, walker, sink, error } = &mut *turn;
-            if let Err(e) = walker.feed(&bytes, *sink, &mut placements) {
+            if let Err(e) = walker.feed(bytes, *sink, &mut placements) {
                 error.get_or_insert(e);
             }
             *next += 1;
         }
         shared.changed.notify_all();
         for placement in &placements {
-            if let Err(error) = placement.file.write(&bytes[placement.bytes.clone()], placement.offset) {
+            let part = &bytes[placement.bytes.clone()];
+            if let Err(error) = placement.file.place(part, placement.offset) {
                 shared.fail(error);
                 break;
             }
@@ -303,26 +380,25 @@ fn worker<S: Sink<File = OutputFile> + Send>(
     }
 }
 
-fn unpack(
-    piece: Piece,
+/// The bytes of a piece; a frame's are put into `buffer`.
+fn unpack<'a>(
+    piece: &'a Piece,
     decompressor: &mut Option<zstd::bulk::Decompressor<'static>>,
+    buffer: &'a mut Vec<u8>,
     context: &str,
-) -> Result<Vec<u8>> {
+) -> Result<&'a [u8]> {
     let (frame, content) = match piece {
         Piece::Plain(bytes) => return Ok(bytes),
-        Piece::Frame(frame, content) => (frame, content),
+        Piece::Frame(frame, content) => (frame, *content),
     };
     let invalid = |e: std::io::Error| Error::bundle(context, format!("a zstd frame cannot be decompressed: {e}"));
     let decompressor = match decompressor {
         Some(ready) => ready,
         None => decompressor.insert(zstd::bulk::Decompressor::new().map_err(invalid)?),
     };
-    let bytes = decompressor.decompress(&frame, content).map_err(invalid)?;
-    if bytes.len() != content {
-        return Err(Error::bundle(context, "a zstd frame is shorter than it says"));
+    buffer.resize(content, 0);
+    match decompressor.decompress_to_buffer(frame, &mut buffer[..]).map_err(invalid)? {
+        length if length == content => Ok(buffer),
+        _ => Err(Error::bundle(context, "a zstd frame is shorter than it says")),
     }
-    Ok(bytes)
 }
-
-/// A sink's file, shared between the walker and the writers.
-pub type SharedFile = Arc<OutputFile>;

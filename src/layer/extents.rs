@@ -59,3 +59,9 @@ pub fn within<'a>(extents: &'a [Range<u64>], window: &Range<u64>) -> impl Iterat
         .take_while(move |e| e.start < window.end)
         .map(move |e| e.start.max(window.start)..e.end.min(window.end))
 }
+
+/// Whether `range` lies in one of the sorted `extents`.
+pub fn covered(extents: &[Range<u64>], range: &Range<u64>) -> bool {
+    let at = extents.partition_point(|e| e.end <= range.start);
+    extents.get(at).is_some_and(|e| e.start <= range.start && range.end <= e.end)
+}

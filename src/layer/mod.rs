@@ -12,6 +12,8 @@ pub mod encode;
 pub mod extents;
 pub mod frame;
 pub mod merkle;
+mod shared;
+pub mod streamed;
 pub mod tar;
 pub mod walk;
 

@@ -5,8 +5,6 @@
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
-use tokio_tar::Header;
-
 use super::tar::TAR_BLOCK;
 use crate::{
     error::{Error, Result},
@@ -15,6 +13,8 @@ use crate::{
 
 /// Most segments that a sparse entry may have.
 pub const MAX_SEGMENTS: usize = 4 << 20;
+/// Most zeros after the end marker, in bytes: tars are padded to records of 10 KiB, tapes to more.
+pub const MAX_END: u64 = 1 << 20;
 const BLOCK: usize = TAR_BLOCK as usize;
 
 /// An entry's place in the world: where its bytes are written.
@@ -50,8 +50,8 @@ enum State<F> {
     Data { file: Arc<F>, segments: std::vec::IntoIter<Range<u64>>, current: Range<u64>, padding: usize },
     /// Padding after data or a long name.
     Padding(usize),
-    /// Behind the two zero blocks.
-    End,
+    /// Behind the two zero blocks and so many more zeros.
+    End(u64),
 }
 
 struct PendingMap {
@@ -59,6 +59,8 @@ struct PendingMap {
     real_size: u64,
     stored: u64,
     segments: Vec<Range<u64>>,
+    /// An empty entry ended the map.
+    ended: bool,
 }
 
 /// The state between pieces.
@@ -142,9 +144,14 @@ impl<F: Send + Sync> Walker<F> {
                         self.state = State::Header;
                     }
                 }
-                State::End => {
+                State::End(zeros) => {
+                    *zeros += rest.len() as u64;
+                    let many = *zeros > MAX_END;
                     if rest.iter().any(|b| *b != 0) {
                         return self.fail("there is data after the end marker of the tar");
+                    }
+                    if many {
+                        return self.fail(format!("there are more than {MAX_END} zeros after the end marker"));
                     }
                     at = piece.len();
                 }
@@ -159,7 +166,7 @@ impl<F: Send + Sync> Walker<F> {
     /// It ended before its end marker.
     pub fn finish(&self) -> Result<()> {
         match self.state {
-            State::End => Ok(()),
+            State::End(_) => Ok(()),
             _ => self.fail("the tar ends before its end marker"),
         }
     }
@@ -178,23 +185,23 @@ impl<F: Send + Sync> Walker<F> {
                 if self.long_name.is_some() {
                     return self.fail("a long name without an entry");
                 }
-                self.state = State::End;
+                self.state = State::End(0);
             }
             return Ok(());
         }
         if self.zero_blocks == 1 {
             return self.fail("a lone zero block stands between entries");
         }
-        let header = Header::from_byte_slice(block);
-        let sum: u32 =
-            block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
-        if header.cksum().ok() != Some(sum) {
+        let sum: u64 =
+            block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
+        if number(&block[148..156]) != Some(sum) {
             return self.fail("a header has a bad checksum");
         }
+        let kind = block[156];
+        check_fields(block, kind).or_else(|reason| self.fail(reason))?;
         let Some(size) = number(&block[124..136]) else {
             return self.fail("a header has a size that is no number");
         };
-        let kind = block[156];
         if kind == b'L' {
             if self.long_name.is_some() || size == 0 || size > crate::model::path::MAX_PATH as u64 + 1 {
                 return self.fail(format!("a long name of {size} bytes is refused"));
@@ -205,17 +212,17 @@ impl<F: Send + Sync> Walker<F> {
         }
         let path = self.path(block)?;
         match kind {
-            b'5' if size == 0 => Ok(()),
+            b'5' if size == 0 => self.folder(&path),
             b'0' | 0 => {
                 let path = self.file_path(&path)?;
-                self.begin(PendingMap { path, real_size: size, stored: size, segments: Vec::new() }, true, sink)
+                self.begin(PendingMap { path, real_size: size, stored: size, segments: Vec::new(), ended: false }, true, sink)
             }
             b'S' if &block[257..265] == b"ustar  \0" => {
                 let Some(real_size) = number(&block[483..495]) else {
                     return self.fail(format!("the sparse file {path} has a size that is no number"));
                 };
                 let mut pending =
-                    PendingMap { path: self.file_path(&path)?, real_size, stored: size, segments: Vec::new() };
+                    PendingMap { path: self.file_path(&path)?, real_size, stored: size, segments: Vec::new(), ended: false };
                 self.map(&mut pending, &block[386..482])?;
                 self.map_continues(pending, block[482], sink)
             }
@@ -247,6 +254,14 @@ impl<F: Send + Sync> Walker<F> {
         }
     }
 
+    /// A folder is ignored, but its name must be one, and no file's.
+    fn folder(&mut self, text: &str) -> Result<()> {
+        match text.strip_suffix('/').unwrap_or(text) {
+            "." => Ok(()),
+            plain => self.file_path(plain).map(drop),
+        }
+    }
+
     fn file_path(&mut self, text: &str) -> Result<TarPath> {
         let plain = text.strip_prefix("./").unwrap_or(text);
         let path: TarPath = match plain.parse() {
@@ -263,8 +278,10 @@ impl<F: Send + Sync> Walker<F> {
     }
 
     fn map(&self, pending: &mut PendingMap, slots: &[u8]) -> Result<()> {
-        for slot in slots.chunks_exact(24) {
+        let mut slots = slots.chunks_exact(24);
+        for slot in slots.by_ref() {
             if slot[0] == 0 && slot[12] == 0 {
+                pending.ended = true;
                 break;
             }
             let (Some(offset), Some(length)) = (number(&slot[..12]), number(&slot[12..])) else {
@@ -284,6 +301,10 @@ impl<F: Send + Sync> Walker<F> {
                 None => return self.fail(format!("the sparse map of {} goes beyond its size", pending.path)),
             }
         }
+        // Some readers stop at the map's end, others read what stands behind it.
+        if slots.any(|slot| slot.iter().any(|b| *b != 0)) {
+            return self.fail(format!("the sparse map of {} goes on after its end", pending.path));
+        }
         Ok(())
     }
 
@@ -296,6 +317,14 @@ impl<F: Send + Sync> Walker<F> {
         match flag {
             0 => {
                 pending.segments.retain(|r| r.start < r.end);
+                // GNU tar begins each segment at a block of its own, Python's tarfile where the one before ends.
+                let before_last = pending.segments.len().saturating_sub(1);
+                if pending.segments[..before_last].iter().any(|r| (r.end - r.start) % TAR_BLOCK != 0) {
+                    return self.fail(format!(
+                        "the sparse map of {} has a segment, not its last, that is not whole blocks of 512 bytes",
+                        pending.path
+                    ));
+                }
                 let total: u64 = pending.segments.iter().map(|r| r.end - r.start).sum();
                 if total != pending.stored {
                     return self.fail(format!(
@@ -305,6 +334,7 @@ impl<F: Send + Sync> Walker<F> {
                 }
                 self.begin(pending, false, sink)
             }
+            1 if pending.ended => self.fail(format!("the sparse map of {} goes on after its end", pending.path)),
             1 => {
                 self.state = State::Map(pending);
                 Ok(())
@@ -334,11 +364,32 @@ fn pad<F>(padding: usize) -> State<F> {
     if padding == 0 { State::Header } else { State::Padding(padding) }
 }
 
+/// Fields that readers take differently must be empty: what stands behind a name's NUL, and what is a prefix in the
+/// one header format and something else in the other (Python's tarfile reads a GNU header's as a prefix).
+fn check_fields(block: &[u8], kind: u8) -> std::result::Result<(), &'static str> {
+    let empty = |range: Range<usize>| block[range].iter().all(|b| *b == 0);
+    if block[..100].iter().skip_while(|b| **b != 0).any(|b| *b != 0) {
+        return Err("an entry's name goes on after a NUL");
+    }
+    let unused = match &block[257..265] {
+        b"ustar  \0" if kind == b'S' => empty(345..386) && empty(495..512),
+        b"ustar  \0" => empty(345..512),
+        [b'u', b's', b't', b'a', b'r', 0, ..] => {
+            if block[345..500].iter().skip_while(|b| **b != 0).any(|b| *b != 0) {
+                return Err("an entry's prefix goes on after a NUL");
+            }
+            empty(500..512)
+        }
+        _ => return Err("a header is neither a ustar nor a GNU header"),
+    };
+    if unused { Ok(()) } else { Err("a header has data in fields that its format leaves empty") }
+}
+
 fn field(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len())]
 }
 
-/// A tar number: octal digits with blanks or NULs around them, or base-256. Negative and overflowing ones are none.
+/// A tar number: octal digits with blanks before and blanks or NULs behind them, or base-256. Negative and overflowing ones are none.
 pub fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let (head, tail) = field.split_at(field.len() - 8);
@@ -347,7 +398,7 @@ pub fn number(field: &[u8]) -> Option<u64> {
         }
         return Some(u64::from_be_bytes(tail.try_into().ok()?));
     }
-    let text = std::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
+    let text = std::str::from_utf8(field).ok()?.trim_start_matches(' ').trim_end_matches([' ', '\0']);
     if text.is_empty() || !text.bytes().all(|b| matches!(b, b'0'..=b'7')) {
         return None;
     }

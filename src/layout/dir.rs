@@ -8,12 +8,13 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags},
+    fs::{Mode, OFlags},
     io::Errno,
 };
 
 use super::{UNRECOGNISED, check_layout, wrong_size};
 use crate::{
+    beneath,
     error::{Error, IoContext, Result},
     model::{Descriptor, Index, json::MAX_DOCUMENT},
     storage::{Blob, ReadOnlyStorage, Source},
@@ -50,18 +51,8 @@ impl DirSource {
     /// A regular file in it and its size; `None` if there is none of the name.
     fn file(&self, name: &str) -> Result<Option<(File, u64)>> {
         // O_NONBLOCK: a FIFO must be refused, not waited for.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = match rustix::fs::openat2(
-            &self.root,
-            name,
-            flags,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-        ) {
-            // Old kernels and sandboxes lack it; AGAIN says that something was renamed meanwhile.
-            Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN | Errno::INVAL) => self.walk(name, flags),
-            other => other,
-        };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = beneath::open_at(&self.root, Path::new(name), flags);
         let refuse = |reason| Err(Error::bundle(self.name_of(name), reason));
         let file = match opened {
             Ok(fd) => File::from(fd),
@@ -76,21 +67,6 @@ impl DirSource {
             return refuse("it is not a regular file");
         }
         Ok(Some((file, metadata.len())))
-    }
-
-    /// What openat2 does, one component at a time.
-    fn walk(&self, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
-        let mut at = rustix::fs::openat(&self.root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        for folder in folders.split('/').filter(|f| !f.is_empty()) {
-            let next =
-                rustix::fs::openat(&at, folder, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-            if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&next)?.st_mode) == rustix::fs::FileType::Symlink {
-                return Err(Errno::LOOP);
-            }
-            at = next;
-        }
-        rustix::fs::openat(&at, last, flags, Mode::empty())
     }
 
     /// A small file's bytes.

@@ -61,8 +61,8 @@ impl Target for DirTarget {
         }))
     }
 
-    fn contains(&self, descriptor: &Descriptor) -> bool {
-        self.blobs.get(&descriptor.digest) == Some(&descriptor.size)
+    fn contains(&self, descriptor: &Descriptor) -> Result<bool> {
+        Ok(self.blobs.get(&descriptor.digest) == Some(&descriptor.size))
     }
 
     fn finish(self: Box<Self>, index: &Index) -> Result<()> {

@@ -1,22 +1,13 @@
 //! [`Output`]: a file that is written in large pieces, whose writeback begins early.
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{SyncSender, TrySendError, sync_channel},
-    },
-    thread::JoinHandle,
-};
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+use crate::writeback::{WRITEBACK_EVERY, Writeback};
 
 /// Writes are gathered up to this size.
 const BUFFER: usize = 1 << 20;
 /// Writes from this size on pass straight through.
 const LARGE: usize = 64 << 10;
-/// After so many bytes a helper thread starts writing them back, which keeps the closing fsync short.
-const WRITEBACK: u64 = 64 << 20;
 
 /// A file being written. All writes go to explicit offsets.
 pub(super) struct Output {
@@ -25,13 +16,13 @@ pub(super) struct Output {
     written: u64,
     buffer: Vec<u8>,
     unsynced: u64,
-    syncer: Option<Syncer>,
+    writeback: Option<Writeback>,
 }
 
 impl Output {
     /// From the file's beginning.
     pub(super) fn new(file: File) -> Self {
-        Self { file, written: 0, buffer: Vec::new(), unsynced: 0, syncer: None }
+        Self { file, written: 0, buffer: Vec::new(), unsynced: 0, writeback: None }
     }
 
     /// Where the next byte goes.
@@ -65,13 +56,13 @@ impl Output {
         self.file.write_all_at(bytes, self.written)?;
         self.written += bytes.len() as u64;
         self.unsynced += bytes.len() as u64;
-        if self.unsynced >= WRITEBACK {
+        if self.unsynced >= WRITEBACK_EVERY {
             self.unsynced = 0;
-            let syncer = match &self.syncer {
-                Some(syncer) => syncer,
-                None => self.syncer.insert(Syncer::start(self.file.try_clone()?)?),
+            let writeback = match &self.writeback {
+                Some(running) => running,
+                None => self.writeback.insert(Writeback::start()?),
             };
-            syncer.request()?;
+            writeback.request(&self.file)?;
         }
         Ok(())
     }
@@ -98,8 +89,8 @@ impl Output {
     /// Makes all durable. An earlier failed sync is final: the system reports each failure only once.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         self.flush()?;
-        if let Some(syncer) = self.syncer.take() {
-            syncer.stop()?;
+        if let Some(writeback) = self.writeback.take() {
+            writeback.finish()?;
         }
         self.file.sync_all()
     }
@@ -107,56 +98,5 @@ impl Output {
     /// The file, for reading it back.
     pub(super) fn file(&self) -> &File {
         &self.file
-    }
-}
-
-type Failure = Arc<Mutex<Option<io::Error>>>;
-
-/// The helper thread that writes back.
-struct Syncer {
-    requests: SyncSender<()>,
-    failure: Failure,
-    thread: JoinHandle<()>,
-}
-
-impl Syncer {
-    fn start(file: File) -> io::Result<Self> {
-        let (requests, received) = sync_channel(1);
-        let failure = Failure::default();
-        let shared = failure.clone();
-        let thread = std::thread::Builder::new().name("writeback".into()).spawn(move || {
-            while received.recv().is_ok() {
-                if let Err(error) = file.sync_data() {
-                    *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { requests, failure, thread })
-    }
-
-    fn request(&self) -> io::Result<()> {
-        match self.requests.try_send(()) {
-            // One is waiting already: it will take these bytes along.
-            Ok(()) | Err(TrySendError::Full(())) => Ok(()),
-            Err(TrySendError::Disconnected(())) => Err(self.error()),
-        }
-    }
-
-    fn error(&self) -> io::Error {
-        match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(e) => e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error),
-            None => io::Error::other("the writeback thread stopped"),
-        }
-    }
-
-    fn stop(self) -> io::Result<()> {
-        let Self { requests, failure, thread } = self;
-        drop(requests);
-        let joined = thread.join();
-        match failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(error),
-            None => joined.map_err(|_| io::Error::other("the writeback thread panicked")),
-        }
     }
 }

@@ -1,10 +1,8 @@
 //! Publishing: what is written beside its destination appears there whole, by one rename, or not at all.
 
 use std::{
-    collections::hash_map::RandomState,
-    ffi::OsString,
-    fs::{self, File, OpenOptions},
-    hash::{BuildHasher, Hasher},
+    ffi::{OsStr, OsString},
+    fs::{self, File},
     io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -15,7 +13,10 @@ use rustix::{
     io::Errno,
 };
 
-use crate::error::{Error, IoContext, Result};
+use crate::{
+    error::{Error, IoContext, Result},
+    temporary,
+};
 
 /// A temporary file or tree beside its destination; removed when dropped unpublished.
 #[derive(Debug)]
@@ -25,11 +26,19 @@ pub(super) struct Partial {
     parent: PathBuf,
     force: bool,
     armed: bool,
+    /// Says that we live.
+    _lock: File,
 }
 
+const SUFFIX: &str = ".partial";
+
 impl Partial {
-    /// For `destination`, whose missing parent folders are created.
-    fn new(destination: &Path, force: bool) -> Result<Self> {
+    /// For `destination`, whose missing parent folders are created. What dead exports to it left is removed.
+    fn new(
+        destination: &Path,
+        force: bool,
+        make: impl FnOnce(&Path, &OsStr) -> Result<(PathBuf, File)>,
+    ) -> Result<(Self, File)> {
         let name = destination
             .file_name()
             .ok_or_else(|| Error::Usage(format!("{} does not name a file", destination.display())))?;
@@ -38,40 +47,38 @@ impl Partial {
             _ => PathBuf::from("."),
         };
         create_folders(&parent)?;
-        // Two keys of the process's random state: unguessable enough that O_EXCL practically never collides.
-        let random = RandomState::new().build_hasher().finish();
         // A name near the limit of 255 bytes must not become unusable by our addition.
         let short: OsString = match name.to_str() {
             Some(text) => text.chars().take(40).collect::<String>().into(),
-            None => std::ffi::OsStr::from_bytes(&name.as_bytes()[..name.len().min(160)]).to_owned(),
+            None => OsStr::from_bytes(&name.as_bytes()[..name.len().min(160)]).to_owned(),
         };
-        let mut partial = OsString::from(".");
-        partial.push(short);
-        partial.push(format!(".snapcask-{}-{random:016x}.partial", std::process::id()));
-        Ok(Self { path: parent.join(partial), destination: destination.to_path_buf(), parent, force, armed: false })
+        let mut prefix = OsString::from(".");
+        prefix.push(short);
+        prefix.push(".snapcask-");
+        temporary::reclaim(&parent, &prefix, SUFFIX)?;
+        let (path, lock) = make(&parent, &prefix)?;
+        let partial = Self {
+            path,
+            destination: destination.to_path_buf(),
+            parent,
+            force,
+            armed: true,
+            _lock: lock.try_clone().context("duplicate the handle of", destination)?,
+        };
+        Ok((partial, lock))
     }
 
     /// A new empty file that will become `destination`.
     pub(super) fn file(destination: &Path, force: bool) -> Result<(Self, File)> {
         refuse_existing_file(destination, force)?;
-        let mut partial = Self::new(destination, force)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&partial.path)
-            .context("create", &partial.path)?;
-        partial.armed = true;
-        Ok((partial, file))
+        Self::new(destination, force, |parent, prefix| temporary::make_file(parent, prefix, SUFFIX))
     }
 
     /// A new empty folder that will become `destination`.
     pub(super) fn folder(destination: &Path, force: bool) -> Result<Self> {
         refuse_existing_folder(destination, force)?;
-        let mut partial = Self::new(destination, force)?;
-        fs::create_dir(&partial.path).context("create", &partial.path)?;
-        partial.armed = true;
-        Ok(partial)
+        let make = |parent: &Path, prefix: &OsStr| temporary::make_folder(parent, prefix, SUFFIX, 0o777);
+        Ok(Self::new(destination, force, make)?.0)
     }
 
     /// Where it is now.

@@ -136,6 +136,10 @@ impl Walker {
         }
         let raw = header.path_bytes();
         let shown = String::from_utf8_lossy(&raw).into_owned();
+        // What is a prefix in the one format is something else in the other, and Python's tarfile reads it in both.
+        if header.as_gnu().is_some() && matches!(block[156], b'0' | 0 | b'5') && block[345..].iter().any(|b| *b != 0) {
+            return self.fail(&shown, "it has data in fields that a GNU header of a plain file leaves empty");
+        }
         let size = match number(&block[124..136]) {
             Ok(size) => size,
             Err(reason) => return self.fail(&shown, format!("its size {reason}")),

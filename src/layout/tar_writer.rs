@@ -170,8 +170,8 @@ impl Target for TarTarget {
         Ok(Box::new(blob))
     }
 
-    fn contains(&self, descriptor: &Descriptor) -> bool {
-        self.blobs.get(&descriptor.digest) == Some(&descriptor.size)
+    fn contains(&self, descriptor: &Descriptor) -> Result<bool> {
+        Ok(self.blobs.get(&descriptor.digest) == Some(&descriptor.size))
     }
 
     fn finish(mut self: Box<Self>, index: &Index) -> Result<()> {
@@ -276,8 +276,8 @@ impl Target for PipeTarget {
         Ok(Box::new(PipeBlob { target: self, output: Output::new(file), hasher: Hasher::new(), size: 0 }))
     }
 
-    fn contains(&self, descriptor: &Descriptor) -> bool {
-        self.blobs.get(&descriptor.digest) == Some(&descriptor.size)
+    fn contains(&self, descriptor: &Descriptor) -> Result<bool> {
+        Ok(self.blobs.get(&descriptor.digest) == Some(&descriptor.size))
     }
 
     fn finish(mut self: Box<Self>, index: &Index) -> Result<()> {

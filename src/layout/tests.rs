@@ -58,7 +58,7 @@ fn put(target: &mut dyn Target, bytes: &[u8], piece: usize) -> Descriptor {
     }
     let descriptor = blob.commit("application/x").unwrap();
     assert_eq!(descriptor, Descriptor::of("application/x", bytes));
-    assert!(target.contains(&descriptor));
+    assert!(target.contains(&descriptor).unwrap());
     descriptor
 }
 

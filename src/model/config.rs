@@ -1,10 +1,17 @@
 //! The snapshot config: what a snapshot is, the complete table of its files, and what each layer is.
 
-use std::{collections::HashSet, fmt, str::FromStr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SnapshotName, TarPath, json};
+use super::{
+    SnapshotName, TarPath, json,
+    path::{fold, is_bookkeeping},
+};
 use crate::{
     digest::{Digest, parse_hex32},
     error::{Error, Result},
@@ -44,6 +51,19 @@ pub enum SnapshotIdentity {
     Digest(Digest),
     /// `snap_` and 32 lowercase hex digits.
     Id(String),
+}
+
+impl SnapshotIdentity {
+    /// The `snapshot_id` that a snapshot of an older generation has once it is migrated to `final`: `snap_` and the first
+    /// 32 hex digits of its digest. Its children may be migrated before it.
+    pub fn migrated(digest: &Digest) -> Self {
+        Self::Id(format!("snap_{}", &digest.hex()[..32]))
+    }
+
+    /// All that a snapshot of this digest and `snapshot_id` may be called by its children.
+    pub fn all_of(digest: &Digest, id: Option<&str>) -> [Self; 2] {
+        [Self::Digest(*digest), id.map_or_else(|| Self::migrated(digest), |id| Self::Id(id.to_owned()))]
+    }
 }
 
 impl FromStr for SnapshotIdentity {
@@ -253,6 +273,16 @@ impl SnapshotConfig {
         if self.schema_version != 1 {
             return Err(format!("schemaVersion {} is not 1; a newer snapcask may read it", self.schema_version));
         }
+        let id = self.snapshot.id.as_deref();
+        if id.is_some_and(|id| !matches!(id.parse(), Ok(SnapshotIdentity::Id(_)))) {
+            return Err("snapshot.id is no snapshot_id: \"snap_\" and 32 lowercase hex digits".into());
+        }
+        if id.is_some() != (self.snapshot.generation == Generation::Final) {
+            return Err("snapshot.id is there in generation final, and only there".into());
+        }
+        if !matches!(self.snapshot.format.as_str(), "raw" | "qcow2") {
+            return Err(format!("snapshot.format {:?} is neither raw nor qcow2", self.snapshot.format));
+        }
         check_table(&self.files)?;
         let paths: HashSet<&TarPath> = self.files.iter().map(|f| &f.path).collect();
         if !paths.contains(&self.snapshot.descriptor) {
@@ -282,7 +312,13 @@ impl SnapshotConfig {
                 LayerRecord::Delta { .. } => {
                     return Err(format!("layer {position} is a delta with nothing beneath it"));
                 }
-                LayerRecord::Cache { file, .. } if position > 0 => cache.push(file.path.clone()),
+                LayerRecord::Cache { file, .. } if position > 0 => {
+                    check_row(file)?;
+                    if !is_cache_path(&file.path) {
+                        return Err(format!("{} is no image-cache file", file.path));
+                    }
+                    cache.push(file.path.clone());
+                }
                 LayerRecord::Cache { .. } => return Err("the first layer is not a base".into()),
             }
         }
@@ -317,27 +353,51 @@ fn check_layer_files(files: &[LayerFile]) -> std::result::Result<(), String> {
 
 /// A table is sorted, without duplicates, names that differ only in case, or a file that is also a folder.
 fn check_table(files: &[FileRecord]) -> std::result::Result<(), String> {
-    let mut folded = HashSet::new();
-    let mut folders: HashSet<String> = HashSet::new();
     for pair in files.windows(2) {
         if pair[0].path >= pair[1].path {
             return Err(format!("files are not sorted: {} before {}", pair[0].path, pair[1].path));
         }
     }
+    let mut folded = HashSet::new();
+    let mut folders: HashMap<String, &str> = HashMap::new();
     for file in files {
-        if !folded.insert(file.path.as_str().to_lowercase()) {
-            return Err(format!("{} differs from another file only in case", file.path));
+        check_row(file)?;
+        if let Some(name) = file.path.as_str().split('/').find(|name| is_bookkeeping(name)) {
+            return Err(format!("{} cannot travel: {name} is a name of local bookkeeping", file.path));
         }
-        if file.data_bytes > file.size {
-            return Err(format!("{} has more data bytes than its size", file.path));
+        if !folded.insert(fold(file.path.as_str())) {
+            return Err(format!("{} differs from another file only in case or Unicode form", file.path));
         }
-        if file.size > i64::MAX as u64 {
-            return Err(format!("{} has an impossible size", file.path));
+        for folder in file.path.folders() {
+            if *folders.entry(fold(folder)).or_insert(folder) != folder {
+                return Err(format!("the folder {folder} differs from another only in case or Unicode form"));
+            }
         }
-        folders.extend(file.path.folders().map(str::to_lowercase));
     }
-    match folded.intersection(&folders).next() {
-        Some(path) => Err(format!("{path} is both a file and a folder")),
+    match folders.iter().find(|(key, _)| folded.contains(*key)) {
+        Some((_, path)) => Err(format!("{path} is both a file and a folder")),
         None => Ok(()),
     }
+}
+
+fn check_row(file: &FileRecord) -> std::result::Result<(), String> {
+    if file.data_bytes > file.size {
+        return Err(format!("{} has more data bytes than its size", file.path));
+    }
+    if file.size > i64::MAX as u64 {
+        return Err(format!("{} has an impossible size", file.path));
+    }
+    Ok(())
+}
+
+/// A name of the image cache: one of its four folders, and a file of the kind that the folder holds.
+fn is_cache_path(path: &TarPath) -> bool {
+    let Some((folder, name)) = path.as_str().split_once('/') else { return false };
+    let ending = match folder {
+        "layers" | "fsmeta" => ".erofs",
+        "vmdk" => ".vmdk",
+        "manifests" => ".json",
+        _ => return false,
+    };
+    name.ends_with(ending) && !name.contains('/') && !is_bookkeeping(name)
 }

@@ -109,6 +109,9 @@ impl Manifest {
         let value: serde_json::Value = json::parse(bytes, context)?;
         let fail = |reason: String| Err(Error::bundle(context, reason));
         if value.get("manifests").is_some() {
+            if value.get("config").is_none() && value.get("layers").is_none() {
+                return fail("it is an index of manifests, not the manifest of one snapshot".into());
+            }
             return fail("it has both the members of a manifest and `manifests` of an index".into());
         }
         if value.get("mediaType").is_some_and(|m| m != media_type::MANIFEST) {
@@ -118,6 +121,11 @@ impl Manifest {
             serde_json::from_value(value).map_err(|e| Error::bundle(context, e.to_string()))?;
         if manifest.schema_version() != 2 {
             return fail(format!("schemaVersion is {}, not 2", manifest.schema_version()));
+        }
+        let artifact_type = manifest.artifact_type().as_ref().map(ToString::to_string);
+        if artifact_type.as_deref() != Some(media_type::ARTIFACT) {
+            let found = artifact_type.unwrap_or_else(|| "absent".into());
+            return fail(format!("it is no snapshot: its artifactType is {found}, not {}", media_type::ARTIFACT));
         }
         let config = Descriptor::from_oci(manifest.config(), context)?;
         if config.media_type != media_type::CONFIG {
@@ -169,6 +177,12 @@ impl Index {
         let manifests =
             index.manifests().iter().map(|d| Descriptor::from_oci(d, context)).collect::<Result<Vec<_>>>()?;
         Ok(Self::new(manifests))
+    }
+
+    /// The entries that can be snapshots. Tools list indexes too: the referrers of a manifest under the tag
+    /// `sha256-HEX`, or a collection of images. They hold nothing that a restore needs.
+    pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = &Descriptor> {
+        self.manifests.iter().filter(|d| d.media_type != media_type::INDEX)
     }
 
     /// The tag of an entry, if it has one.

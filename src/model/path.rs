@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::error::{Error, Result};
 
@@ -52,6 +53,18 @@ impl TarPath {
         }
         None
     }
+}
+
+/// Whether a name, at any level, is local bookkeeping that never travels: it begins with a dot, ends with `.lock`, or is
+/// `group.json` or `group-member.json`.
+pub fn is_bookkeeping(name: &str) -> bool {
+    name.starts_with('.') || name.ends_with(".lock") || matches!(name, "group.json" | "group-member.json")
+}
+
+/// Names that are one on some filesystem are folded to the same text: case and Unicode form make no difference.
+pub fn fold(name: &str) -> String {
+    let lower: String = name.nfd().flat_map(char::to_lowercase).collect();
+    lower.nfd().collect()
 }
 
 impl FromStr for TarPath {

@@ -121,9 +121,12 @@ pub struct Snapshot {
 impl Snapshot {
     /// How another snapshot names this one as its parent.
     pub fn identities(&self) -> Vec<SnapshotIdentity> {
-        let mut all = vec![SnapshotIdentity::Digest(self.descriptor.digest)];
-        all.extend(self.descriptor.id.clone().map(SnapshotIdentity::Id));
-        all
+        SnapshotIdentity::all_of(&self.descriptor.digest, self.descriptor.id.as_deref()).into()
+    }
+
+    /// Whether `directory` holds a descriptor.
+    pub fn is_at(directory: &Path) -> bool {
+        [V066_FILE, SNAPSHOT_FILE].iter().any(|file| directory.join(file).symlink_metadata().is_ok())
     }
 
     /// Reads the snapshot directory at `directory`.

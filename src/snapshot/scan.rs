@@ -2,15 +2,17 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use super::{GROUP_FILE, MEMBER_FILE, Snapshot};
+use rustix::fs::FileType;
+
+use super::Snapshot;
+pub use crate::model::path::is_bookkeeping;
 use crate::{
-    error::{Error, IoContext, Result},
-    model::TarPath,
+    beneath::Folder,
+    error::{Error, Result},
+    model::{TarPath, path::fold},
 };
 
 /// Most files of one snapshot.
@@ -31,27 +33,30 @@ pub struct SourceFile {
     pub executable: bool,
 }
 
-/// Whether a name, at any level, is local bookkeeping that never travels: it begins with a dot, ends with `.lock`, or is
-/// `group.json` or `group-member.json`.
-pub fn is_bookkeeping(name: &str) -> bool {
-    name.starts_with('.') || name.ends_with(".lock") || matches!(name, GROUP_FILE | MEMBER_FILE)
-}
-
 /// Every file of `snapshot` that travels, sorted by path.
 ///
 /// # Errors
 /// [`Error::InvalidSnapshot`]: something that is neither a regular file nor a folder, a name that cannot travel, two names
 /// that differ only in case, a payload that is missing or has not the size that the descriptor states, too many files.
 pub fn scan(snapshot: &Snapshot) -> Result<Vec<SourceFile>> {
+    scan_in(&Folder::open(&snapshot.directory)?, snapshot)
+}
+
+/// As [`scan`], of a directory that is open: it stays this one, whatever is put at its path meanwhile.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_in(directory: &Folder, snapshot: &Snapshot) -> Result<Vec<SourceFile>> {
     let invalid = |reason: String| Error::InvalidSnapshot { directory: snapshot.directory.clone(), reason };
     let mut files = Vec::new();
-    let mut folders = vec![(snapshot.directory.clone(), String::new(), 0)];
-    while let Some((folder, prefix, depth)) = folders.pop() {
+    let mut folders = vec![(String::new(), 0)];
+    while let Some((prefix, depth)) = folders.pop() {
+        let Some(folder) = directory.folder(&prefix)? else {
+            return Err(Error::SourceChanged { path: snapshot.directory.join(prefix) });
+        };
         let mut folded: HashMap<String, String> = HashMap::new();
-        for entry in fs::read_dir(&folder).context("read", &folder)? {
-            let entry = entry.context("read", &folder)?;
-            let absolute = entry.path();
-            let name = entry.file_name();
+        for (name, stat) in folder.entries()? {
+            let absolute = folder.path().join(&name);
             // A hidden name need not be UTF-8: it stays here.
             if name.as_encoded_bytes().starts_with(b".") {
                 continue;
@@ -63,30 +68,31 @@ pub fn scan(snapshot: &Snapshot) -> Result<Vec<SourceFile>> {
                 continue;
             }
             let text = format!("{prefix}{name}");
-            if let Some(other) = folded.insert(name.to_lowercase(), text.clone()) {
-                return Err(invalid(format!("{other} and {text} differ only in case")));
+            if let Some(other) = folded.insert(fold(name), text.clone()) {
+                return Err(invalid(format!("{other} and {text} differ only in case or Unicode form")));
             }
             let path: TarPath = text.parse().map_err(|error| match error {
                 Error::InvalidPath { reason, .. } => invalid(format!("the path {text:?} cannot travel: {reason}")),
                 other => other,
             })?;
-            let metadata = entry.metadata().context("read", &absolute)?;
-            if metadata.is_dir() {
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind == FileType::Directory {
                 if depth == MAX_DEPTH {
                     return Err(invalid(format!("{text} is more than {MAX_DEPTH} folders deep")));
                 }
-                folders.push((absolute, format!("{text}/"), depth + 1));
+                folders.push((format!("{text}/"), depth + 1));
                 continue;
             }
-            if !metadata.is_file() {
-                let what = if metadata.is_symlink() { "a symbolic link" } else { "a device, socket or fifo" };
+            if kind != FileType::RegularFile {
+                let what = if kind == FileType::Symlink { "a symbolic link" } else { "a device, socket or fifo" };
                 return Err(invalid(format!("{text} is {what}; only regular files can be packed")));
             }
             if files.len() == MAX_FILES {
                 return Err(invalid(format!("it has more than {MAX_FILES} files")));
             }
-            let executable = metadata.mode() & 0o100 != 0;
-            files.push(SourceFile { path, absolute, size: metadata.len(), executable });
+            let executable = stat.st_mode & 0o100 != 0;
+            let size = u64::try_from(stat.st_size).map_err(|_| invalid(format!("{text} has a negative size")))?;
+            files.push(SourceFile { path, absolute, size, executable });
         }
     }
     files.sort_unstable_by(|a, b| a.path.cmp(&b.path));

@@ -66,16 +66,8 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
 
     let metadata = find_metadata(cache, image)?;
     if let Some((path, metadata)) = &metadata {
-        for (name, text, digest) in [
-            ("raw_manifest_json", &metadata.raw_manifest_json, metadata.manifest_digest),
-            ("raw_config_json", &metadata.raw_config_json, metadata.config_digest),
-        ] {
-            let actual = Digest::of(text.as_bytes());
-            if actual != digest {
-                return Err(fail(format!(
-                    "{name} of {path} has the digest {actual}, not {digest}; pull the image again"
-                )));
-            }
+        if let Some(problem) = metadata.problems().first() {
+            return Err(fail(format!("{path}: {problem}")));
         }
         needed.push(path.clone());
         for layer in &metadata.layers {
@@ -118,6 +110,67 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
         files.insert(path, CacheContent::File(absolute));
     }
     Ok(files.into_iter().map(|(path, content)| CacheFile { path, content }).collect())
+}
+
+/// An image whose metadata is in the cache.
+#[derive(Clone, Debug)]
+pub struct CachedImage {
+    /// Its metadata's file.
+    pub path: TarPath,
+    /// The image manifest's digest.
+    pub manifest_digest: Digest,
+    /// The files of its layers.
+    pub layers: Vec<TarPath>,
+    /// What is wrong with its documents.
+    pub problems: Vec<String>,
+}
+
+/// Every image whose metadata can be read, sorted by file name.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn cached_images(cache: &Path) -> Result<Vec<CachedImage>> {
+    let folder = cache.join("manifests");
+    let entries = match fs::read_dir(&folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context("read", &folder)?,
+    };
+    let mut images = Vec::new();
+    for entry in entries {
+        let Ok(name) = entry.context("read", &folder)?.file_name().into_string() else { continue };
+        let Ok(path) = format!("manifests/{name}").parse::<TarPath>() else { continue };
+        if !name.ends_with(".json") || name.starts_with('.') {
+            continue;
+        }
+        let Some(bytes) = read_file(&cache.join(&path), MAX_METADATA)? else { continue };
+        let Ok(metadata) = serde_json::from_slice::<Metadata>(&bytes) else { continue };
+        let mut layers = Vec::new();
+        for layer in &metadata.layers {
+            layers.push(format!("layers/sha256_{}.erofs", layer.diff_id.hex()).parse()?);
+        }
+        let problems = metadata.problems();
+        images.push(CachedImage { path, manifest_digest: metadata.manifest_digest, layers, problems });
+    }
+    images.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(images)
+}
+
+impl Metadata {
+    /// Raw documents that do not hash to their digests.
+    fn problems(&self) -> Vec<String> {
+        let documents = [
+            ("raw_manifest_json", &self.raw_manifest_json, self.manifest_digest),
+            ("raw_config_json", &self.raw_config_json, self.config_digest),
+        ];
+        let mut found = Vec::new();
+        for (name, text, digest) in documents {
+            let actual = Digest::of(text.as_bytes());
+            if actual != digest {
+                found.push(format!("{name} has the digest {actual}, not {digest}; pull the image again"));
+            }
+        }
+        found
+    }
 }
 
 /// The metadata under the reference as it is spelled, else the first that describes the same manifest: the

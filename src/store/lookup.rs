@@ -21,12 +21,34 @@ const HINTS: usize = 8;
 
 /// Every snapshot, and every directory that is none with the reason.
 pub(super) fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<super::Unreadable>)> {
+    let (snapshots, unreadable) = read_all(store)?;
+    Ok((snapshots, unreadable.into_iter().map(|(directory, error)| (directory, error.to_string())).collect()))
+}
+
+/// Every snapshot that can be meant. One that a failing disk hides may be the one: that is an error, whereas one that is
+/// broken, or not ours to read, is nobody's parent.
+fn candidates(store: &Store) -> Result<Vec<Snapshot>> {
+    let (snapshots, unreadable) = read_all(store)?;
+    let fails = |error: &Error| {
+        matches!(error, Error::Io { source, .. }
+        if !matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound))
+    };
+    match unreadable.into_iter().find(|(_, error)| fails(error)) {
+        Some((_, error)) => Err(error),
+        None => Ok(snapshots),
+    }
+}
+
+/// A directory that is no readable snapshot, and why.
+type Failed = (PathBuf, Error);
+
+fn read_all(store: &Store) -> Result<(Vec<Snapshot>, Vec<Failed>)> {
     let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
     for folder in folders(&store.snapshots())? {
         for directory in if is_group(&folder) { folders(&folder)? } else { vec![folder] } {
             match Snapshot::open(&directory) {
                 Ok(snapshot) => snapshots.push(snapshot),
-                Err(error) => unreadable.push((directory, error.to_string())),
+                Err(error) => unreadable.push((directory, error)),
             }
         }
     }
@@ -66,8 +88,12 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let is_digest = is_hex && (MIN_PREFIX..=64).contains(&digits.len());
     if is_digest || matches!(reference.parse(), Ok(SnapshotIdentity::Id(_))) {
-        for snapshot in all(store)?.0 {
-            if snapshot.descriptor.id.as_deref() == Some(reference) {
+        for snapshot in candidates(store)? {
+            if snapshot
+                .identities()
+                .iter()
+                .any(|identity| matches!(identity, SnapshotIdentity::Id(id) if id == reference))
+            {
                 found.add("id", snapshot);
             } else if is_digest && snapshot.descriptor.digest.hex().starts_with(digits) {
                 found.add("digest", snapshot);
@@ -89,7 +115,7 @@ pub(super) fn chain(store: &Store, head: Snapshot) -> Result<Vec<Snapshot>> {
     if chain[0].descriptor.parent.is_none() {
         return Ok(chain);
     }
-    let (snapshots, _) = all(store)?;
+    let snapshots = candidates(store)?;
     let mut index: HashMap<SnapshotIdentity, &Snapshot> = HashMap::new();
     for snapshot in &snapshots {
         for identity in snapshot.identities() {

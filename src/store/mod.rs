@@ -1,8 +1,10 @@
 //! Stores: finding snapshots by name, path, digest, id and group; the image cache.
 
 pub mod image_cache;
+pub mod lock;
 mod lookup;
 pub mod place;
+pub mod record;
 pub mod vmdk;
 
 use std::path::{Path, PathBuf};

@@ -1,16 +1,19 @@
 //! Staging and placing: what is placed appears whole, by one rename, after everything in it is on disk.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::{
+    beneath::Folder,
     error::{Error, IoContext, Result},
     model::SnapshotName,
+    temporary,
 };
 
 const PREFIX: &str = ".snapcask-stage-";
@@ -24,59 +27,28 @@ pub enum Placed {
     AlreadyThere,
 }
 
-/// A folder beside the destination, on its filesystem, that vanishes with its owner. A lock says that the owner lives:
-/// it dies with the process, and the next import removes what dead ones left.
+/// A folder beside the destination, on its filesystem, that vanishes with its owner; the next import removes what dead
+/// ones left.
 #[derive(Debug)]
 pub struct Stage {
-    folder: PathBuf,
-    _lock: File,
+    folder: temporary::Folder,
 }
 
 impl Stage {
     /// Creates a stage in `destination`, which is made if missing, and reclaims the stages of dead imports.
     pub fn create(destination: &Path) -> Result<Self> {
-        fs::create_dir_all(destination).context("create", destination)?;
-        Self::reclaim(destination)?;
-        let folder = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .tempdir_in(destination)
-            .context("create a folder in", destination)?
-            .keep();
-        let path = folder.join(".lock");
-        let lock = File::create(&path).context("create", &path)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).context("lock", &path)?;
-        Ok(Self { folder, _lock: lock })
+        make_folders(destination)?;
+        Ok(Self { folder: temporary::Folder::create(destination, PREFIX)? })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.folder
-    }
-
-    fn reclaim(destination: &Path) -> Result<()> {
-        for entry in fs::read_dir(destination).context("read", destination)? {
-            let path = entry.context("read", destination)?.path();
-            let is_stage = path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(PREFIX));
-            if !is_stage {
-                continue;
-            }
-            // A folder without its lock file may be one that is just being made: it is left to the run after an hour.
-            let dead = match File::open(path.join(".lock")) {
-                Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-                Err(_) => fs::metadata(&path)
-                    .and_then(|m| m.modified())
-                    .is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() > 3600)),
-            };
-            if dead {
-                let _ = fs::remove_dir_all(&path);
-            }
-        }
-        Ok(())
+        self.folder.path()
     }
 
     /// Makes every file and folder of the stage durable.
     pub fn sync(&self) -> Result<()> {
-        sync_tree(&self.folder)
+        sync_tree(self.path())
     }
 
     /// Free bytes of the filesystem that `path`, or the nearest folder above it, is on.
@@ -100,10 +72,12 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// The stages in `destination` whose owners are dead.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn dead_stages(destination: &Path) -> Result<Vec<PathBuf>> {
+    if destination.exists() { temporary::dead(destination, PREFIX.as_ref()) } else { Ok(Vec::new()) }
 }
 
 fn sync_tree(folder: &Path) -> Result<()> {
@@ -124,33 +98,53 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder).context("open", folder)?.sync_all().context("fsync", folder)
 }
 
-/// Renames a durable directory into place; an existing one is exchanged with `force`, else kept.
+/// The folder of `target` below `root`, made if missing, and the name in it. No link below `root` is followed.
+fn way(root: &Path, target: &Path) -> Result<(Folder, PathBuf)> {
+    let below = target.strip_prefix(root).ok().and_then(|below| Some((below.parent()?, below.file_name()?)));
+    let Some((folder, name)) = below else {
+        return Err(Error::UnsafePath { path: target.into(), reason: "it is not below its folder" });
+    };
+    make_folders(root)?;
+    Ok((Folder::open(root)?.make(folder)?, name.into()))
+}
+
+/// Whether `target` can be placed: no link stands on the way from `root` to its folder.
 ///
 /// # Errors
-/// [`Error::AlreadyExists`] without `force`.
-pub fn place_directory(staged: &Path, target: &Path, force: bool) -> Result<Placed> {
-    let folder = target.parent().unwrap_or(Path::new("."));
-    make_folders(folder)?;
-    match renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE) {
+/// [`Error::UnsafePath`].
+pub fn check_way(root: &Path, target: &Path) -> Result<()> {
+    if let (true, Ok(below)) = (root.exists(), target.strip_prefix(root)) {
+        Folder::open(root)?.folder(below.parent().unwrap_or(Path::new("")))?;
+    }
+    Ok(())
+}
+
+/// Renames a durable directory into place below `root`; an existing one is exchanged with `force`, else kept.
+///
+/// # Errors
+/// [`Error::AlreadyExists`] without `force`; [`Error::UnsafePath`] where a link is on the way.
+pub fn place_directory(root: &Path, staged: &Path, target: &Path, force: bool) -> Result<Placed> {
+    let (folder, name) = way(root, target)?;
+    match renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::NOREPLACE) {
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) if force => {
-            renameat_with(CWD, staged, CWD, target, RenameFlags::EXCHANGE).context("exchange with", target)?;
+            renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::EXCHANGE)
+                .context("exchange with", target)?;
         }
         Err(rustix::io::Errno::EXIST) => return Err(Error::AlreadyExists { path: target.into() }),
         Err(e) => return Err(Error::io("rename into", target, e.into())),
     }
-    sync_folder(folder)?;
+    folder.sync()?;
     Ok(Placed::Placed)
 }
 
-/// Renames a durable file into place; an equal one is kept, a different one replaced with `force`.
+/// Renames a durable file into place below `root`; an equal one is kept, a different one replaced with `force`.
 ///
 /// # Errors
-/// [`Error::Different`] without `force`.
-pub fn place_file(staged: &Path, target: &Path, force: bool) -> Result<Placed> {
-    let folder = target.parent().unwrap_or(Path::new("."));
-    make_folders(folder)?;
-    match renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE) {
+/// [`Error::Different`] without `force`; [`Error::UnsafePath`] where a link is on the way.
+pub fn place_file(root: &Path, staged: &Path, target: &Path, force: bool) -> Result<Placed> {
+    let (folder, name) = way(root, target)?;
+    match renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::NOREPLACE) {
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) => {
             if same_contents(staged, target)? {
@@ -163,11 +157,11 @@ pub fn place_file(staged: &Path, target: &Path, force: bool) -> Result<Placed> {
                     incoming: "this image-cache file".into(),
                 });
             }
-            fs::rename(staged, target).context("rename into", target)?;
+            renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::empty()).context("rename into", target)?;
         }
         Err(e) => return Err(Error::io("rename into", target, e.into())),
     }
-    sync_folder(folder)?;
+    folder.sync()?;
     Ok(Placed::Placed)
 }
 
@@ -194,8 +188,31 @@ pub fn same_contents(a: &Path, b: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Makes the names of `paths` durable, and those of the folders above them up to `root`'s own: what was there already may
+/// be of a run that was killed before it came to that.
+pub fn sync_names<'p>(paths: impl Iterator<Item = &'p Path>, root: &Path) -> Result<()> {
+    let mut folders = BTreeSet::new();
+    for path in paths {
+        for folder in path.ancestors().skip(1) {
+            folders.insert(folder);
+            if !folder.starts_with(root) {
+                break;
+            }
+        }
+    }
+    for folder in folders {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        match File::open(folder) {
+            // A folder that is not ours to read is not one that we made.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
+            other => other.and_then(|f| f.sync_all()).context("fsync", folder)?,
+        }
+    }
+    Ok(())
+}
+
 /// Makes missing folders durable, each with its name in the one above.
-fn make_folders(folder: &Path) -> Result<()> {
+pub fn make_folders(folder: &Path) -> Result<()> {
     if folder.exists() {
         return Ok(());
     }
@@ -212,28 +229,31 @@ fn make_folders(folder: &Path) -> Result<()> {
     }
 }
 
-/// Makes the folder of a group with its `group.json`.
-pub fn prepare_group(folder: &Path) -> Result<()> {
-    make_folders(folder)?;
+/// Makes the `group.json` of a group's folder; it is written in `stage` first.
+pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
     let path = folder.join("group.json");
     if path.exists() {
         return Ok(());
     }
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let mut file = tempfile::NamedTempFile::new_in(folder).context("create a file in", folder)?;
-    file.write_all(serde_json::json!({ "name": name }).to_string().as_bytes()).context("write", &path)?;
-    file.as_file().sync_all().context("fsync", &path)?;
-    match file.persist_noclobber(&path) {
-        Err(e) if e.error.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::io("create", &path, e.error)),
-        _ => sync_folder(folder),
+    let staged = stage.path().join("group.json");
+    write_durable(&staged, &serde_json::json!({ "name": name }).to_string())?;
+    match renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE) {
+        // Another import was faster.
+        Ok(()) | Err(rustix::io::Errno::EXIST) => sync_folder(folder),
+        Err(e) => Err(Error::io("rename into", &path, e.into())),
     }
 }
 
 /// Writes a member's alias into its (staged) directory.
 pub fn write_member(directory: &Path, alias: &SnapshotName) -> Result<()> {
-    let path = directory.join("group-member.json");
-    let mut file = File::create(&path).context("create", &path)?;
-    file.write_all(serde_json::json!({ "alias": alias }).to_string().as_bytes()).context("write", &path)?;
-    file.sync_all().context("fsync", &path)?;
+    let text = serde_json::json!({ "alias": alias }).to_string();
+    write_durable(&directory.join("group-member.json"), &text)?;
     sync_folder(directory)
+}
+
+fn write_durable(path: &Path, text: &str) -> Result<()> {
+    let mut file = File::create(path).context("create", path)?;
+    file.write_all(text.as_bytes()).context("write", path)?;
+    file.sync_all().context("fsync", path)
 }

@@ -109,3 +109,33 @@ fn names_and_groups() {
     let again = export(&ExportOptions { with_parents: true, ..options }).unwrap();
     assert_eq!(again.snapshots[0].id.as_deref(), Some(fixture.head().identity.as_str()));
 }
+
+/// An import with `--force` may put another snapshot at the path between reading the descriptor and opening the files.
+#[test]
+fn a_directory_that_is_exchanged_is_not_mixed() {
+    for generation in GENERATIONS {
+        let mut fixture = Fixture::empty(generation);
+        let made = fixture.add("one", 0, 1 << 20, &[(0, random(1 << 20, 1))], serde_json::Value::Null);
+        let other = fixture.path("other");
+        std::fs::create_dir(&other).unwrap();
+        for entry in std::fs::read_dir(&made.directory).unwrap() {
+            let name = entry.unwrap().file_name();
+            if name == "layers" {
+                std::fs::create_dir(other.join("layers")).unwrap();
+                continue;
+            }
+            std::fs::copy(made.directory.join(&name), other.join(&name)).unwrap();
+        }
+        // The same names and sizes: only the descriptor's bytes tell.
+        std::fs::copy(made.directory.join(&made.disk), other.join(&made.disk)).unwrap();
+        let descriptor = other.join(made.descriptor);
+        let text = std::fs::read_to_string(&descriptor).unwrap();
+        std::fs::write(&descriptor, text.replace("2026-05-01", "2026-05-02")).unwrap();
+        let snapshot = snapcask::snapshot::Snapshot::open(&made.directory).unwrap();
+        assert!(snapcask::opened::open_all(&snapshot).is_ok());
+        std::fs::rename(&made.directory, fixture.path("aside")).unwrap();
+        std::fs::rename(&other, &made.directory).unwrap();
+        let error = snapcask::opened::open_all(&snapshot).err().unwrap();
+        assert!(matches!(error, snapcask::Error::SourceChanged { .. }), "{error}");
+    }
+}

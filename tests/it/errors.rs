@@ -19,6 +19,11 @@ fn texts_and_exit_codes() {
             s("invalid path \"../x\" in a table: odd"),
         ),
         (Error::InvalidName { name: s("a b"), reason: "odd" }, 2, s("invalid snapshot name \"a b\": odd")),
+        (
+            Error::invalid_reference("oci://x", "odd"),
+            2,
+            s("invalid reference \"oci://x\": odd; it is written oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]"),
+        ),
         (Error::InvalidDescriptor { path: "/a".into(), reason: s("odd") }, 1, s("invalid snapshot descriptor /a: odd")),
         (Error::InvalidSnapshot { directory: "/a".into(), reason: s("odd") }, 1, s("cannot pack snapshot /a: odd")),
         (
@@ -60,12 +65,25 @@ fn texts_and_exit_codes() {
             5,
             s("/a holds 1, the bundle has 2; use --force to replace it, or --name to place it beside"),
         ),
+        (
+            Error::HasChildren { snapshot: s("p"), children: vec![s("a"), s("b")] },
+            1,
+            s("p is the parent of a, b; remove these too, or use --orphan-children"),
+        ),
+        (Error::UnsafePath { path: "/a".into(), reason: "odd" }, 1, s("cannot use /a: odd")),
         (Error::ImageCache { image: s("i"), reason: s("odd") }, 1, s("cannot pack the image i: odd")),
         (Error::CorruptBlob { digest, reason: s("odd") }, 3, format!("blob {hex} is corrupt: odd")),
         (
             Error::MissingBlob { digest, role: s("a layer") },
             3,
             format!("blob {hex} is missing from the bundle (a layer)"),
+        ),
+        (
+            Error::ParentManifestMissing { digest },
+            3,
+            format!(
+                "the parent's manifest {hex} is not in the bundle; --head-only restores the head without its ancestors"
+            ),
         ),
         (Error::bundle("index.json", "odd"), 3, s("invalid bundle: index.json: odd")),
         (
@@ -78,7 +96,40 @@ fn texts_and_exit_codes() {
             1,
             s("size is 2, over the limit of 1; raise it"),
         ),
-        (Error::Interrupted, 1, s("interrupted; nothing was placed. Run the same command again")),
+        (
+            Error::Unauthorized { registry: s("h:1"), operation: s("list tags"), reason: s("odd") },
+            1,
+            s("cannot list tags: h:1 refuses the credentials, or wants some (odd); run `snapcask login h:1`"),
+        ),
+        (
+            Error::Forbidden { registry: s("h:1"), operation: s("list tags"), reason: s("odd") },
+            1,
+            s("cannot list tags: h:1 does not allow it (odd); the credentials lack the right, or a quota is used up"),
+        ),
+        (
+            Error::RemoteNotFound { registry: s("h"), operation: s("pull x"), what: "repository", hint: s("; look") },
+            4,
+            s("cannot pull x: h has no such repository; look"),
+        ),
+        (
+            Error::Refused { registry: s("h"), operation: s("push x"), status: 413, reason: s("odd"), hint: "; less" },
+            1,
+            s("cannot push x: h answered 413 (odd); less"),
+        ),
+        (
+            Error::Unreachable { registry: s("h"), operation: s("push x"), attempts: 6, reason: s("odd") },
+            1,
+            s(
+                "cannot push x: no luck with h after 6 attempts: odd. Run the same command again; it goes on where it stopped",
+            ),
+        ),
+        (Error::Protocol { registry: s("h"), reason: s("odd") }, 1, s("the registry h breaks the protocol: odd")),
+        (
+            Error::UploadLost { registry: s("h"), reason: s("odd") },
+            1,
+            s("the registry h lost the unfinished upload of a blob (odd). Run the same command again"),
+        ),
+        (Error::Interrupted, 1, s("interrupted; nothing half-written is in place. Run the same command again")),
         (Error::Findings { count: 2 }, 3, s("verification failed: 2 finding(s)")),
     ];
     for (error, code, text) in cases {

@@ -497,5 +497,6 @@ pub fn form_name(form: Form) -> &'static str {
         Form::Dir => "bundle/",
         Form::Tar => "bundle.tar",
         Form::TarZst => "bundle.tar.zst",
+        Form::Registry => "registry",
     }
 }

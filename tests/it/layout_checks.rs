@@ -9,7 +9,7 @@ use snapcask::{Digest, export::Form, media_type, model::Generation};
 use crate::fixture::*;
 
 #[track_caller]
-fn validate(schema: &str, document: &Value) {
+pub fn validate(schema: &str, document: &Value) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/{schema}.schema.json"));
     let validator = jsonschema::validator_for(&json_file(&path)).unwrap();
     let errors: Vec<String> = validator.iter_errors(document).map(|e| format!("{}: {e}", e.instance_path())).collect();
@@ -97,4 +97,44 @@ fn json_output_validates() {
     let output = run(["export", "nobody", "-o", "x.tar", "--store", store, "--json"]);
     fails(&output, 4);
     validate("error", &serde_json::from_slice(&output.stdout).unwrap());
+}
+
+/// Tools that keep a manifest's referrers under a tag `sha256-HEX` list that index beside the snapshots.
+#[test]
+fn an_index_among_the_snapshots_is_ignored_and_checked() {
+    let fixture = Fixture::sized(Generation::Flat, 16 << 20);
+    let bundle = fixture.path("bundle");
+    let report = fixture.export_chain(Form::Dir, &bundle);
+    let mut index = json_file(&bundle.join("index.json"));
+    let child = index["manifests"][0].clone();
+    let parent = index["manifests"][1]["digest"].as_str().unwrap().replace(':', "-");
+    let referrers =
+        serde_json::json!({ "schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [child] }).to_string();
+    let digest = Digest::of(referrers.as_bytes());
+    fs::write(bundle.join("blobs/sha256").join(digest.hex()), &referrers).unwrap();
+    index["manifests"].as_array_mut().unwrap().insert(
+        0,
+        serde_json::json!({
+            "mediaType": media_type::INDEX, "digest": digest, "size": referrers.len(), "annotations": { media_type::REF_NAME: parent },
+        }),
+    );
+    fs::write(bundle.join("index.json"), index.to_string()).unwrap();
+    let imported = import_ok(&bundle, &fixture.path("target"));
+    assert_eq!(imported.snapshots.len(), report.snapshots.len());
+    succeeds(&run(["verify".as_ref(), bundle.as_os_str()]));
+    succeeds(&run(["inspect".as_ref(), bundle.as_os_str()]));
+
+    let store = fixture.path("other");
+    let asked = [
+        "import".as_ref(),
+        bundle.as_os_str(),
+        "--tag".as_ref(),
+        parent.as_ref(),
+        "--store".as_ref(),
+        store.as_os_str(),
+    ];
+    assert!(fails(&run(asked), 3).contains("it is an index of manifests"));
+    // What is ignored is still a blob of the bundle: damage to it is found.
+    fs::write(bundle.join("blobs/sha256").join(digest.hex()), referrers.replace("2", "3")).unwrap();
+    fails(&run(["verify".as_ref(), bundle.as_os_str()]), 3);
 }

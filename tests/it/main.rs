@@ -1,15 +1,29 @@
 //! The integration tests: one binary, one module per promise.
 
 mod archives;
+mod check;
 mod cli;
 mod conflicts;
 mod corruption;
 mod dependency_rule;
+#[cfg(target_arch = "x86_64")]
+mod durability;
 mod errors;
 mod fixture;
 mod golden;
+mod hardening;
 mod interop;
 mod layout_checks;
+#[cfg(target_arch = "x86_64")]
+mod lies;
 mod property;
+mod reflink;
+mod registry;
+mod remove;
 mod round_trip;
+mod security_doc;
+#[cfg(target_arch = "x86_64")]
+#[path = "../reliability/trace.rs"]
+#[allow(dead_code, reason = "shared with the scoreboard, which uses all of it")]
+mod trace;
 mod types_contract;

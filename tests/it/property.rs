@@ -15,7 +15,7 @@ fn config() -> ProptestConfig {
 }
 
 fn size() -> impl Strategy<Value = u64> {
-    prop_oneof![select(vec![0, 1, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20]), 0u64..(16 << 20)]
+    prop_oneof![select(vec![0, 1, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20, 8 << 30]), 0u64..(16 << 20)]
 }
 
 /// Where (as a fraction of the disk), how long, of what.
@@ -26,7 +26,7 @@ fn map() -> impl Strategy<Value = Vec<(u32, usize, u8, u64)>> {
 fn extents(size: u64, map: &[(u32, usize, u8, u64)]) -> Vec<Extent> {
     let mut found = Vec::new();
     for (place, len, kind, seed) in map {
-        let at = (size * u64::from(*place)) >> 32;
+        let at = ((u128::from(size) * u128::from(*place)) >> 32) as u64;
         let len = (*len).min(usize::try_from(size - at).unwrap());
         let bytes = match kind {
             0 => vec![0; len],

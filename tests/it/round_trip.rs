@@ -7,8 +7,10 @@ use std::{
 };
 
 use snapcask::{
+    Digest,
     export::{Compression, ExportOptions, Form, export},
     import::{ImportOptions, import},
+    layer::analyze::{FileView, contents},
     model::Generation,
     report::{ExportReport, Outcome},
 };
@@ -299,12 +301,22 @@ fn recorded_integrity_travels() {
     let mut sparse = b"msb-sparse-sha256-v1\0".to_vec();
     sparse.extend_from_slice(&size.to_le_bytes());
     sparse.extend_from_slice(&bytes);
-    let plain = snapcask::Digest::of(&bytes);
-    let sparse = snapcask::Digest::of(&sparse);
+    let plain = Digest::of(&bytes);
+    let sparse = Digest::of(&sparse);
+    let file = tempfile::tempfile().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+    let view = FileView { file: &file, path: Path::new("disk"), size };
+    let (contents, _) = contents(view, None, 1, &snapcask::progress::Silent).unwrap();
+    let merkle = serde_json::json!({ "algorithm": "msb-file-merkle-blake3-v1",
+        "root": format!("blake3:{}", contents.root), "logical_size": size, "leaf_size": 65_536 });
+    let of = |algorithm: &str, digest: Digest| serde_json::json!({ "algorithm": algorithm, "digest": digest });
     for generation in GENERATIONS {
-        for (algorithm, digest) in [("sha256", plain), ("msb-sparse-sha256-v1", sparse)] {
+        for integrity in [of("sha256", plain), of("msb-sparse-sha256-v1", sparse), merkle.clone()] {
+            // The oldest generation is older than the Merkle form.
+            if generation == Generation::V066 && integrity == merkle {
+                continue;
+            }
             let mut fixture = Fixture::empty(generation);
-            let integrity = serde_json::json!({ "algorithm": algorithm, "digest": digest });
             let made = fixture.add("head", 0, size, &[(0, bytes.clone())], integrity);
             let bundle = fixture.path("bundle.tar");
             export(&fixture.export_options(Form::Tar, &bundle)).unwrap();
@@ -318,4 +330,63 @@ fn recorded_integrity_travels() {
             assert!(!other.exists());
         }
     }
+}
+
+/// A child may be migrated to `final` before its parent is: it names the id that the parent will have.
+#[test]
+fn a_final_child_finds_its_parent_of_an_older_generation() {
+    for older in [Generation::V066, Generation::Flat] {
+        let mut fixture = Fixture::empty(older);
+        let size = 1 << 20;
+        let parent = fixture.add("base", 0, size, &[(0, random(300_000, 1))], serde_json::Value::Null);
+        let migrated = format!("snap_{}", &parent.identity["sha256:".len()..][..32]);
+        fixture.generation = Generation::Final;
+        fixture.snapshots[0].identity = migrated.clone();
+        let child =
+            fixture.add("child", 1, size, &[(0, random(300_000, 1)), (8192, vec![7; 4096])], serde_json::Value::Null);
+        let bundle = fixture.path("bundle.tar");
+        let options = export_options(&fixture.store, "child", Form::Tar, &bundle);
+        let report = export(&ExportOptions { with_parents: true, ..options }).unwrap();
+        assert_eq!(report.snapshots.len(), 2);
+        assert_eq!(report.snapshots[0].parent_digest, Some(report.snapshots[1].digest));
+        let target = fixture.path("target");
+        let group = Some("base".to_owned());
+        let error = import(&ImportOptions { group, ..import_options(&bundle, &target) }).unwrap_err();
+        assert!(error.to_string().ends_with("choose another group with --group"), "{error}");
+        assert!(!target.exists());
+        let report = import_ok(&bundle, &target);
+        assert_same_snapshot(&child, report.snapshots[0].path.as_ref().unwrap());
+        assert_same_snapshot(&parent, report.snapshots[1].path.as_ref().unwrap());
+        let found = snapcask::store::Store::at(&fixture.store).find(&migrated).unwrap();
+        assert_eq!(found.name, "base");
+    }
+}
+
+/// Some tools copy a head without its subject (INTEROP: skopeo). The head is whole in it.
+#[test]
+fn a_copy_without_the_parents_manifest_restores_its_head() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let bundle = fixture.path("bundle");
+    let report = fixture.export_chain(Form::Dir, &bundle);
+    let manifests: Vec<Digest> = report.snapshots.iter().map(|s| s.manifest).collect();
+    let index = bundle.join("index.json");
+    let mut document = json_file(&index);
+    document["manifests"].as_array_mut().unwrap().truncate(1);
+    fs::write(&index, document.to_string()).unwrap();
+    for gone in &manifests[1..] {
+        fs::remove_file(bundle.join("blobs/sha256").join(gone.hex())).unwrap();
+    }
+    let target = fixture.path("target");
+    let error = import(&import_options(&bundle, &target)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the parent's manifest {} is not in the bundle; --head-only restores the head without its ancestors",
+            manifests[1]
+        )
+    );
+    assert_eq!(error.exit_code(), 3);
+    assert!(!target.exists());
+    let report = import(&ImportOptions { head_only: true, ..import_options(&bundle, &target) }).unwrap();
+    assert_same_snapshot(fixture.head(), report.snapshots[0].path.as_ref().unwrap());
 }

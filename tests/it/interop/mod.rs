@@ -1,12 +1,14 @@
 //! Tools that nobody here wrote read what we write.
 
-use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+mod case;
+mod fleet;
+mod matrix;
+mod operation;
+pub mod registry;
+pub mod tools;
+mod umoci;
+
+use std::{fs, path::Path};
 
 use snapcask::{
     export::{ExportOptions, Form, export},
@@ -14,28 +16,11 @@ use snapcask::{
     model::Generation,
 };
 
+use self::{
+    registry::{Kind, Registry},
+    tools::{have, tool},
+};
 use crate::fixture::*;
-
-/// Whether every tool is there; in CI a missing one is a failure.
-fn have(test: &str, tools: &[&str]) -> bool {
-    for tool in tools {
-        let found = std::env::var_os("PATH")
-            .is_some_and(|p| std::env::split_paths(&p).chain(["/usr/sbin".into()]).any(|d| d.join(tool).is_file()));
-        if !found {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {tool}");
-            eprintln!("SKIPPED {test}: {tool} is not installed");
-            return false;
-        }
-    }
-    true
-}
-
-#[track_caller]
-fn tool(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", stderr(&output));
-    stdout(&output)
-}
 
 fn manifest_of(bundle: &Path) -> serde_json::Value {
     let index = json_file(&bundle.join("index.json"));
@@ -76,53 +61,13 @@ fn tar_and_zstd_unpack_a_base_layer() {
     }
 }
 
-/// A registry on loopback that ends with the test.
-struct Registry {
-    child: Child,
-    port: u16,
-}
-
-impl Registry {
-    fn start(folder: &Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = folder.join("registry.yml");
-        let data = folder.join("registry-data");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
-            data.display()
-        );
-        write(config.clone(), text.as_bytes());
-        let child = Command::new("/usr/bin/docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let registry = Self { child, port };
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "the registry does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        registry
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn skopeo_and_a_registry_keep_every_digest() {
     if !have("skopeo_and_a_registry_keep_every_digest", &["skopeo", "docker-registry"]) {
         return;
     }
     let fixture = Fixture::sized(Generation::Flat, 16 << 20);
-    let registry = Registry::start(fixture.dir.path());
+    let registry = Registry::start(Kind::DockerRegistry, fixture.dir.path());
     for (form, name, transport) in [
         (Form::Dir, "bundle", "oci"),
         (Form::Tar, "bundle.tar", "oci-archive"),

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Row 16: each verification and each fsync is removed in turn, and at least one test must fail, every time.
+
+A mutant is a text of the source and what takes its place; a text that is gone or is there twice is an error, so that
+the list follows the source. Everything happens in a copy of the tree below target/mutation; one build folder for all.
+The page goes to target/reliability/full/row-16.md.
+
+    scripts/mutation-check.py              every mutant
+    scripts/mutation-check.py NAME ...     some
+    scripts/mutation-check.py --list
+"""
+
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TREE = ROOT / "target/mutation/tree"
+BUILD = ROOT / "target/mutation/build"
+
+# name: (file, text, instead, tests that should notice: filters for the integration tests; everything is run if none fails)
+MUTANTS = {
+    # verifications: blobs
+    "blob digest": ("src/verify.rs", "if actual != self.digest {", "if false && actual != self.digest {", "corruption"),
+    "blob longer": ("src/verify.rs", "if self.inner.read(&mut [0])? != 0 {", "if false {", "corruption"),
+    "blob shorter": (
+        "src/verify.rs",
+        "            return Err(self.corrupt(format!(\"it ends after",
+        "            self.left = 0;\n            return Ok(0);\n            #[allow(unreachable_code)]\n"
+        "            return Err(self.corrupt(format!(\"it ends after",
+        "corruption",
+    ),
+    # verifications: documents
+    "layers of manifest and config": (
+        "src/bundle.rs", "if layer.digest != record.digest() {", "if false {", "hardening corruption layout_checks",
+    ),
+    "subject is the parent": (
+        "src/bundle.rs",
+        "&& !child.is_child_of(&snapshot)",
+        "&& false && !child.is_child_of(&snapshot)",
+        "hardening layout_checks",
+    ),
+    "descriptor is the config's": ("src/import.rs|src/settle.rs", "if !same {", "if false {", "hardening layout_checks"),
+    # verifications: files
+    "root of a restored file": (
+        "src/restore.rs", "if found.root != row.root || size != row.size {", "if false {", "lies",
+    ),
+    "data bytes and mode": (
+        "src/restore.rs",
+        "if found.data_bytes != row.data_bytes || (meta",
+        "if false && (meta",
+        "lies",
+    ),
+    "root of a cache file": ("src/restore.rs", "if found.root != file.root {", "if false {", "lies"),
+    "recorded integrity": ("src/recorded.rs", "if actual == recorded.value {", "if true {", "layout_checks round_trip"),
+    # verifications: the source of an export
+    "source unchanged": (
+        "src/export.rs",
+        "if stamp(&file.file, &file.source.absolute)? != file.stamp {",
+        "if false {",
+        "lies",
+    ),
+    "second pass saw the first's bytes": ("src/layer/encode.rs", "if file.sum != sum {", "if false {", "lies"),
+    # fsyncs: import
+    "fsync of staged files": (
+        "src/store/place.rs",
+        "File::open(&path).context(\"open\", &path)?.sync_all().context(\"fsync\", &path)?;",
+        "",
+        "durability",
+    ),
+    "fsync of staged folders": (
+        "src/store/place.rs",
+        "    }\n    sync_folder(folder)\n}\n\n/// Makes the names in a folder durable.",
+        "    }\n    Ok(())\n}\n\n/// Makes the names in a folder durable.",
+        "durability",
+    ),
+    "sync of the stage": ("src/import.rs", "        stage.sync()?;\n", "", "durability"),
+    "sync of the cache's stage": ("src/import.rs", "cache_stage.sync()?;", "", "durability"),
+    "fsync after a snapshot's rename": (
+        "src/store/place.rs",
+        "        Err(e) => return Err(Error::io(\"rename into\", target, e.into())),\n    }\n    sync_folder(folder)?;\n"
+        "    Ok(Placed::Placed)\n}\n\n/// Renames a durable file",
+        "        Err(e) => return Err(Error::io(\"rename into\", target, e.into())),\n    }\n"
+        "    Ok(Placed::Placed)\n}\n\n/// Renames a durable file",
+        "durability",
+    ),
+    "fsync after a cache file's rename": (
+        "src/store/place.rs",
+        "    sync_folder(folder)?;\n    Ok(Placed::Placed)\n}\n\n/// Whether two regular files",
+        "    Ok(Placed::Placed)\n}\n\n/// Whether two regular files",
+        "durability",
+    ),
+    "fsync of new folders": ("src/store/place.rs", "Some(above) => sync_folder(above),", "Some(_) => Ok(()),", "durability"),
+    "fsync of a group's name": (
+        "src/store/place.rs",
+        "Ok(()) | Err(rustix::io::Errno::EXIST) => sync_folder(folder),",
+        "Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),",
+        "durability",
+    ),
+    "fsync of a group's and member's files": (
+        "src/store/place.rs", "file.sync_all().context(\"fsync\", path)\n}", "Ok(())\n}", "durability",
+    ),
+    "fsync of a member's folder": (
+        "src/store/place.rs",
+        "&text)?;\n    sync_folder(directory)\n}",
+        "&text)?;\n    Ok(())\n}",
+        "durability",
+    ),
+    "fsync of what was found": ("src/import.rs", "        sync_names(placed, &self.store.root)?;\n", "        let _ = (placed, sync_names::<std::iter::Empty<_>>);\n", "durability"),
+    # fsyncs: export
+    "fsync of a blob or archive": ("src/layout/output.rs", "        self.file.sync_all()\n", "        Ok(())\n", "durability"),
+    "fsync of a layout's documents": (
+        "src/layout/dir_writer.rs", "file.sync_all().context(\"fsync\", &path)", "Ok(())", "durability",
+    ),
+    "fsync of a layout's folders": (
+        "src/layout/dir_writer.rs", "sync_folder(&self.partial.path().join(folder))?;", "let _ = (folder, sync_folder);", "durability",
+    ),
+    "fsync after an archive's rename": (
+        "src/layout/publish.rs",
+        "            Err(e) => return Err(Error::io(\"rename to\", to, e)),\n        }\n        self.armed = false;\n"
+        "        sync_folder(&self.parent)\n",
+        "            Err(e) => return Err(Error::io(\"rename to\", to, e)),\n        }\n        self.armed = false;\n        Ok(())\n",
+        "durability",
+    ),
+    "fsync after a layout's rename": (
+        "src/layout/publish.rs",
+        "            Err(e) => return Err(Error::io(\"rename to\", &self.destination, e.into())),\n        }\n"
+        "        self.armed = false;\n        sync_folder(&self.parent)\n",
+        "            Err(e) => return Err(Error::io(\"rename to\", &self.destination, e.into())),\n        }\n"
+        "        self.armed = false;\n        Ok(())\n",
+        "durability",
+    ),
+    "fsync of an export's new folders": ("src/layout/publish.rs", "        sync_folder(above)?;\n", "        let _ = above;\n", "durability"),
+    # leftovers
+    "lock of a temporary": ("src/temporary.rs", "Ok(()) => match (file.metadata()", "Ok(()) if flock(file, FlockOperation::Unlock).is_ok() => true,\n        Ok(()) => match (file.metadata()", "--lib temporary"),
+    "leftovers are removed": ("src/temporary.rs", "            remove_if_dead(&entry.path());", "            let _ = remove_if_dead;", "--lib temporary"),
+}
+
+
+def place(name):
+    """The file that has the mutant's text, exactly once."""
+    files, text = MUTANTS[name][0], MUTANTS[name][1]
+    found = [f for f in files.split("|") if (TREE / f).exists() and text in (TREE / f).read_text()]
+    if len(found) != 1 or (TREE / found[0]).read_text().count(text) != 1:
+        sys.exit(f"mutant {name!r}: its text is not once in {files}; bring the list up to date:\n{text}")
+    return TREE / found[0]
+
+
+def cargo(*arguments):
+    environment = dict(os.environ, CARGO_TARGET_DIR=str(BUILD), CI="")
+    # A mutant that loops must not hold the others up.
+    command = ["timeout", "900", "cargo", "test", "--locked", "--quiet", *arguments]
+    done = subprocess.run(command, cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def failed_tests(output):
+    return re.findall(r"^(?:test )?(\S+::\S+)(?: \.\.\. FAILED| --- FAILED)$", output, re.M) or re.findall(
+        r"^---- (\S+) stdout ----$", output, re.M
+    )
+
+
+def run(filters):
+    """The tests that fail."""
+    if filters.startswith("--lib"):
+        code, output = cargo("--lib", "--", *filters.split()[1:])
+    else:
+        code, output = cargo("--test", "it", "--", *filters.split())
+    if "could not compile" in output:
+        sys.exit(f"the mutant does not compile:\n{output[-3000:]}")
+    found = failed_tests(output)
+    return found or (["(ended with " + str(code) + ")"] if code else [])
+
+
+def main():
+    names = sys.argv[1:] or list(MUTANTS)
+    if names == ["--list"]:
+        print("\n".join(MUTANTS))
+        return
+    unknown = [n for n in names if n not in MUTANTS]
+    if unknown:
+        sys.exit(f"no such mutant: {unknown}")
+    shutil.rmtree(TREE, ignore_errors=True)
+    TREE.mkdir(parents=True)
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    for name in filter(None, files.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (TREE / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, TREE / name)
+    for name in names:
+        place(name)
+    started = time.time()
+    for filters in sorted({MUTANTS[n][3] for n in names}):
+        broken = run(filters)
+        if broken:
+            sys.exit(f"without any mutant, {broken} fail already")
+    rows, alive = [], []
+    for name in names:
+        path = place(name)
+        good = path.read_text()
+        path.write_text(good.replace(MUTANTS[name][1], MUTANTS[name][2]))
+        killers = run(MUTANTS[name][3])
+        if not killers:
+            killers = run("") or run("--lib")
+        path.write_text(good)
+        if not killers:
+            alive.append(name)
+        shown = "; ".join(f"`{k}`" for k in killers[:3]) + (f" and {len(killers) - 3} more" if len(killers) > 3 else "")
+        rows.append(f"| {name} | {path.relative_to(TREE)} | {shown or 'NONE'} |")
+        print(rows[-1], flush=True)
+    if not sys.argv[1:]:
+        page = ROOT / "target/reliability/full/row-16.md"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(
+            "## Row 16. Each verification and fsync removed in turn\n\n| removed | in | tests that fail |\n|---|---|---|\n"
+            + "\n".join(rows)
+            + f"\n\n- {len(rows)} mutants, {len(alive)} survive.\n- Linux {platform.release()} {platform.machine()};"
+            + f" {time.time() - started:.0f} s. Again: `make mutation`\n"
+        )
+    if alive:
+        sys.exit(f"no test fails without: {', '.join(alive)}")
+
+
+main()

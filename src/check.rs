@@ -1,0 +1,396 @@
+//! `check`: the store itself against what was imported, what its descriptors record and what its image cache claims;
+//! every finding, not only the first. Repair is in `repair.rs`.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use rustix::fs::OFlags;
+
+use crate::{
+    beneath::Folder,
+    digest::Digest,
+    error::{Error, IoContext, Result},
+    import::BundleLocation,
+    layer::analyze::{Contents, FileView, contents},
+    model::{FileRecord, SnapshotIdentity, TarPath},
+    progress::Progress,
+    recorded::RecordedChecks,
+    repair::Repair,
+    report::{CheckReport, Finding},
+    snapshot::{Snapshot, scan::scan},
+    store::{
+        Store,
+        image_cache::{cached_images, files_for},
+        lock,
+        place::dead_stages,
+        record::ImportRecord,
+        vmdk,
+    },
+};
+
+/// What to check, and how.
+#[derive(Clone)]
+pub struct CheckOptions {
+    /// The store's folder.
+    pub store: PathBuf,
+    /// A bundle to take from what is bad.
+    pub repair_from: Option<BundleLocation>,
+    /// Worker threads.
+    pub jobs: usize,
+    /// Told about progress.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// A snapshot directory that is not as it was imported.
+#[derive(Clone, Debug)]
+pub(crate) struct BadSnapshot {
+    pub directory: PathBuf,
+    pub record: Option<ImportRecord>,
+    /// Where there is no record: what its descriptor says it is.
+    pub digest: Option<Digest>,
+}
+
+/// What was found, and what can be repaired.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub findings: Vec<Finding>,
+    pub snapshots: Vec<BadSnapshot>,
+    /// Rows of the records: what stands in the cache is not that.
+    pub cache: Vec<FileRecord>,
+    /// Snapshots that are as they should be, by digest.
+    pub good: HashMap<Digest, PathBuf>,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    snapshots: usize,
+    recorded: usize,
+    files: usize,
+    data_bytes: u64,
+}
+
+/// Checks a store; with a source, repairs what it can and checks again.
+///
+/// # Errors
+/// Only what keeps it from looking (I/O, a source that cannot be read or that holds another snapshot); what is wrong in
+/// the store is in the findings.
+pub fn check(options: &CheckOptions) -> Result<CheckReport> {
+    let started = Instant::now();
+    let store = Store::at(&options.store);
+    if !options.store.is_dir() {
+        let hint = "; --store or $MSB_HOME says where it is".into();
+        return Err(Error::NotFound { what: "store", path: options.store.clone(), hint });
+    }
+    let progress = options.progress.as_ref();
+    let (snapshots, cache) = (store.snapshots(), store.cache());
+    let folders = [snapshots.as_path(), cache.as_path()];
+    let _locks = match options.repair_from {
+        Some(_) => lock::take(&folders, progress)?,
+        None => lock::share(&folders, progress)?,
+    };
+    let mut found = look(&store, options.jobs, &options.progress)?;
+    let mut repaired = Vec::new();
+    if let Some(source) = options.repair_from.as_ref().filter(|_| !found.findings.is_empty()) {
+        Repair { store: &store, jobs: options.jobs, progress: &options.progress }.run(source, &found)?;
+        let before = std::mem::take(&mut found.findings);
+        found = look(&store, options.jobs, &options.progress)?;
+        repaired = before.into_iter().filter(|f| !found.findings.contains(f)).collect();
+    }
+    Ok(CheckReport {
+        store: options.store.clone(),
+        snapshots: found.counts.snapshots,
+        recorded: found.counts.recorded,
+        files: found.counts.files,
+        data_bytes: found.counts.data_bytes,
+        findings: found.findings,
+        repaired,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>) -> Result<Found> {
+    let mut look = Look { store, jobs, progress, found: Found::default(), cache: BTreeMap::new() };
+    look.leftovers()?;
+    let (snapshots, unreadable) = store.all()?;
+    look.found.counts.snapshots = snapshots.len() + unreadable.len();
+    for (directory, reason) in unreadable {
+        look.unreadable(directory, reason);
+    }
+    for snapshot in &snapshots {
+        look.snapshot(snapshot)?;
+    }
+    look.parents(&snapshots);
+    look.images(&snapshots)?;
+    look.cache_rows()?;
+    Ok(look.found)
+}
+
+struct Look<'a> {
+    store: &'a Store,
+    jobs: usize,
+    progress: &'a Arc<dyn Progress>,
+    found: Found,
+    /// Every image-cache file that a record names, with what it was; records may differ.
+    cache: BTreeMap<TarPath, Vec<FileRecord>>,
+}
+
+impl Look<'_> {
+    fn report(&mut self, code: &'static str, path: &Path, message: impl ToString) {
+        let subject = path.strip_prefix(&self.store.root).unwrap_or(path).display().to_string();
+        let finding = Finding { code, subject, message: message.to_string() };
+        if !self.found.findings.contains(&finding) {
+            self.found.findings.push(finding);
+        }
+    }
+
+    /// What dead runs left; the next import or removal takes it away, and so does a repair.
+    fn leftovers(&mut self) -> Result<()> {
+        for folder in [self.store.snapshots(), self.store.cache()] {
+            for path in dead_stages(&folder)? {
+                self.report(
+                    "leftover",
+                    &path,
+                    "a run that died left it; the next import, removal or repair removes it",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, directory: &Path) -> Option<ImportRecord> {
+        match ImportRecord::read(directory) {
+            Ok(Some(record)) => {
+                self.found.counts.recorded += 1;
+                for row in &record.cache {
+                    let rows = self.cache.entry(row.path.clone()).or_default();
+                    if !rows.contains(row) {
+                        rows.push(row.clone());
+                    }
+                }
+                Some(record)
+            }
+            Ok(None) => None,
+            Err(reason) => {
+                let path = directory.join(crate::store::record::RECORD_FILE);
+                self.report("record-invalid", &path, reason);
+                None
+            }
+        }
+    }
+
+    fn unreadable(&mut self, directory: PathBuf, reason: String) {
+        self.report("descriptor-invalid", &directory, reason);
+        let record = self.record(&directory);
+        self.found.snapshots.push(BadSnapshot { directory, record, digest: None });
+    }
+
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let before = self.found.findings.len();
+        let directory = &snapshot.directory;
+        self.progress.begin(&format!("checking {}", snapshot.name), None);
+        let record = self.record(directory);
+        let digest = snapshot.descriptor.digest;
+        if let Some(record) = record.as_ref().filter(|record| record.snapshot != digest) {
+            let text = format!("its descriptor's digest is {digest}; {} was imported", record.snapshot);
+            self.report("descriptor-changed", directory, text);
+        }
+        let present = match scan(snapshot) {
+            Ok(files) => files,
+            Err(error) => {
+                self.report("directory-invalid", directory, error);
+                Vec::new()
+            }
+        };
+        let rows: HashMap<&TarPath, &FileRecord> =
+            record.iter().flat_map(|record| &record.files).map(|row| (&row.path, row)).collect();
+        let mut analyses = HashMap::new();
+        let paths: HashSet<&TarPath> = present.iter().map(|file| &file.path).collect();
+        if record.is_some() {
+            for path in paths.iter().filter(|path| !rows.contains_key(**path)) {
+                self.report("file-unexpected", &directory.join(path), "it was not imported");
+            }
+        }
+        for path in paths.iter().chain(rows.keys()).copied().collect::<HashSet<_>>() {
+            let needed = snapshot.descriptor.recorded.iter().any(|recorded| recorded.path == *path);
+            if rows.contains_key(path) || needed {
+                self.file(directory, path, rows.get(path).copied(), &mut analyses);
+            }
+        }
+        for recorded in &snapshot.descriptor.recorded {
+            if let Some((file, analysis)) = analyses.get(&recorded.path) {
+                let path = directory.join(&recorded.path);
+                let checks = RecordedChecks::start(self.progress.clone())?;
+                let added = checks.add(recorded, file, path.clone(), analysis);
+                if let Err(error) = added.and(checks.finish()) {
+                    self.report("recorded-integrity", &path, error);
+                }
+            }
+        }
+        self.progress.end();
+        if self.found.findings.len() == before {
+            self.found.good.insert(digest, directory.clone());
+        } else {
+            let bad = BadSnapshot { directory: directory.clone(), record, digest: Some(digest) };
+            self.found.snapshots.push(bad);
+        }
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        directory: &Path,
+        relative: &TarPath,
+        row: Option<&FileRecord>,
+        analyses: &mut HashMap<TarPath, (fs::File, Contents)>,
+    ) {
+        let path = directory.join(relative);
+        let opened = Folder::open(directory).and_then(|folder| folder.file(relative, OFlags::RDONLY));
+        let file = match opened {
+            Ok(file) => file,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return self.report("file-missing", &path, "it was imported and is not there");
+            }
+            Err(error) => return self.report("file-unreadable", &path, error),
+        };
+        let looked = file.metadata().context("look at", &path).and_then(|meta| {
+            let view = FileView { file: &file, path: &path, size: meta.len() };
+            Ok((meta, contents(view, None, self.jobs, self.progress.as_ref())?.0))
+        });
+        let (meta, analysis) = match looked {
+            Ok(looked) => looked,
+            Err(error) => return self.report("file-unreadable", &path, error),
+        };
+        self.found.counts.files += 1;
+        self.found.counts.data_bytes += analysis.data_bytes;
+        if let Some(row) = row {
+            if meta.len() != row.size || analysis.root != row.root {
+                let text = format!(
+                    "it has {} bytes and the root {}; {} bytes with the root {} were imported",
+                    meta.len(),
+                    analysis.root,
+                    row.size,
+                    row.root
+                );
+                self.report("file-corrupt", &path, text);
+            }
+            if (meta.permissions().mode() & 0o100 != 0) != row.executable {
+                let now = if row.executable { "not executable" } else { "executable" };
+                self.report("file-mode", &path, format!("it is {now}, and was not when it was imported"));
+            }
+        }
+        analyses.insert(relative.clone(), (file, analysis));
+    }
+
+    fn parents(&mut self, snapshots: &[Snapshot]) {
+        let mut known: HashMap<SnapshotIdentity, &Snapshot> = HashMap::new();
+        for snapshot in snapshots {
+            for identity in snapshot.identities() {
+                known.entry(identity).or_insert(snapshot);
+            }
+        }
+        for snapshot in snapshots {
+            let Some(parent) = &snapshot.descriptor.parent else { continue };
+            if !known.contains_key(parent) {
+                let text =
+                    format!("its parent {parent} is not in the store; import it, or export without --with-parents");
+                self.report("parent-missing", &snapshot.directory, text);
+            }
+            let mut seen = HashSet::from([snapshot.descriptor.digest]);
+            let mut at = snapshot;
+            while let Some(above) = at.descriptor.parent.as_ref().and_then(|parent| known.get(parent)) {
+                if !seen.insert(above.descriptor.digest) {
+                    self.report("parent-cycle", &snapshot.directory, "its chain of parents is a circle");
+                    break;
+                }
+                at = above;
+            }
+        }
+    }
+
+    /// What the cache says of itself: raw documents against their digests, and the files of every image that is there.
+    fn images(&mut self, snapshots: &[Snapshot]) -> Result<()> {
+        let cache = self.store.cache();
+        let cached = cached_images(&cache)?;
+        for image in &cached {
+            for problem in &image.problems {
+                self.report("image-document", &cache.join(&image.path), problem);
+            }
+            for layer in image.layers.iter().filter(|layer| cache.join(layer).symlink_metadata().is_err()) {
+                let text = format!("{} needs it and it is not there; pull the image again", image.path);
+                self.report("image-layer-missing", &cache.join(layer), text);
+            }
+        }
+        let mut seen = HashSet::new();
+        for image in snapshots.iter().filter_map(|s| s.descriptor.image.as_ref()) {
+            let vmdk = cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex()));
+            // A snapshot may be in a store without its image.
+            let there = vmdk.exists() || cached.iter().any(|c| c.manifest_digest == image.manifest_digest);
+            if seen.insert(image.manifest_digest)
+                && there
+                && let Err(error) = files_for(&cache, image)
+            {
+                self.report("image-invalid", &vmdk, error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Image-cache files against what came with the snapshots.
+    fn cache_rows(&mut self) -> Result<()> {
+        let cache = self.store.cache();
+        for (path, rows) in std::mem::take(&mut self.cache) {
+            let absolute = cache.join(&path);
+            let (code, text) = match self.cache_file(&cache, &path, &rows) {
+                Ok(None) => continue,
+                Ok(Some(text)) => ("cache-corrupt", text),
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    ("cache-missing", "it came with a snapshot and is not there".into())
+                }
+                Err(error) => ("cache-unreadable", error.to_string()),
+            };
+            self.report(code, &absolute, text);
+            self.found.cache.extend(rows);
+        }
+        Ok(())
+    }
+
+    /// What is wrong with it.
+    fn cache_file(&mut self, cache: &Path, path: &TarPath, rows: &[FileRecord]) -> Result<Option<String>> {
+        let absolute = cache.join(path);
+        let mut file = Folder::open(cache)?.file(path, OFlags::RDONLY)?;
+        let mut size = file.metadata().context("look at", &absolute)?.len();
+        if path.as_str().starts_with("vmdk/") {
+            // It was rebuilt with this machine's paths: reduced again it must be what came, and expanded what is there.
+            let mut bytes = Vec::new();
+            (&mut file).take(vmdk::MAX_VMDK as u64 + 1).read_to_end(&mut bytes).context("read", &absolute)?;
+            let here = std::path::absolute(cache).context("resolve", cache)?;
+            let reduced = match vmdk::reduce(&bytes) {
+                Ok(reduced) => reduced,
+                Err(error) => return Ok(Some(error.to_string())),
+            };
+            if vmdk::expand(&reduced, &here)? != bytes {
+                return Ok(Some(format!("it names files outside of {}", here.display())));
+            }
+            file = tempfile::tempfile().context("create", std::env::temp_dir())?;
+            std::io::Write::write_all(&mut file, &reduced).context("write", std::env::temp_dir())?;
+            size = reduced.len() as u64;
+        }
+        let view = FileView { file: &file, path: &absolute, size };
+        let (analysis, _) = contents(view, None, self.jobs, self.progress.as_ref())?;
+        self.found.counts.files += 1;
+        self.found.counts.data_bytes += analysis.data_bytes;
+        if rows.iter().any(|row| row.size == size && row.root == analysis.root) {
+            return Ok(None);
+        }
+        let expected: Vec<String> = rows.iter().map(|row| row.root.to_string()).collect();
+        Ok(Some(format!("its root is {}; {} came with a snapshot", analysis.root, expected.join(" or "))))
+    }
+}

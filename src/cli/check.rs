@@ -1,0 +1,59 @@
+//! `snapcask check`.
+
+use snapcask::{
+    Error, Result,
+    check::{CheckOptions, check},
+    report::CheckReport,
+};
+
+use super::{args::CheckArgs, import, output, progress, verify::findings};
+
+/// Runs the verb: every finding is printed (with `--quiet` too), then they are an error.
+pub fn run(args: CheckArgs) -> Result<()> {
+    let report = check(&CheckOptions {
+        store: args.store.resolve()?,
+        repair_from: args
+            .repair_from
+            .as_deref()
+            .map(|source| import::location(source, &|| args.registry.resolve()))
+            .transpose()?,
+        jobs: args.jobs.resolve(),
+        progress: progress::for_output(&args.common),
+    })?;
+    if args.common.json {
+        output::json(&report)?;
+    } else {
+        output::print(&findings(&report.findings))?;
+        if !args.common.quiet {
+            output::print(&summary(&report))?;
+        }
+    }
+    match report.findings.len() {
+        0 => Ok(()),
+        count => Err(Error::Findings { count }),
+    }
+}
+
+/// What was repaired and checked, and whether it is good.
+fn summary(report: &CheckReport) -> String {
+    let mut text = String::new();
+    for finding in &report.repaired {
+        text += &format!("repaired  {}  {}\n", finding.code, output::clean(&finding.subject));
+    }
+    let verdict = match report.findings.len() {
+        0 => "good".into(),
+        n => output::count(n, "finding"),
+    };
+    let unrecorded = match report.snapshots - report.recorded {
+        0 => String::new(),
+        n => format!(" ({n} without a record of an import: only what descriptors record could be compared)"),
+    };
+    text + &format!(
+        "{}: {verdict}; {}{unrecorded}, {} with {} of data, in {}\n",
+        output::clean(&report.store.display().to_string()),
+        output::count(report.snapshots, "snapshot"),
+        output::count(report.files, "file"),
+        output::size(report.data_bytes),
+        output::seconds(report.seconds)
+    )
+}

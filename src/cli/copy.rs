@@ -1,0 +1,241 @@
+//! `snapcask copy`, `push` and `pull`.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::IsTerminal,
+    path::Path,
+};
+
+use clap::Args;
+use snapcask::{
+    Error, Result,
+    copy::{CopyOptions, copy},
+    export::{Compression, Destination, ExportOptions, Form, export},
+    reference::Version,
+    registry::Options,
+    report::CopyReport,
+};
+
+use super::{
+    args::{Common, FormArg, JobsArg, StoreArg, parse_compression},
+    destination, import, output, progress,
+    registry::{self, MountArg, RegistryArgs},
+};
+
+/// `copy`.
+#[derive(Args)]
+pub struct CopyArgs {
+    /// A layout directory, tar, tar.zst, oci://HOST/REPOSITORY[:TAG], or `-` for standard input
+    pub source: OsString,
+    /// oci://HOST/REPOSITORY[:TAG], NAME.tar.zst, NAME.tzst, NAME.tar, DIR/, or `-` for a pipe
+    #[arg(value_name = "DEST")]
+    pub output: OsString,
+    #[command(flatten)]
+    pub more: CopyFlags,
+}
+
+/// `pull`.
+#[derive(Args)]
+pub struct PullArgs {
+    /// oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]; without a tag, the only one that there is
+    pub source: OsString,
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or an existing empty folder), or `-` for a pipe
+    #[arg(short, long, value_name = "DEST")]
+    pub output: OsString,
+    #[command(flatten)]
+    pub more: CopyFlags,
+}
+
+/// What both take.
+#[derive(Args)]
+pub struct CopyFlags {
+    /// Which head, when the source has several [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// The bundle's form, whatever DEST is called
+    #[arg(long, value_enum)]
+    pub format: Option<FormArg>,
+    /// Replace an existing DEST
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub jobs: JobsArg,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub mount: MountArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `push`.
+#[derive(Args)]
+pub struct PushArgs {
+    /// A bundle (layout directory, tar, tar.zst, `-`), or a snapshot of the store
+    pub what: OsString,
+    /// oci://HOST[:PORT]/REPOSITORY[:TAG]; without a tag, the snapshot's name
+    #[arg(value_name = "DEST")]
+    pub output: OsString,
+    /// Which head, when the bundle has several [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// Of a snapshot: all ancestors too; layers become deltas
+    #[arg(long)]
+    pub with_parents: bool,
+    /// Of a snapshot: the image-cache files that it boots from too
+    #[arg(long)]
+    pub with_image: bool,
+    /// Of a snapshot: every one whole
+    #[arg(long)]
+    pub no_delta: bool,
+    /// Of a snapshot's layers: zstd[:LEVEL] with LEVEL 1 to 19, or none
+    #[arg(long, value_name = "zstd[:LEVEL]|none", default_value = "zstd:3", value_parser = parse_compression)]
+    pub compression: Compression,
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub jobs: JobsArg,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub mount: MountArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Runs `copy`.
+pub fn run(args: CopyArgs) -> Result<()> {
+    run_with(&args.source, &args.output, &args.more)
+}
+
+/// Runs `pull`: a copy from a registry.
+pub fn pull(args: PullArgs) -> Result<()> {
+    if registry::reference(&args.source)?.is_none() {
+        let text = format!("{:?} is no registry; it is written oci://HOST/REPOSITORY[:TAG]", args.source);
+        return Err(Error::Usage(text));
+    }
+    run_with(&args.source, &args.output, &args.more)
+}
+
+fn run_with(source: &OsStr, output: &OsStr, flags: &CopyFlags) -> Result<()> {
+    let options = flags.registry.resolve()?;
+    let hosts = [registry::reference(source)?, registry::reference(output)?].map(|r| r.map(|r| r.host));
+    if let [Some(from), Some(to)] = &hosts
+        && from != to
+        && options.credentials.is_some()
+    {
+        return Err(Error::Usage(format!("--username could mean {from} or {to}; use `snapcask login` for both")));
+    }
+    let terminal = std::io::stdout().is_terminal();
+    let mount = || flags.mount.apply(options.clone());
+    let (destination, form) = match registry::destination(output, &mount)? {
+        Some(found) => found,
+        None => destination::resolve(output, flags.format.map(Into::into), false, terminal)?,
+    };
+    let source = import::location(source, &|| Ok(options.clone()))?;
+    copy_and_tell(
+        CopyOptions {
+            source,
+            tag: flags.tag.clone(),
+            destination,
+            form,
+            force: flags.force,
+            jobs: flags.jobs.resolve(),
+            progress: progress::for_output(&flags.common),
+        },
+        &flags.common,
+    )
+}
+
+/// Runs `push`: a copy of a bundle, or an export of a snapshot, into a registry.
+pub fn push(args: PushArgs) -> Result<()> {
+    let Some(reference) = registry::reference(&args.output)? else {
+        let text = format!("{:?} is no registry; it is written oci://HOST/REPOSITORY[:TAG]", args.output);
+        return Err(Error::Usage(text));
+    };
+    let options: Options = args.mount.apply(args.registry.resolve()?)?;
+    let asked = match &reference.version {
+        Some(Version::Tag(tag)) => Some(tag.to_string()),
+        Some(Version::Digest(_)) => {
+            return Err(Error::Usage(format!("{reference} names a digest; a push names a tag, or none")));
+        }
+        None => None,
+    };
+    let destination = Destination::Registry(reference, Box::new(options.clone()));
+    let (jobs, progress) = (args.jobs.resolve(), progress::for_output(&args.common));
+    if is_bundle(&args.what) {
+        let source = import::location(&args.what, &|| Ok(options.clone()))?;
+        let options =
+            CopyOptions { source, tag: args.tag, destination, form: Form::Registry, force: false, jobs, progress };
+        return copy_and_tell(options, &args.common);
+    }
+    let Some(snapshot) = args.what.to_str() else {
+        return Err(Error::Usage(format!("{:?} is neither a bundle nor the name of a snapshot", args.what)));
+    };
+    let report = export(&ExportOptions {
+        store: args.store.resolve()?,
+        snapshot: snapshot.into(),
+        destination,
+        form: Form::Registry,
+        with_parents: args.with_parents,
+        with_image: args.with_image,
+        delta: !args.no_delta,
+        compression: args.compression,
+        tag: args.tag.or(asked),
+        force: false,
+        jobs,
+        progress,
+    })?;
+    match (args.common.json, args.common.quiet) {
+        (true, _) => output::json(&report),
+        (false, true) => Ok(()),
+        (false, false) => output::print(&super::export::text(&report)),
+    }
+}
+
+/// Whether the argument is a bundle and not the name of a snapshot.
+pub fn is_bundle(argument: &OsStr) -> bool {
+    let path = Path::new(argument);
+    let registry = matches!(registry::reference(argument), Ok(Some(_)) | Err(_));
+    registry || argument == "-" || path.is_file() || path.join("oci-layout").exists()
+}
+
+fn copy_and_tell(options: CopyOptions, common: &Common) -> Result<()> {
+    let to_pipe = options.destination == Destination::Stdout;
+    let report = copy(&options)?;
+    match (common.json, common.quiet, to_pipe) {
+        (true, _, false) => output::json(&report),
+        (true, _, true) => {
+            output::print_error(&output::to_json(&report)?);
+            Ok(())
+        }
+        (false, true, _) => Ok(()),
+        (false, false, false) => output::print(&text(&report)),
+        (false, false, true) => {
+            output::print_error(&text(&report));
+            Ok(())
+        }
+    }
+}
+
+/// The report for people.
+fn text(report: &CopyReport) -> String {
+    let mut text = String::new();
+    for snapshot in &report.snapshots {
+        let tag = snapshot.tag.as_deref().unwrap_or("(no tag)");
+        text += &format!("{}  {}  {}\n", output::clean(tag), output::clean(&snapshot.name), snapshot.manifest);
+    }
+    let mounted = match report.mounted_blobs {
+        0 => String::new(),
+        n => format!(", {} mounted", output::count(n, "blob")),
+    };
+    text + &format!(
+        "copied to {} ({}): {} of {}, {} of them new{mounted}, in {}\n",
+        output::clean(&report.destination),
+        report.form,
+        output::count(report.blobs, "blob"),
+        output::size(report.blob_bytes),
+        output::size(report.sent_bytes),
+        output::seconds(report.seconds)
+    )
+}

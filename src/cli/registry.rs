@@ -1,0 +1,184 @@
+//! Registries on the command line: how they are spoken to, what `oci://` means, and the verbs that need nothing else.
+
+use std::{
+    ffi::OsStr,
+    io::{IsTerminal, Read, stdin},
+    path::PathBuf,
+};
+
+use clap::Args;
+use snapcask::{
+    Error, Result,
+    error::IoContext,
+    export::{Destination, Form},
+    reference::{Host, RegistryReference, Repository, SCHEME},
+    registry::{self, Credentials, Options},
+    report::TagsReport,
+};
+
+use super::{args::Common, output};
+
+/// Longest password that is read from standard input, in bytes.
+const MAX_PASSWORD: u64 = 64 << 10;
+
+/// How a registry is spoken to.
+#[derive(Args)]
+#[command(next_help_heading = "Registry")]
+pub struct RegistryArgs {
+    /// Plain HTTP, also to a host that is not this machine
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Trust the certificates in this PEM file too
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Take any certificate
+    #[arg(long)]
+    pub insecure: bool,
+    /// The user, instead of the one in the credentials files
+    #[arg(long, value_name = "NAME", requires = "password_stdin")]
+    pub username: Option<String>,
+    /// Read the user's password from standard input
+    #[arg(long, requires = "username")]
+    pub password_stdin: bool,
+}
+
+impl RegistryArgs {
+    /// Ready options. Reads the password, once.
+    pub fn resolve(&self) -> Result<Options> {
+        let credentials = match &self.username {
+            Some(username) => Some(Credentials::basic(username, &password()?)?),
+            None => None,
+        };
+        Ok(Options {
+            plain_http: self.plain_http,
+            ca_file: self.ca_file.clone(),
+            insecure: self.insecure,
+            credentials,
+            ..Options::default()
+        })
+    }
+}
+
+/// Where blobs may be mounted from.
+#[derive(Args)]
+#[command(next_help_heading = "Registry")]
+pub struct MountArg {
+    /// Another repository of the registry that may hold some of the blobs: they are mounted, not sent
+    #[arg(long, value_name = "REPOSITORY")]
+    pub mount_from: Option<String>,
+}
+
+impl MountArg {
+    /// The options with it.
+    pub fn apply(&self, options: Options) -> Result<Options> {
+        let mount_from = self.mount_from.as_ref().map(|name| name.parse::<Repository>()).transpose()?;
+        Ok(Options { mount_from, ..options })
+    }
+}
+
+fn password() -> Result<String> {
+    if stdin().is_terminal() {
+        return Err(Error::Usage(
+            "a password is not read from a terminal; redirect the input (`< password-file`)".into(),
+        ));
+    }
+    let mut text = String::new();
+    stdin().lock().take(MAX_PASSWORD).read_to_string(&mut text).context("read", "standard input")?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// The reference, if the argument means a registry.
+pub fn reference(argument: &OsStr) -> Result<Option<RegistryReference>> {
+    match argument.to_str().filter(|text| RegistryReference::is_meant_by(text)) {
+        Some(text) => text.parse().map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A registry as a destination, if the argument means one.
+pub fn destination(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> Result<Option<(Destination, Form)>> {
+    match reference(argument)? {
+        Some(reference) => Ok(Some((Destination::Registry(reference, Box::new(options()?)), Form::Registry))),
+        None => Ok(None),
+    }
+}
+
+/// `tags`.
+#[derive(Args)]
+pub struct TagsArgs {
+    /// oci://HOST[:PORT]/REPOSITORY
+    pub repository: String,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Lists the tags of a repository, one a line.
+pub fn tags(args: &TagsArgs) -> Result<()> {
+    let reference: RegistryReference = args.repository.parse()?;
+    if reference.version.is_some() {
+        return Err(Error::Usage(format!("{reference} names one tag; leave it out to list all of them")));
+    }
+    let tags = registry::tags(&reference, &args.registry.resolve()?)?;
+    if args.common.json {
+        return output::json(&TagsReport { repository: reference.to_string(), tags });
+    }
+    output::print(&tags.iter().map(|tag| format!("{tag}\n")).collect::<String>())
+}
+
+/// `login`.
+#[derive(Args)]
+pub struct LoginArgs {
+    /// HOST[:PORT]
+    pub host: String,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `logout`.
+#[derive(Args)]
+pub struct LogoutArgs {
+    /// HOST[:PORT]
+    pub host: String,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+fn host(text: &str) -> Result<Host> {
+    text.strip_prefix(SCHEME).unwrap_or(text).parse()
+}
+
+/// Keeps credentials that the registry takes.
+pub fn login(args: &LoginArgs) -> Result<()> {
+    let host = host(&args.host)?;
+    let Some(username) = &args.registry.username else {
+        return Err(Error::Usage("name the user with --username and give the password with --password-stdin".into()));
+    };
+    let options = args.registry.resolve()?;
+    let Some(Credentials::Basic { password, .. }) = options.credentials.clone() else {
+        return Err(Error::Usage("the password is empty".into()));
+    };
+    let path = registry::login(&host, username, &password, &options)?;
+    said(&args.common, &host, "logged in", &format!("logged in to {host}; {} knows it now\n", path.display()))
+}
+
+/// Forgets the credentials of a registry.
+pub fn logout(args: &LogoutArgs) -> Result<()> {
+    let host = host(&args.host)?;
+    let (state, text) = match registry::logout(&host, &Options::default())? {
+        true => ("logged out", format!("logged out of {host}\n")),
+        false => ("not logged in", format!("there were no credentials for {host}\n")),
+    };
+    said(&args.common, &host, state, &text)
+}
+
+fn said(common: &Common, host: &Host, state: &str, text: &str) -> Result<()> {
+    match (common.json, common.quiet) {
+        (true, _) => output::json(&serde_json::json!({ "registry": host.to_string(), "state": state })),
+        (false, true) => Ok(()),
+        (false, false) => output::print(text),
+    }
+}

@@ -1,0 +1,297 @@
+//! Copy: bundle -> bundle, between any two forms and places; no digest changes.
+//!
+//! Blobs first, several at once where the target takes them; then manifests, a parent's before its child's; the index or
+//! the tags last. Every byte is verified on its way.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use crate::{
+    bundle::{self, BundledSnapshot, MAX_CHAIN},
+    destination::{Destination, Form, create_target},
+    digest::Digest,
+    error::{Error, Result},
+    import::BundleLocation,
+    media_type,
+    model::{Descriptor, Index},
+    progress::Progress,
+    report::{CopiedSnapshot, CopyReport},
+    storage::{Put, SharedTarget, Source, Target, pour},
+    temporary::Folder,
+    verify::into_error,
+};
+
+/// Most blobs at once: each on its way to a registry has up to three chunks in memory.
+const MAX_AT_ONCE: usize = 4;
+
+/// Where a source is spooled that cannot be read in place.
+const SCRATCH: &str = ".snapcask-scratch-";
+
+/// What to copy, where to, and how.
+#[derive(Clone)]
+pub struct CopyOptions {
+    /// The bundle.
+    pub source: BundleLocation,
+    /// Which head, when the bundle has several tags; none copies all that are listed.
+    pub tag: Option<String>,
+    /// Where to.
+    pub destination: Destination,
+    /// The form there.
+    pub form: Form,
+    /// Replace an existing destination.
+    pub force: bool,
+    /// Blobs at once, at least 1.
+    pub jobs: usize,
+    /// Told about progress.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// Runs a copy. Blocking; the CLI runs it on a blocking thread.
+///
+/// # Errors
+/// Whatever it is, a directory or file at the destination is as before, and in a registry no tag has changed.
+pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
+    let started = Instant::now();
+    let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
+    let source = options.source.open(scratch.path())?;
+    let heads = match &options.tag {
+        Some(tag) => vec![bundle::head(source.as_ref(), Some(tag))?],
+        None => source.index().manifests.clone(),
+    };
+    if heads.is_empty() {
+        return Err(Error::bundle("index.json", "it lists no snapshot"));
+    }
+    let graph = Graph::load(source.as_ref(), &heads)?;
+    let plain = graph.blobs().any(|d| matches!(d.media_type.as_str(), media_type::LAYER_TAR | media_type::DELTA_TAR));
+    let mut target = create_target(&options.destination, options.form, plain.then_some(3), options.force)?;
+    let counts = copy_graph(source.as_ref(), target.as_mut(), &graph, options.jobs, options.progress.as_ref())?;
+    let index = graph.index(source.as_ref(), &heads);
+    target.finish(&index)?;
+    let tag_of = |digest| index.manifests.iter().find(|d| d.digest == digest).and_then(Index::tag_of);
+    Ok(CopyReport {
+        source: source.display(),
+        destination: options.destination.display(),
+        form: options.form.as_str().into(),
+        snapshots: graph
+            .snapshots
+            .iter()
+            .rev()
+            .map(|s| CopiedSnapshot {
+                digest: s.config.snapshot.digest,
+                name: s.config.snapshot.name.to_string(),
+                tag: tag_of(s.descriptor.digest).map(str::to_owned),
+                manifest: s.descriptor.digest,
+            })
+            .collect(),
+        blobs: counts.blobs,
+        blob_bytes: counts.blob_bytes,
+        sent_blobs: counts.sent_blobs,
+        sent_bytes: counts.sent_bytes,
+        mounted_blobs: counts.mounted_blobs,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The snapshots that heads lead to, parents before children, each once.
+pub struct Graph {
+    snapshots: Vec<BundledSnapshot>,
+}
+
+impl Graph {
+    /// Loads manifests and configs; a subject that is none of the source's is an error.
+    ///
+    /// # Errors
+    /// The first document that is missing, corrupt or invalid.
+    pub fn load(source: &dyn Source, heads: &[Descriptor]) -> Result<Self> {
+        let mut snapshots: Vec<BundledSnapshot> = Vec::new();
+        let mut seen: HashSet<Digest> = HashSet::new();
+        for head in heads {
+            let mut chain = Vec::new();
+            let mut next = Some(head.clone());
+            while let Some(descriptor) = next.filter(|d| seen.insert(d.digest)) {
+                if snapshots.len() + chain.len() >= MAX_CHAIN {
+                    return Err(Error::Limit {
+                        what: "the number of snapshots in the bundle".into(),
+                        value: MAX_CHAIN as u64 + 1,
+                        limit: MAX_CHAIN as u64,
+                        hint: "",
+                    });
+                }
+                let bare = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
+                let snapshot = BundledSnapshot::load(source, &bare)?;
+                next = snapshot.manifest.subject.clone();
+                chain.push(snapshot);
+            }
+            snapshots.extend(chain.into_iter().rev());
+        }
+        Ok(Self { snapshots })
+    }
+
+    /// Layers and configs in the order in which a target that takes one at a time gets them, each once.
+    fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        let mut seen = HashSet::new();
+        self.snapshots.iter().flat_map(blobs_of).filter(move |d| seen.insert(d.digest))
+    }
+
+    /// The source's entries for what was copied, and one for every ancestor that it does not list. The head stays
+    /// first.
+    fn index(&self, source: &dyn Source, heads: &[Descriptor]) -> Index {
+        let copied: HashSet<Digest> = self.snapshots.iter().map(|s| s.descriptor.digest).collect();
+        let mut entries: Vec<Descriptor> = heads.to_vec();
+        for entry in &source.index().manifests {
+            if copied.contains(&entry.digest) && !entries.contains(entry) {
+                entries.push(entry.clone());
+            }
+        }
+        for snapshot in self.snapshots.iter().rev() {
+            let record = &snapshot.config.snapshot;
+            let full = |entry: &Descriptor| {
+                let tag = Index::tag_of(entry).map(str::to_owned);
+                bundle::index_entry(snapshot.descriptor.clone(), record, tag.as_deref())
+            };
+            let listed: Vec<usize> =
+                (0..entries.len()).filter(|i| entries[*i].digest == snapshot.descriptor.digest).collect();
+            if listed.is_empty() {
+                let taken = entries.iter().any(|e| Index::tag_of(e) == Some(record.name.as_str()));
+                let tag = (!taken).then(|| record.name.as_str());
+                entries.push(bundle::index_entry(snapshot.descriptor.clone(), record, tag));
+            }
+            for at in listed {
+                // A registry's manifests come without what an index says for people.
+                if entries[at].annotations.len() <= 1 {
+                    entries[at] = full(&entries[at]);
+                }
+            }
+        }
+        Index::new(entries)
+    }
+}
+
+fn blobs_of(snapshot: &BundledSnapshot) -> impl Iterator<Item = &Descriptor> {
+    snapshot.manifest.layers.iter().chain([&snapshot.manifest.config])
+}
+
+/// What became of the blobs, manifests and configs among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All of them.
+    pub blobs: usize,
+    /// Their bytes.
+    pub blob_bytes: u64,
+    /// Those that were sent or written.
+    pub sent_blobs: usize,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Those that the target took from another place of its own.
+    pub mounted_blobs: usize,
+}
+
+impl Counts {
+    fn count(&mut self, descriptor: &Descriptor, put: Put) {
+        self.blobs += 1;
+        self.blob_bytes += descriptor.size;
+        match put {
+            Put::Sent => {
+                self.sent_blobs += 1;
+                self.sent_bytes += descriptor.size;
+            }
+            Put::Mounted => self.mounted_blobs += 1,
+            Put::Existed => {}
+        }
+    }
+}
+
+/// Copies a graph's blobs and manifests, children before parents in the sense of content: what a manifest names is there
+/// before it is. The target is not finished.
+///
+/// # Errors
+/// [`Error::CorruptBlob`], [`Error::MissingBlob`], and whatever the target says.
+pub fn copy_graph(
+    source: &dyn Source,
+    target: &mut dyn Target,
+    graph: &Graph,
+    jobs: usize,
+    progress: &dyn Progress,
+) -> Result<Counts> {
+    progress.begin("copying", Some(graph.blobs().map(|d| d.size).sum()));
+    let counts = match target.shared() {
+        Some(shared) => at_once(source, shared, graph, jobs, progress)?,
+        None => one_by_one(source, target, graph, progress)?,
+    };
+    progress.end();
+    Ok(counts)
+}
+
+fn one_by_one(source: &dyn Source, target: &mut dyn Target, graph: &Graph, progress: &dyn Progress) -> Result<Counts> {
+    let mut counts = Counts::default();
+    for snapshot in &graph.snapshots {
+        for descriptor in blobs_of(snapshot).chain([&snapshot.descriptor]) {
+            if target.contains(descriptor)? {
+                continue;
+            }
+            let mut blob = source.fetch(descriptor)?;
+            let mut writer = target.blob()?;
+            pour(&mut blob, &mut writer, &|n| progress.advance(n)).map_err(|e| into_error(e, descriptor.digest))?;
+            let written = writer.commit(&descriptor.media_type)?;
+            if written.digest != descriptor.digest {
+                let reason = format!("it was written as {}", written.digest);
+                return Err(Error::CorruptBlob { digest: descriptor.digest, reason });
+            }
+            counts.count(descriptor, Put::Sent);
+        }
+    }
+    Ok(counts)
+}
+
+fn at_once(
+    source: &dyn Source,
+    target: &dyn SharedTarget,
+    graph: &Graph,
+    jobs: usize,
+    progress: &dyn Progress,
+) -> Result<Counts> {
+    let blobs: Vec<&Descriptor> = graph.blobs().collect();
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let result = Mutex::new((Counts::default(), None));
+    let put = |descriptor: &Descriptor| {
+        target.put(descriptor, &|| source.fetch(descriptor), &|bytes| progress.advance(bytes))
+    };
+    let worker = || {
+        while !stop.load(Ordering::Relaxed) {
+            let Some(descriptor) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            let done = put(descriptor);
+            let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+            match done {
+                Ok(put) => {
+                    result.0.count(descriptor, put);
+                    if put != Put::Sent {
+                        progress.advance(descriptor.size);
+                    }
+                }
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    result.1.get_or_insert(error);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, MAX_AT_ONCE).min(blobs.len().max(1)) {
+            scope.spawn(worker);
+        }
+    });
+    let (mut counts, error) = result.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = error {
+        return Err(error);
+    }
+    for snapshot in &graph.snapshots {
+        counts.count(&snapshot.descriptor, put(&snapshot.descriptor)?);
+    }
+    Ok(counts)
+}

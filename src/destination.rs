@@ -1,0 +1,91 @@
+//! Where a bundle is written, and in which form.
+
+use std::path::PathBuf;
+
+use crate::{
+    error::{Error, Result},
+    layout,
+    reference::RegistryReference,
+    registry,
+    storage::Target,
+};
+
+/// The form of a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// An OCI layout directory.
+    Dir,
+    /// A plain tar of it.
+    Tar,
+    /// A tar of it in zstd frames.
+    TarZst,
+    /// A repository of a registry.
+    Registry,
+}
+
+impl Form {
+    /// The word on the command line and in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dir => "dir",
+            Self::Tar => "tar",
+            Self::TarZst => "tar.zst",
+            Self::Registry => "registry",
+        }
+    }
+}
+
+/// How layers are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Plain tar layers.
+    None,
+    /// zstd at this level, 1 to 19.
+    Zstd(i32),
+}
+
+/// Where a bundle is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard output.
+    Stdout,
+    /// A file or folder.
+    Path(PathBuf),
+    /// A repository of a registry; a tag in it becomes the head's. The form is the registry's, whatever is asked.
+    Registry(RegistryReference, Box<registry::Options>),
+}
+
+impl Destination {
+    /// How reports and messages call it.
+    pub fn display(&self) -> String {
+        match self {
+            Self::Stdout => "-".into(),
+            Self::Path(path) => path.display().to_string(),
+            Self::Registry(reference, _) => reference.to_string(),
+        }
+    }
+}
+
+/// Begins the bundle; `outer` is the zstd level of a `.tar.zst`, none to store what is compressed already.
+///
+/// # Errors
+/// [`Error::AlreadyExists`]; [`Error::Usage`]: a form that the destination cannot have.
+pub fn create_target(
+    destination: &Destination,
+    form: Form,
+    outer: Option<i32>,
+    force: bool,
+) -> Result<Box<dyn Target>> {
+    match (destination, form) {
+        (Destination::Registry(reference, options), _) => registry::create(reference, options),
+        (_, Form::Registry) => Err(Error::Usage("a registry is named by oci://HOST/REPOSITORY".into())),
+        (Destination::Stdout, Form::Dir) => {
+            Err(Error::Usage("a layout directory cannot be written to a pipe; use --format tar or tar.zst".into()))
+        }
+        (Destination::Stdout, Form::Tar) => layout::create_pipe(None, &std::env::temp_dir()),
+        (Destination::Stdout, Form::TarZst) => layout::create_pipe(Some(outer), &std::env::temp_dir()),
+        (Destination::Path(path), Form::Dir) => layout::create_dir(path, force),
+        (Destination::Path(path), Form::Tar) => layout::create_tar(path, None, force),
+        (Destination::Path(path), Form::TarZst) => layout::create_tar(path, Some(outer), force),
+    }
+}

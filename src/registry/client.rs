@@ -1,0 +1,546 @@
+//! One registry's requests: authentication, redirects by hand, retries, bounded bodies.
+//!
+//! `reqwest` and not `oci-client` carries them. `oci-client` sends credentials to any token service that a challenge
+//! names, has no retries, neither limits nor counts what a request takes, cannot resume an upload session, and its client
+//! cannot be given per-request rules; every one of these is promised here. What is left of it would be the types of a
+//! reference, which `crate::reference` parses more strictly.
+//!
+//! The library is plain threads, so this owns a small runtime and blocks on it, never from an async worker.
+
+use std::{
+    error::Error as _,
+    fs::File,
+    future::Future,
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    pin::Pin,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Buf, Bytes};
+use reqwest::{
+    Method, StatusCode, Url,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use tokio::{runtime::Handle, time::timeout};
+
+use super::{
+    auth::{Authenticator, Scope, TokenRequest, bearer, challenge, registry_of},
+    options::{Options, Retry},
+};
+use crate::{
+    error::{Error, IoContext, Result},
+    reference::Host,
+};
+
+/// Time for a connection, TLS included.
+const CONNECT: Duration = Duration::from_secs(15);
+/// Longest time in which nothing at all moves.
+const STALL: Duration = Duration::from_secs(60);
+/// Longest wait for the end of an upload: a registry may copy and hash what it got.
+pub(super) const COMMIT: Duration = Duration::from_secs(900);
+/// Most redirects that a request follows.
+const REDIRECTS: usize = 5;
+/// Most of an error's body that is looked at, in bytes.
+const ERROR_BODY: u64 = 64 << 10;
+/// Largest answer of a token service, in bytes.
+const TOKEN_BODY: u64 = 1 << 20;
+/// Bytes of a request that are handed to the connection at once.
+const SLICE: usize = 128 << 10;
+
+/// Why a request has no response.
+pub(super) enum Failure {
+    /// The connection: another attempt may do.
+    Broken(String),
+    /// Another attempt would fail as well.
+    Fatal(Error),
+}
+
+/// A request; `operation` is what messages call it.
+#[derive(Clone)]
+pub(super) struct Request {
+    pub method: Method,
+    pub url: Url,
+    pub operation: String,
+    pub scope: Scope,
+    pub headers: HeaderMap,
+    pub body: Content,
+    /// Longest time in which nothing moves.
+    pub patience: Duration,
+}
+
+impl Request {
+    pub fn new(method: Method, url: Url, scope: &Scope, operation: impl Into<String>) -> Self {
+        Self {
+            method,
+            url,
+            operation: operation.into(),
+            scope: scope.clone(),
+            headers: HeaderMap::new(),
+            body: Content::Bytes(Bytes::new()),
+            patience: STALL,
+        }
+    }
+
+    pub fn header(mut self, name: HeaderName, value: &str) -> Self {
+        // Every value that is set here is ASCII of our making; one that is none is left out and the registry objects.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    pub fn body(mut self, media_type: &str, body: Bytes) -> Self {
+        self.body = Content::Bytes(body);
+        self.header(header::CONTENT_TYPE, media_type)
+    }
+}
+
+/// What a request carries. Cheap to clone: another attempt sends it again.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// A file's bytes from the first on, that many.
+    File(Arc<File>, u64),
+}
+
+impl Content {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(_, length) => *length,
+        }
+    }
+}
+
+/// A runtime that may be dropped anywhere.
+struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The client of one registry.
+pub(super) struct Client {
+    _runtime: Runtime,
+    handle: Handle,
+    http: reqwest::Client,
+    base: Url,
+    host: Host,
+    auth: Authenticator,
+    pub retry: Retry,
+}
+
+impl Client {
+    pub fn new(host: &Host, options: &Options) -> Result<Self> {
+        static PROVIDER: Once = Once::new();
+        // If the program that we are part of has chosen another, that one stands.
+        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("snapcask-http")
+            .enable_all()
+            .build()
+            .context("start the threads for", host.to_string())?;
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(CONNECT)
+            .http1_only()
+            .user_agent(concat!("snapcask/", env!("CARGO_PKG_VERSION")))
+            .tls_danger_accept_invalid_certs(options.insecure);
+        if host.is_loopback() {
+            builder = builder.no_proxy();
+        }
+        if let Some(path) = &options.ca_file {
+            let pem = std::fs::read(path).context("read", path)?;
+            let invalid = |e: reqwest::Error| Error::io("read certificates from", path, io::Error::other(explain(e)));
+            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem).map_err(invalid)?);
+        }
+        let base = base_url(host, options)?;
+        let http = builder.build().map_err(|e| Error::Protocol { registry: host.to_string(), reason: explain(e) })?;
+        let credentials = match &options.credentials {
+            Some(given) => Some(given.clone()),
+            None => options.files.find(host)?,
+        };
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            _runtime: Runtime(Some(runtime)),
+            http,
+            auth: Authenticator::new(base.clone(), credentials),
+            base,
+            host: host.clone(),
+            retry: options.retry,
+        })
+    }
+
+    /// Host and port, as the user wrote it.
+    pub fn registry(&self) -> String {
+        self.host.to_string()
+    }
+
+    /// An address on the registry.
+    pub fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        url
+    }
+
+    /// An address that the registry names, relative to the one that was asked.
+    pub fn resolve(&self, asked: &Url, location: &str) -> Result<Url> {
+        let broken = |reason: String| Error::Protocol { registry: self.registry(), reason };
+        let url = asked.join(location).map_err(|e| broken(format!("it names a Location that is no URL ({e})")))?;
+        let downgraded = url.scheme() != "https" && self.base.scheme() == "https";
+        if downgraded || !matches!(url.scheme(), "http" | "https") {
+            return Err(broken(format!("it names a Location that is not reached by https ({})", registry_of(&url))));
+        }
+        Ok(url)
+    }
+
+    /// Whether `url` is an address of this registry itself: the same scheme, host and port.
+    pub fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
+    /// One request with as many attempts as are worth it. Answers that are failures are answers.
+    pub fn send(&self, request: &Request) -> Result<Response> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let last = attempt >= self.retry.attempts;
+            match self.send_once(request) {
+                Ok(response) if last || !is_passing(response.status()) => return Ok(response),
+                Ok(response) => self.retry.wait(attempt, response.retry_after()),
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::Broken(reason)) if last => return Err(self.unreachable(&request.operation, reason)),
+                Err(Failure::Broken(reason)) => {
+                    tracing::debug!(operation = request.operation, reason, attempt, "another attempt");
+                    self.retry.wait(attempt, None);
+                }
+            }
+        }
+    }
+
+    pub fn unreachable(&self, operation: &str, reason: String) -> Error {
+        let attempts = self.retry.attempts;
+        Error::Unreachable { registry: self.registry(), operation: operation.into(), attempts, reason }
+    }
+
+    /// One attempt: with what authenticates it, and over redirects.
+    pub fn send_once(&self, request: &Request) -> std::result::Result<Response, Failure> {
+        let mut url = request.url.clone();
+        for _ in 0..=REDIRECTS {
+            let response = self.authenticated(request, &url)?;
+            let asks = matches!(request.method, Method::GET | Method::HEAD);
+            let moved = match response.status().as_u16() {
+                301..=303 => asks,
+                307 | 308 => true,
+                _ => false,
+            };
+            let Some(location) = moved.then(|| response.header(header::LOCATION)).flatten() else {
+                return Ok(response);
+            };
+            url = self.resolve(&url, location).map_err(Failure::Fatal)?;
+        }
+        let reason = format!("it redirects more than {REDIRECTS} times");
+        Err(Failure::Fatal(Error::Protocol { registry: self.registry(), reason }))
+    }
+
+    fn authenticated(&self, request: &Request, url: &Url) -> std::result::Result<Response, Failure> {
+        let sent = self.auth.header_for(url, &request.scope);
+        let response = self.exchange(request, url, sent.as_ref())?;
+        if response.status() != StatusCode::UNAUTHORIZED || !self.is_own(url) {
+            return Ok(response);
+        }
+        let headers = response.inner.headers().get_all(header::WWW_AUTHENTICATE);
+        let Some(challenge) = challenge(headers.iter().filter_map(|value| value.to_str().ok())) else {
+            return Ok(response);
+        };
+        let fetch = |token| self.fetch_token(token, &request.operation);
+        match self.auth.answer(&challenge, &request.scope, sent.as_ref(), fetch).map_err(Failure::Fatal)? {
+            None => Ok(response),
+            Some(answer) => self.exchange(request, url, Some(&answer)),
+        }
+    }
+
+    /// What a token service gives, as a header.
+    fn fetch_token(&self, token: TokenRequest, operation: &str) -> Result<HeaderValue> {
+        let mut request = Request::new(Method::GET, token.url.clone(), &Scope::default(), operation);
+        if let Some(form) = token.form {
+            request.method = Method::POST;
+            request = request.body("application/x-www-form-urlencoded", form.into());
+        }
+        let mut attempt = 0;
+        let response = loop {
+            attempt += 1;
+            match self.exchange(&request, &token.url, token.authorization.as_ref()) {
+                Ok(response) if attempt < self.retry.attempts && is_passing(response.status()) => {
+                    self.retry.wait(attempt, response.retry_after());
+                }
+                Ok(response) => break response,
+                Err(Failure::Broken(_)) if attempt < self.retry.attempts => self.retry.wait(attempt, None),
+                Err(Failure::Broken(reason)) => return Err(self.unreachable(operation, reason)),
+                Err(Failure::Fatal(error)) => return Err(error),
+            }
+        };
+        if !response.status().is_success() {
+            return Err(self.refusal(response, operation, "token service"));
+        }
+        let service = registry_of(&token.url);
+        let broken = || Error::Protocol {
+            registry: self.registry(),
+            reason: format!("its token service {service} answers without a token"),
+        };
+        let bytes = response.read_all(TOKEN_BODY).map_err(|_| broken())?;
+        let answer: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| broken())?;
+        let text = |name: &str| answer.get(name).and_then(|token| token.as_str()).filter(|token| !token.is_empty());
+        text("token").or_else(|| text("access_token")).and_then(bearer).ok_or_else(broken)
+    }
+
+    /// The bare exchange: one request, one response.
+    fn exchange(
+        &self,
+        request: &Request,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+    ) -> std::result::Result<Response, Failure> {
+        let mut builder = self.http.request(request.method.clone(), url.clone()).headers(request.headers.clone());
+        if let Some(authorization) = authorization {
+            builder = builder.header(header::AUTHORIZATION, authorization.clone());
+        }
+        let moved = Arc::new(AtomicU64::new(0));
+        if request.body.len() > 0 {
+            builder = builder.body(reqwest::Body::wrap(Payload {
+                content: request.body.clone(),
+                done: 0,
+                moved: moved.clone(),
+            }));
+        } else if !matches!(request.method, Method::GET | Method::HEAD) {
+            builder = builder.header(header::CONTENT_LENGTH, "0");
+        }
+        let broken = |e: reqwest::Error| Failure::Broken(explain(e));
+        let inner = self.handle.block_on(watched(builder.send(), &moved, request.patience)).map_err(Failure::Broken)?;
+        Ok(Response { inner: inner.map_err(broken)?, handle: self.handle.clone() })
+    }
+
+    /// The error that a failure is. `what` is what 404 says is not there.
+    pub fn refusal(&self, response: Response, operation: &str, what: &'static str) -> Error {
+        let (registry, operation) = (self.registry(), operation.to_owned());
+        let status = response.status();
+        let reason = response.reason();
+        match status.as_u16() {
+            401 => Error::Unauthorized { registry, operation, reason },
+            403 => Error::Forbidden { registry, operation, reason },
+            404 => Error::RemoteNotFound { registry, operation, what, hint: String::new() },
+            code => {
+                let hint = match code {
+                    413 => "; the registry, or a proxy before it, limits the size of a request or of a blob",
+                    429 => "; the registry limits how much may be asked of it: wait, and run the same command again",
+                    507 => "; the registry has no room, or a quota is used up",
+                    500.. => "; run the same command again, it goes on where it stopped",
+                    _ => "",
+                };
+                Error::Refused { registry, operation, status: code, reason, hint }
+            }
+        }
+    }
+}
+
+/// Plain HTTP for this machine, unless something says TLS; for others only when it is asked for.
+fn base_url(host: &Host, options: &Options) -> Result<Url> {
+    let tls_asked = options.ca_file.is_some() || options.insecure;
+    let plain = options.plain_http || (host.is_loopback() && !tls_asked);
+    let name = match (host.name(), host.port()) {
+        ("docker.io" | "index.docker.io", None) => "registry-1.docker.io".to_owned(),
+        _ => host.to_string(),
+    };
+    format!("{}://{name}/", if plain { "http" } else { "https" })
+        .parse()
+        .map_err(|_| Error::invalid_reference(&host.to_string(), "the host is none that a URL can hold"))
+}
+
+/// Whether the same request may be answered otherwise a little later.
+pub(super) fn is_passing(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// Waits for `work` as long as bytes move.
+async fn watched<T>(work: impl Future<Output = T>, moved: &AtomicU64, patience: Duration) -> Result<T, String> {
+    let mut work = std::pin::pin!(work);
+    let mut before = 0;
+    loop {
+        match timeout(patience, work.as_mut()).await {
+            Ok(done) => return Ok(done),
+            Err(_) => {
+                let now = moved.load(Ordering::Relaxed);
+                if now == before {
+                    return Err(format!("nothing moved for {} seconds", patience.as_secs()));
+                }
+                before = now;
+            }
+        }
+    }
+}
+
+/// A body of known length that tells how it goes.
+struct Payload {
+    content: Content,
+    done: u64,
+    moved: Arc<AtomicU64>,
+}
+
+impl Payload {
+    fn left(&self) -> u64 {
+        self.content.len() - self.done
+    }
+
+    fn slice(&self, length: usize) -> io::Result<Bytes> {
+        match &self.content {
+            Content::Bytes(bytes) => {
+                let from = self.done as usize;
+                Ok(bytes.slice(from..from + length))
+            }
+            // A short read of a file of our own, in memory as a rule: not worth another thread.
+            Content::File(file, _) => {
+                let mut slice = vec![0; length];
+                file.read_exact_at(&mut slice, self.done)?;
+                Ok(slice.into())
+            }
+        }
+    }
+}
+
+impl http_body::Body for Payload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<http_body::Frame<Bytes>>>> {
+        let length = usize::try_from(self.left()).unwrap_or(usize::MAX).min(SLICE);
+        if length == 0 {
+            return Poll::Ready(None);
+        }
+        let slice = match self.slice(length) {
+            Ok(slice) => slice,
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        };
+        self.done += length as u64;
+        self.moved.fetch_add(length as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(http_body::Frame::data(slice))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left() == 0
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.left())
+    }
+}
+
+/// A response whose body has not been read.
+pub(super) struct Response {
+    inner: reqwest::Response,
+    handle: Handle,
+}
+
+impl Response {
+    pub fn status(&self) -> StatusCode {
+        self.inner.status()
+    }
+
+    /// The address that answered, after redirects.
+    pub fn url(&self) -> &Url {
+        self.inner.url()
+    }
+
+    pub fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.inner.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The time that the registry asks to be left alone for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let text = self.header(header::RETRY_AFTER)?.trim();
+        match text.parse() {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => super::http_date::parse(text)?.duration_since(SystemTime::now()).ok(),
+        }
+    }
+
+    /// The whole body, which may have `limit` bytes.
+    pub fn read_all(self, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.into_body().take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the answer is over {limit} bytes long")));
+        }
+        Ok(bytes)
+    }
+
+    pub fn into_body(self) -> Body {
+        Body { inner: self.inner, handle: self.handle, rest: Bytes::new() }
+    }
+
+    /// What a failure's body says, cut and without control characters.
+    fn reason(self) -> String {
+        let status = self.status();
+        let mut bytes = Vec::new();
+        let _ = self.into_body().take(ERROR_BODY).read_to_end(&mut bytes);
+        let said = serde_json::from_slice::<serde_json::Value>(&bytes).ok().and_then(|value| {
+            let first = value.get("errors")?.get(0)?.clone();
+            let text = |name: &str| first.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+            let (code, message) = (text("code"), text("message"));
+            Some(if code.is_empty() || message.is_empty() { code + &message } else { format!("{code}: {message}") })
+        });
+        let said = said.filter(|said| !said.is_empty()).unwrap_or_else(|| status.to_string());
+        said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    }
+}
+
+/// A body as it comes; an end before its time is an error.
+pub(super) struct Body {
+    inner: reqwest::Response,
+    handle: Handle,
+    rest: Bytes,
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() {
+            let next = self.handle.block_on(async { timeout(STALL, self.inner.chunk()).await });
+            match next {
+                Ok(Ok(Some(bytes))) => self.rest = bytes,
+                Ok(Ok(None)) => return Ok(0),
+                Ok(Err(error)) => return Err(io::Error::new(io::ErrorKind::ConnectionReset, explain(error))),
+                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for 60 seconds")),
+            }
+        }
+        let length = self.rest.len().min(buffer.len());
+        self.rest.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+/// An error with its causes, and without its URL, whose query may be a secret.
+fn explain(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}

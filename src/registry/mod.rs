@@ -1,0 +1,89 @@
+//! Registries: the only home of HTTP.
+//!
+//! ```text
+//! options, credentials     how a registry is spoken to, and as whom
+//! auth                     who gets to see credentials
+//! client                   requests: attempts, redirects, bounds
+//! repository, tags         what a repository has
+//! source                   a bundle read: blobs verified, resumed by Range
+//! upload, writer, target   a bundle written: blobs resumed at the registry's offset, tags last
+//! referrers, memory        fallback tags; what is remembered between runs
+//! ```
+//!
+//! Every byte that comes is verified by its digest before anything is believed; every list and body is bounded.
+
+mod auth;
+mod client;
+mod credentials;
+mod http_date;
+mod memory;
+mod options;
+mod referrers;
+mod repository;
+mod source;
+mod tags;
+mod target;
+mod upload;
+mod writer;
+
+use std::path::PathBuf;
+
+use reqwest::Method;
+
+pub use credentials::{CredentialFiles, Credentials, Secret};
+pub use options::{CHUNK, Options, Retry};
+
+use crate::{
+    error::Result,
+    reference::{Host, RegistryReference},
+    storage::{Source, Target},
+};
+use client::{Client, Request};
+
+/// Opens the bundle that `reference` names; without a tag or digest, the only tag that there is.
+///
+/// # Errors
+/// [`crate::Error::TagNotFound`] with the tags that there are, [`crate::Error::RemoteNotFound`], and what registries
+/// refuse.
+pub fn open(reference: &RegistryReference, options: &Options) -> Result<Box<dyn Source>> {
+    Ok(Box::new(source::RegistrySource::open(reference, options)?))
+}
+
+/// Begins a push to the repository; the reference's tag, where there is one, becomes the head's.
+///
+/// # Errors
+/// Bad credentials files or certificates; the registry is asked later.
+pub fn create(reference: &RegistryReference, options: &Options) -> Result<Box<dyn Target>> {
+    Ok(Box::new(target::RegistryTarget::open(reference, options)?))
+}
+
+/// The tags of a repository, in the registry's order.
+///
+/// # Errors
+/// [`crate::Error::RemoteNotFound`], and what registries refuse.
+pub fn tags(reference: &RegistryReference, options: &Options) -> Result<Vec<String>> {
+    tags::list(&repository::Repo::to_pull(reference, options)?)
+}
+
+/// Asks the registry whether it takes these credentials, and keeps them if it does. The file that names them.
+///
+/// # Errors
+/// [`crate::Error::Unauthorized`]: it does not; nothing was kept.
+pub fn login(host: &Host, username: &str, password: &Secret, options: &Options) -> Result<PathBuf> {
+    let credentials = Credentials::basic(username, password.expose())?;
+    let client = Client::new(host, &Options { credentials: Some(credentials), ..options.clone() })?;
+    let request = Request::new(Method::GET, client.url("/v2/"), &auth::Scope::default(), format!("log in to {host}"));
+    let response = client.send(&request)?;
+    if !response.status().is_success() {
+        return Err(client.refusal(response, &request.operation, "registry API"));
+    }
+    options.files.store(host, username, password)
+}
+
+/// Forgets the credentials of a registry. Whether there were any.
+///
+/// # Errors
+/// I/O, or a credential helper that fails.
+pub fn logout(host: &Host, options: &Options) -> Result<bool> {
+    options.files.erase(host)
+}

@@ -1,0 +1,119 @@
+//! How a registry is spoken to.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::credentials::{CredentialFiles, Credentials};
+use crate::reference::Repository;
+
+/// How a registry is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Plain HTTP, also to hosts that are not this machine.
+    pub plain_http: bool,
+    /// Certificates (PEM) that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Any certificate is taken.
+    pub insecure: bool,
+    /// Credentials of the command line; without, those of the files.
+    pub credentials: Option<Credentials>,
+    /// Where credentials are kept.
+    pub files: CredentialFiles,
+    /// Another repository of the registry that blobs may be mounted from.
+    pub mount_from: Option<Repository>,
+    /// What is remembered between runs; without, nothing is.
+    pub cache: Option<PathBuf>,
+    /// How often and how fast it is tried again.
+    pub retry: Retry,
+    /// Bytes of a chunk of an upload: most that is sent twice after a cut.
+    pub chunk: usize,
+}
+
+/// The size of a chunk: one large hosted registry takes no more in one request.
+pub const CHUNK: usize = 4 << 20;
+
+impl Default for Options {
+    /// As the environment says.
+    fn default() -> Self {
+        Self {
+            plain_http: false,
+            ca_file: None,
+            insecure: false,
+            credentials: None,
+            files: CredentialFiles::of_environment(),
+            mount_from: None,
+            cache: default_cache(),
+            retry: Retry::default(),
+            chunk: CHUNK,
+        }
+    }
+}
+
+/// `$XDG_CACHE_HOME/snapcask`, else `~/.cache/snapcask`.
+fn default_cache() -> Option<PathBuf> {
+    let from = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("snapcask"))
+}
+
+/// Attempts and the time between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts without any progress, at least 1.
+    pub attempts: u32,
+    /// The first wait; every further one is twice as long.
+    pub first: Duration,
+    /// The longest wait of ours.
+    pub longest: Duration,
+    /// The longest wait that a registry's `Retry-After` is granted.
+    pub longest_asked: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 6,
+            first: Duration::from_millis(200),
+            longest: Duration::from_secs(8),
+            longest_asked: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Retry {
+    /// Waits after the attempt with this number, from 1: between half and all of the time, so that clients which
+    /// failed together do not come back together.
+    pub(super) fn wait(&self, attempt: u32, asked: Option<Duration>) {
+        std::thread::sleep(match asked {
+            Some(asked) => asked.min(self.longest_asked).max(self.first),
+            None => self.backoff(attempt, RandomState::new().build_hasher().finish()),
+        });
+    }
+
+    fn backoff(&self, attempt: u32, random: u64) -> Duration {
+        let doubled = 1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+        let full = self.first.saturating_mul(doubled).min(self.longest);
+        full.mul_f64(0.5 + 0.5 * (random % 1024) as f64 / 1024.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_within_bounds() {
+        let retry = Retry::default();
+        for (attempt, full) in [(1, 200), (2, 400), (3, 800), (6, 6400), (7, 8000), (40, 8000)] {
+            let full = Duration::from_millis(full);
+            for random in [0, 1, 511, 1023, u64::MAX] {
+                let wait = retry.backoff(attempt, random);
+                assert!(wait >= full / 2 && wait <= full, "{attempt} {random}: {wait:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The tags of a repository, page by page, within bounds.
+
+use std::collections::HashSet;
+
+use reqwest::{Method, StatusCode, Url, header};
+use serde::Deserialize;
+
+use super::repository::Repo;
+use crate::{
+    error::{Error, Result},
+    model::json::{self, MAX_DOCUMENT},
+};
+
+/// Most tags that are listed.
+const MAX_TAGS: u64 = 100_000;
+/// Most pages that are asked for.
+const MAX_PAGES: usize = 1000;
+
+#[derive(Deserialize)]
+struct Page {
+    /// Some registries say null for none.
+    tags: Option<Vec<String>>,
+}
+
+/// Every tag, in the registry's order.
+///
+/// # Errors
+/// [`Error::RemoteNotFound`]; [`Error::Limit`] on a list without end; [`Error::Protocol`] on one that leads elsewhere.
+pub(super) fn list(repo: &Repo) -> Result<Vec<String>> {
+    let operation = format!("list the tags of {}", repo.display());
+    let broken = |reason: String| Error::Protocol { registry: repo.client.registry(), reason };
+    let mut url = repo.url("tags/list");
+    url.set_query(Some("n=1000"));
+    let mut seen: HashSet<Url> = HashSet::new();
+    let mut found: Vec<String> = Vec::new();
+    for _ in 0..MAX_PAGES {
+        if !seen.insert(url.clone()) {
+            return Err(broken("the pages of its list of tags lead in a circle".into()));
+        }
+        let response = repo.client.send(&repo.request(Method::GET, url.clone(), &operation))?;
+        if response.status() != StatusCode::OK {
+            return Err(repo.refusal(response, &operation));
+        }
+        let next = match response.header(header::LINK).and_then(next_of) {
+            None => None,
+            Some(link) => {
+                let next = repo.client.resolve(response.url(), link)?;
+                if !repo.client.is_own(&next) {
+                    return Err(broken("the next page of its list of tags is on another host".into()));
+                }
+                Some(next)
+            }
+        };
+        let bytes = response.read_all(MAX_DOCUMENT).map_err(|e| broken(format!("its list of tags: {e}")))?;
+        let page: Page = json::parse(&bytes, "the list of tags")?;
+        // What is no tag cannot be asked for; it is not shown either.
+        found.extend(page.tags.unwrap_or_default().into_iter().filter(|t| t.parse::<crate::model::Tag>().is_ok()));
+        if found.len() as u64 > MAX_TAGS {
+            return Err(too_many(repo, found.len() as u64, MAX_TAGS, "number of tags"));
+        }
+        match next {
+            Some(next) => url = next,
+            None => return Ok(found),
+        }
+    }
+    Err(too_many(repo, MAX_PAGES as u64 + 1, MAX_PAGES as u64, "number of pages in the list of tags"))
+}
+
+fn too_many(repo: &Repo, value: u64, limit: u64, what: &str) -> Error {
+    Error::Limit { what: format!("the {what} of {}", repo.display()), value, limit, hint: "" }
+}
+
+/// The target of `<URL>; rel="next"`.
+fn next_of(link: &str) -> Option<&str> {
+    link.split(',').find_map(|one| {
+        let (target, parameters) = one.trim().strip_prefix('<')?.split_once('>')?;
+        let next = parameters.split(';').any(|p| matches!(p.trim(), "rel=\"next\"" | "rel=next"));
+        next.then_some(target)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_parse() {
+        assert_eq!(next_of("</v2/a/tags/list?n=1&last=b>; rel=\"next\""), Some("/v2/a/tags/list?n=1&last=b"));
+        assert_eq!(next_of("<x>; rel=prev, <y>; type=a; rel=next"), Some("y"));
+        for none in ["", "x; rel=next", "<x>", "<x>; rel=last", "<x; rel=next"] {
+            assert_eq!(next_of(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! A bundle in a registry, written: blobs first, a manifest after everything that it names, tags at the end and the
+//! head's last of all. An interrupted push leaves blobs that no tag names, and the next one finds them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use reqwest::{Method, StatusCode, header};
+
+use super::{
+    memory::Memory,
+    options::Options,
+    referrers,
+    repository::{Repo, is_manifest},
+    upload::{Begun, Session, begin},
+    writer::UploadWriter,
+};
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+    media_type,
+    model::{
+        Descriptor, Index, Manifest,
+        json::{self, MAX_DOCUMENT},
+    },
+    reference::{RegistryReference, Repository, Version},
+    storage::{Blob, BlobWriter, Put, SharedTarget, Target},
+    verify::into_error,
+};
+
+/// What the writers of a push share.
+pub(super) struct Shared {
+    pub repo: Repo,
+    pub memory: Memory,
+    /// Bytes of a chunk.
+    pub chunk: usize,
+    mount_from: Option<Repository>,
+    /// The manifests pushed by this run, which tags are to name.
+    manifests: Mutex<HashMap<Digest, Bytes>>,
+}
+
+/// A repository being pushed to.
+pub(super) struct RegistryTarget {
+    shared: Arc<Shared>,
+    /// The head's tag, instead of the one in the index.
+    head: Option<Version>,
+}
+
+impl RegistryTarget {
+    pub fn open(reference: &RegistryReference, options: &Options) -> Result<Self> {
+        let shared = Shared {
+            repo: Repo::to_push(reference, options)?,
+            memory: Memory(options.cache.clone()),
+            chunk: options.chunk.max(1),
+            mount_from: options.mount_from.clone(),
+            manifests: Mutex::new(HashMap::new()),
+        };
+        Ok(Self { shared: Arc::new(shared), head: reference.version.clone() })
+    }
+}
+
+impl Shared {
+    /// Remembers that the repository holds the blob now.
+    pub fn holds(&self, descriptor: &Descriptor) {
+        if !is_manifest(&descriptor.media_type) {
+            self.memory.holds(&self.repo.client.registry(), &descriptor.digest, &self.repo.name);
+        }
+    }
+
+    fn remember_manifest(&self, digest: Digest, bytes: Bytes) {
+        self.manifests.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, bytes);
+    }
+
+    /// Puts a manifest, whose blobs are there, under its digest; then it is among its subject's referrers.
+    pub fn put_manifest(&self, descriptor: &Descriptor, bytes: Bytes) -> Result<Put> {
+        let subject = match descriptor.media_type == media_type::MANIFEST {
+            true => Manifest::parse(&bytes, &format!("manifest {}", descriptor.digest))?.subject,
+            false => None,
+        };
+        let there = self.repo.has(descriptor)?;
+        let registered = match there {
+            true => false,
+            false => self.put_version(&Version::Digest(descriptor.digest), &descriptor.media_type, bytes.clone())?,
+        };
+        if let Some(subject) = subject
+            && !registered
+        {
+            referrers::register(&self.repo, &subject, descriptor)?;
+        }
+        self.remember_manifest(descriptor.digest, bytes);
+        Ok(if there { Put::Existed } else { Put::Sent })
+    }
+
+    /// Whether the registry says that it has noted the subject.
+    fn put_version(&self, version: &Version, media: &str, bytes: Bytes) -> Result<bool> {
+        let operation = format!("push {version} to {}", self.repo.display());
+        let request = self
+            .repo
+            .request(Method::PUT, self.repo.url(&format!("manifests/{version}")), &operation)
+            .body(media, bytes.clone());
+        let response = self.repo.client.send(&request)?;
+        if !response.status().is_success() {
+            return Err(self.repo.refusal(response, &operation));
+        }
+        match response.header("docker-content-digest") {
+            Some(named) if named != Digest::of(&bytes).to_string() => Err(Error::Protocol {
+                registry: self.repo.client.registry(),
+                reason: format!("it was sent the manifest {} and keeps it as another digest", Digest::of(&bytes)),
+            }),
+            _ => Ok(response.header("oci-subject").is_some()),
+        }
+    }
+
+    /// Makes a tag name a manifest, if it does not yet.
+    fn tag(&self, entry: &Descriptor, version: &Version) -> Result<()> {
+        let known = self.manifests.lock().unwrap_or_else(PoisonError::into_inner).get(&entry.digest).cloned();
+        let operation = format!("push {version} to {}", self.repo.display());
+        let request = self
+            .repo
+            .request(Method::HEAD, self.repo.url(&format!("manifests/{version}")), operation)
+            .header(header::ACCEPT, &entry.media_type);
+        let response = self.repo.client.send(&request)?;
+        if response.status() == StatusCode::OK
+            && response.header("docker-content-digest") == Some(entry.digest.to_string().as_str())
+        {
+            return Ok(());
+        }
+        let bytes = match known {
+            Some(bytes) => bytes,
+            None => match self.repo.manifest(&Version::Digest(entry.digest))? {
+                Some((bytes, _)) => bytes.into(),
+                None => return Err(Error::MissingBlob { digest: entry.digest, role: "a tagged manifest".into() }),
+            },
+        };
+        self.put_version(version, &entry.media_type, bytes).map(drop)
+    }
+
+    /// Mounts the blob from a repository that is known to have had it; else an upload that the attempt began.
+    fn mount(&self, descriptor: &Descriptor) -> Result<Option<Begun>> {
+        let remembered = self.memory.repositories(&self.repo.client.registry(), &descriptor.digest);
+        let candidates = self.mount_from.iter().chain(&remembered);
+        let mut begun = None;
+        for from in candidates.filter(|from| **from != self.repo.name).take(2) {
+            match begin(&self.repo, Some((&descriptor.digest, from)), self.chunk) {
+                Ok(Begun::Mounted) => return Ok(Some(Begun::Mounted)),
+                Ok(session) => begun = Some(session),
+                // It may not be ours to read.
+                Err(Error::Unauthorized { .. } | Error::Forbidden { .. } | Error::RemoteNotFound { .. }) => {}
+                Err(Error::Refused { status: 400..500, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(begun)
+    }
+}
+
+impl Target for RegistryTarget {
+    fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>> {
+        Ok(Box::new(UploadWriter::new(self.shared.clone(), None, None)))
+    }
+
+    fn keyed_blob(&mut self, key: &Digest) -> Result<Box<dyn BlobWriter + '_>> {
+        Ok(Box::new(UploadWriter::new(self.shared.clone(), Some(*key), None)))
+    }
+
+    fn contains(&self, descriptor: &Descriptor) -> Result<bool> {
+        self.shared.repo.has(descriptor)
+    }
+
+    fn shared(&self) -> Option<&dyn SharedTarget> {
+        Some(self)
+    }
+
+    fn finish(self: Box<Self>, index: &Index) -> Result<()> {
+        // The head is the first entry, and the last to be tagged: who sees its tag finds everything.
+        for (position, entry) in index.manifests.iter().enumerate().rev() {
+            let version = match (&self.head, Index::tag_of(entry)) {
+                (Some(head), _) if position == 0 => head.clone(),
+                (_, Some(tag)) => Version::Tag(tag.parse()?),
+                _ => continue,
+            };
+            match version {
+                Version::Tag(_) => self.shared.tag(entry, &version)?,
+                Version::Digest(digest) if digest == entry.digest => {}
+                Version::Digest(digest) => {
+                    let text = format!("{digest} was asked for, but the head's manifest is {}", entry.digest);
+                    return Err(Error::Usage(text));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SharedTarget for RegistryTarget {
+    fn put<'a>(
+        &self,
+        descriptor: &Descriptor,
+        open: &dyn Fn() -> Result<Blob<'a>>,
+        advance: &dyn Fn(u64),
+    ) -> Result<Put> {
+        let shared = &self.shared;
+        if is_manifest(&descriptor.media_type) {
+            let bytes = open()?.read_document(MAX_DOCUMENT)?;
+            json::reject_duplicate_keys(&bytes)
+                .map_err(|reason| Error::bundle(format!("manifest {}", descriptor.digest), reason))?;
+            return shared.put_manifest(descriptor, bytes.into());
+        }
+        if shared.repo.has(descriptor)? {
+            shared.holds(descriptor);
+            return Ok(Put::Existed);
+        }
+        let mut session = match shared.mount(descriptor)? {
+            Some(Begun::Mounted) if shared.repo.has(descriptor)? => {
+                shared.holds(descriptor);
+                return Ok(Put::Mounted);
+            }
+            Some(Begun::Session(session)) => Some(session),
+            _ => None,
+        };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.send(descriptor, open()?, session.take(), advance) {
+                Ok(()) => return Ok(Put::Sent),
+                Err(Error::UploadLost { reason, .. }) if attempt < shared.repo.client.retry.attempts => {
+                    tracing::debug!(digest = %descriptor.digest, reason, "the blob is sent from its beginning");
+                    shared.repo.client.retry.wait(attempt, None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl RegistryTarget {
+    fn send(
+        &self,
+        descriptor: &Descriptor,
+        mut blob: Blob<'_>,
+        session: Option<Session>,
+        advance: &dyn Fn(u64),
+    ) -> Result<()> {
+        let mut writer = UploadWriter::new(self.shared.clone(), Some(descriptor.digest), session);
+        crate::storage::pour(&mut blob, &mut writer, advance).map_err(|e| into_error(e, descriptor.digest))?;
+        writer.end(&descriptor.media_type, Some(descriptor)).map(drop)
+    }
+}

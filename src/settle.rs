@@ -1,0 +1,111 @@
+//! Settling: restored snapshots are verified on a thread of their own, in order, while the next ones are unpacked.
+//! Nothing may be placed before it has come to its end without error.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc::Receiver},
+};
+
+use crate::{
+    bundle::BundledSnapshot,
+    error::{Error, IoContext, Result},
+    layer::analyze::Contents,
+    model::TarPath,
+    progress::{Progress, Silent},
+    recorded::RecordedChecks,
+    restore::{Inherited, TableCheck},
+    snapshot::{IntegrityAlgorithm, SnapshotDescriptor},
+};
+
+/// A snapshot whose files are unpacked and not verified yet.
+pub struct Restored<'a> {
+    /// The snapshot.
+    pub bundled: &'a BundledSnapshot,
+    /// Its staged directory.
+    pub directory: PathBuf,
+    /// What came from the parent's directory.
+    pub inherited: Inherited,
+    /// Whether that was the snapshot settled just before. One in the store is known by nothing: others may write to it.
+    pub over_previous: bool,
+}
+
+/// Verifies what is restored.
+pub struct Settler {
+    /// Worker threads.
+    pub jobs: usize,
+    /// Without the recorded integrity in SHA forms.
+    pub skip_recorded: bool,
+    recorded: RecordedChecks,
+}
+
+impl Settler {
+    /// Ready to settle.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: there can be no more threads.
+    pub fn new(jobs: usize, skip_recorded: bool, progress: Arc<dyn Progress>) -> Result<Self> {
+        Ok(Self { jobs, skip_recorded, recorded: RecordedChecks::start(progress)? })
+    }
+
+    /// Settles what comes, oldest first, until there is no more.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn run(self, restored: Receiver<Restored>) -> Result<()> {
+        let mut below = HashMap::new();
+        for snapshot in restored {
+            if !snapshot.over_previous {
+                below.clear();
+            }
+            below = self.settle(&snapshot, &below)?;
+        }
+        self.recorded.finish()
+    }
+
+    /// Everything that must hold of a restored directory before it may be placed. Gives what its files hold.
+    fn settle(&self, restored: &Restored, below: &HashMap<TarPath, Contents>) -> Result<HashMap<TarPath, Contents>> {
+        let Restored { bundled, directory, inherited, .. } = restored;
+        // The phase that people see is the unpacking of the next one.
+        let check = TableCheck { bundled, directory, jobs: self.jobs, progress: &Silent };
+        let compared = check.settle(inherited, below)?;
+        let descriptor = descriptor_of(bundled, directory)?;
+        for recorded in &descriptor.recorded {
+            let Some(found) = compared.get(&recorded.path) else { continue };
+            if !(self.skip_recorded && recorded.algorithm != IntegrityAlgorithm::Merkle) {
+                self.recorded.add(recorded, &found.file, directory.join(&recorded.path), &found.contents)?;
+            }
+        }
+        Ok(compared.into_iter().map(|(path, found)| (path, found.contents)).collect())
+    }
+}
+
+/// The restored descriptor, which must be the one that the config describes.
+fn descriptor_of(bundled: &BundledSnapshot, directory: &Path) -> Result<SnapshotDescriptor> {
+    let record = &bundled.config.snapshot;
+    let path = directory.join(&record.descriptor);
+    let bytes = fs::read(&path).context("read", &path)?;
+    let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes)?;
+    let same = descriptor.digest == record.digest
+        && descriptor.id == record.id
+        && descriptor.parent == record.parent
+        && descriptor.generation == record.generation
+        && descriptor.disk == record.disk;
+    if !same {
+        return Err(Error::bundle(
+            format!("config {}", bundled.manifest.config.digest),
+            format!("it describes {}, but the snapshot's descriptor is {}", record.digest, descriptor.digest),
+        ));
+    }
+    for (payload, size) in &descriptor.payloads {
+        let row = bundled.config.files.iter().find(|f| f.path == *payload);
+        if row.is_none_or(|row| size.is_some_and(|size| size != row.size)) {
+            return Err(Error::bundle(
+                format!("config {}", bundled.manifest.config.digest),
+                format!("the payload {payload} is missing or has another size than the descriptor says"),
+            ));
+        }
+    }
+    Ok(descriptor)
+}

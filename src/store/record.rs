@@ -1,0 +1,76 @@
+//! What an import leaves beside the files that it placed: which manifest they came from and what they were, so that
+//! `check` can compare. Its name begins with a dot, so it never travels.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    beneath::Folder,
+    digest::Digest,
+    error::{Error, IoContext, Result},
+    model::FileRecord,
+};
+
+/// The file's name in a snapshot directory.
+pub const RECORD_FILE: &str = ".snapcask.json";
+/// Largest record that is read, in bytes.
+const MAX_RECORD: u64 = 64 << 20;
+
+/// What was imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImportRecord {
+    /// 1.
+    pub version: u32,
+    /// Digest of the OCI manifest.
+    pub manifest: Digest,
+    /// Snapshot digest.
+    pub snapshot: Digest,
+    /// Every file of the directory.
+    pub files: Vec<FileRecord>,
+    /// The image-cache files that came with it, as they travelled (a VMDK with its paths reduced).
+    pub cache: Vec<FileRecord>,
+}
+
+impl ImportRecord {
+    /// Writes it into a directory that is not yet in place, durably.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(RECORD_FILE);
+        let bytes = serde_json::to_vec(self).map_err(|e| Error::io("encode", &path, e.into()))?;
+        let mut file: File = OpenOptions::new().write(true).create_new(true).open(&path).context("create", &path)?;
+        file.write_all(&bytes).context("write", &path)?;
+        file.sync_all().context("fsync", &path)
+    }
+
+    /// Reads it; none where there is none.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with it.
+    pub fn read(directory: &Path) -> std::result::Result<Option<Self>, String> {
+        let folder = Folder::open(directory).map_err(|e| e.to_string())?;
+        let file = match folder.file(RECORD_FILE, OFlags::RDONLY) {
+            Ok(file) => file,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_RECORD + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read it: {e}"))?;
+        if bytes.len() as u64 > MAX_RECORD {
+            return Err(format!("it is larger than {MAX_RECORD} bytes"));
+        }
+        let record: Self = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        match record.version {
+            1 => Ok(Some(record)),
+            other => Err(format!("its version {other} is not 1")),
+        }
+    }
+}

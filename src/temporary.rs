@@ -1,0 +1,215 @@
+//! Temporary files and folders beside their destinations: each is locked by its owner as long as that lives, so that
+//! any later run can tell what a dead one left, and remove it.
+//!
+//! The lock is on the file or folder itself (`flock`, which dies with the process). Between making and locking, a run
+//! that reclaims may take it for dead: its maker then finds it locked or gone, and makes another.
+
+use std::{
+    collections::hash_map::RandomState,
+    ffi::OsStr,
+    fs::{self, DirBuilder, File, OpenOptions},
+    hash::{BuildHasher, Hasher},
+    io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
+
+use crate::error::{Error, IoContext, Result};
+
+/// Names are 64 random bits: one that is taken is no accident, many are a fault.
+const ATTEMPTS: usize = 32;
+
+/// A folder of our own, readable by nobody else, that vanishes with its owner.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes one in `parent`, and removes those with the same prefix whose owners are dead.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: `parent` cannot be listed or written to.
+    pub fn create(parent: &Path, prefix: &str) -> Result<Self> {
+        reclaim(parent, prefix.as_ref(), "")?;
+        let (path, lock) = make_folder(parent, prefix.as_ref(), "", 0o700)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Makes an empty folder in `parent`, of the name `prefix`, something random, `suffix`. It is alive as long as the handle.
+///
+/// # Errors
+/// [`Error::Io`]: `parent` cannot be written to.
+pub fn make_folder(parent: &Path, prefix: &OsStr, suffix: &str, mode: u32) -> Result<(PathBuf, File)> {
+    make(parent, prefix, suffix, |path| {
+        DirBuilder::new().mode(mode).create(path)?;
+        File::open(path)
+    })
+}
+
+/// Makes an empty file as [`make_folder`] does, open for reading and writing.
+///
+/// # Errors
+/// [`Error::Io`]: `parent` cannot be written to.
+pub fn make_file(parent: &Path, prefix: &OsStr, suffix: &str) -> Result<(PathBuf, File)> {
+    make(parent, prefix, suffix, |path| OpenOptions::new().read(true).write(true).create_new(true).open(path))
+}
+
+fn make(
+    parent: &Path,
+    prefix: &OsStr,
+    suffix: &str,
+    create: impl Fn(&Path) -> io::Result<File>,
+) -> Result<(PathBuf, File)> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let mut name = prefix.to_owned();
+        name.push(format!("{:016x}{suffix}", RandomState::new().build_hasher().finish()));
+        let path = parent.join(name);
+        match create(&path) {
+            Ok(file) if hold(&file, &path) => return Ok((path, file)),
+            // Taken for dead, and removed.
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists) => last = Some(e),
+            // The folder is gone if it was taken for dead before it was opened; `parent` may be missing, too.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && parent.exists() => last = Some(e),
+            Err(e) => {
+                let _ = fs::remove_dir(&path);
+                return Err(Error::io("create", &path, e));
+            }
+        }
+    }
+    let source = last.unwrap_or_else(|| io::ErrorKind::AlreadyExists.into());
+    Err(Error::io("create a temporary name in", parent, source))
+}
+
+/// Locks what was just made; false if a run that reclaims was faster. A filesystem without locks has none to fear.
+fn hold(file: &File, path: &Path) -> bool {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => false,
+        Err(_) => true,
+        Ok(()) => match (file.metadata(), fs::symlink_metadata(path)) {
+            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        },
+    }
+}
+
+/// Removes what dead owners left in `parent` under names that begin and end so. What cannot be locked or removed stays.
+///
+/// # Errors
+/// [`Error::Io`]: `parent` cannot be listed.
+pub fn reclaim(parent: &Path, prefix: &OsStr, suffix: &str) -> Result<()> {
+    ours(parent, prefix, suffix)?.iter().for_each(|path| remove_if_dead(path));
+    Ok(())
+}
+
+/// What dead owners left in `parent` under names that begin so, sorted; nothing is removed.
+///
+/// # Errors
+/// [`Error::Io`]: `parent` cannot be listed.
+pub fn dead(parent: &Path, prefix: &OsStr) -> Result<Vec<PathBuf>> {
+    let mut paths = ours(parent, prefix, "")?;
+    paths.retain(|path| lock_dead(path, FlockOperation::NonBlockingLockShared).is_some());
+    paths.sort();
+    Ok(paths)
+}
+
+fn ours(parent: &Path, prefix: &OsStr, suffix: &str) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(parent) {
+        // A folder may be for writing only.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(Vec::new()),
+        other => other.context("list", parent)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.context("list", parent)?;
+        let name = entry.file_name();
+        if name.as_bytes().starts_with(prefix.as_bytes()) && name.as_bytes().ends_with(suffix.as_bytes()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// The file or folder, locked, if its owner is dead.
+fn lock_dead(path: &Path, lock: FlockOperation) -> Option<File> {
+    // The folder may be everybody's: neither a symlink nor a FIFO of somebody else may lead us astray.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).ok()?;
+    flock(&file, lock).is_ok().then_some(file)
+}
+
+fn remove_if_dead(path: &Path) {
+    let Some(file) = lock_dead(path, FlockOperation::NonBlockingLockExclusive) else { return };
+    let removed = match file.metadata() {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(meta) if meta.is_file() => fs::remove_file(path),
+        _ => return,
+    };
+    if let Err(error) = removed {
+        tracing::debug!(path = %path.display(), %error, "cannot remove what a dead run left");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dead_are_removed_and_the_living_are_not() {
+        let place = tempfile::tempdir().unwrap();
+        let living = Folder::create(place.path(), ".x-").unwrap();
+        let (dead_folder, lock) = make_folder(place.path(), ".x-".as_ref(), "", 0o755).unwrap();
+        fs::write(dead_folder.join("half"), b"x").unwrap();
+        let (dead_file, file) = make_file(place.path(), ".x-".as_ref(), ".partial").unwrap();
+        let (living_file, held) = make_file(place.path(), ".x-".as_ref(), ".partial").unwrap();
+        let foreign = place.path().join("x-foreign");
+        fs::write(&foreign, b"x").unwrap();
+        std::os::unix::fs::symlink(&foreign, place.path().join(".x-link")).unwrap();
+        reclaim(place.path(), ".x-".as_ref(), "").unwrap();
+        assert!(dead_folder.exists() && dead_file.exists(), "their owners live");
+        drop((lock, file));
+        reclaim(place.path(), ".x-".as_ref(), ".partial").unwrap();
+        assert!(dead_folder.exists() && !dead_file.exists(), "another suffix is no business of ours");
+        let next = Folder::create(place.path(), ".x-").unwrap();
+        assert!(!dead_folder.exists());
+        assert!(living.path().exists() && living_file.exists() && foreign.exists() && next.path().exists());
+        drop(held);
+        let (path, other) = (living.path().to_owned(), next.path().to_owned());
+        drop((living, next));
+        assert!(!path.exists() && !other.exists());
+    }
+
+    #[test]
+    fn what_was_taken_for_dead_is_made_again() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, file) = make_file(place.path(), ".x-".as_ref(), "").unwrap();
+        let other = File::open(&path).unwrap();
+        assert!(!hold(&other, &path), "somebody else has the lock");
+        drop(file);
+        fs::remove_file(&path).unwrap();
+        assert!(!hold(&other, &path), "it is gone");
+    }
+}

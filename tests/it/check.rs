@@ -1,0 +1,277 @@
+//! `check`: every kind of damage has its code, and repair makes it as it was.
+
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::Value;
+use snapcask::{
+    Error,
+    check::{CheckOptions, check},
+    export::Form,
+    import::BundleLocation,
+    model::Generation,
+    progress::Silent,
+    report::CheckReport,
+};
+
+use crate::{fixture::*, layout_checks::validate};
+
+const SMALL: u64 = 16 << 20;
+
+fn options(store: &Path, repair_from: Option<&Path>) -> CheckOptions {
+    let repair_from = repair_from.map(|path| BundleLocation::Path(path.into()));
+    CheckOptions { store: store.into(), repair_from, jobs: 2, progress: Arc::new(Silent) }
+}
+
+fn checked(store: &Path) -> CheckReport {
+    check(&options(store, None)).unwrap()
+}
+
+fn codes(report: &CheckReport) -> Vec<(&'static str, &str)> {
+    report.findings.iter().map(|f| (f.code, f.subject.as_str())).collect()
+}
+
+/// A chain with its image, imported: fixture, bundle, store, the head's directory.
+fn imported(generation: Generation, form: Form) -> (Fixture, PathBuf, PathBuf, PathBuf) {
+    let fixture = Fixture::sized(generation, SMALL);
+    let (bundle, store) = (fixture.path(form_name(form)), fixture.path("target"));
+    fixture.export_chain(form, &bundle);
+    let head = import_ok(&bundle, &store).snapshots[0].path.clone().unwrap();
+    (fixture, bundle, store, head)
+}
+
+/// Another byte at the same size, and the same time.
+fn poison(path: &Path, at: u64) {
+    let times = fs::metadata(path).unwrap().modified().unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    file.set_modified(times).unwrap();
+}
+
+#[test]
+fn a_fresh_import_is_good() {
+    for generation in GENERATIONS {
+        let (_fixture, _, store, _) = imported(generation, Form::TarZst);
+        let report = checked(&store);
+        assert_eq!(codes(&report), []);
+        assert_eq!((report.snapshots, report.recorded), (3, 3));
+        assert!(report.files > 3 * 6 && report.data_bytes > 100_000, "{report:?}");
+    }
+}
+
+#[test]
+fn a_store_that_nobody_imported_into_is_good() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let report = checked(&fixture.store);
+        assert_eq!(codes(&report), []);
+        assert_eq!((report.snapshots, report.recorded), (3, 0));
+    }
+}
+
+#[test]
+fn every_kind_of_damage_is_found_and_repaired() {
+    type Damage = fn(&Fixture, &Path);
+    let cases: &[(&str, &str, Damage)] = &[
+        ("file-corrupt", "DISK", |f, head| poison(&head.join(&f.head().disk), 4096)),
+        ("file-corrupt", "state.bin", |_, head| poison(&head.join("state.bin"), 0)),
+        ("file-corrupt", "empty", |_, head| fs::write(head.join("empty"), "x").unwrap()),
+        ("file-missing", "notes.txt", |_, head| fs::remove_file(head.join("notes.txt")).unwrap()),
+        ("file-unexpected", "new", |_, head| fs::write(head.join("new"), "x").unwrap()),
+        ("file-mode", "bin/run.sh", |_, head| chmod(&head.join("bin/run.sh"), 0o644)),
+        ("directory-invalid", "", |_, head| std::os::unix::fs::symlink("/etc/passwd", head.join("evil")).unwrap()),
+        ("descriptor-invalid", "", |f, head| fs::write(head.join(f.head().descriptor), "{").unwrap()),
+        ("descriptor-changed", "", |f, head| {
+            let path = head.join(f.head().descriptor);
+            let text = fs::read_to_string(&path).unwrap().replace("2026-05-03", "2026-05-04");
+            fs::write(path, text).unwrap();
+        }),
+    ];
+    for generation in GENERATIONS {
+        let (fixture, bundle, store, head) = imported(generation, Form::TarZst);
+        let before = whole_tree(&store);
+        for (code, file, damage) in cases {
+            damage(&fixture, &head);
+            let file = if *file == "DISK" { fixture.head().disk.as_str() } else { file };
+            let subject =
+                head.join(file).strip_prefix(&store).unwrap().to_str().unwrap().trim_end_matches('/').to_owned();
+            let report = checked(&store);
+            assert!(codes(&report).contains(&(*code, subject.as_str())), "{code} {subject}: {report:?}");
+            assert!(report.findings.iter().all(|f| f.subject.starts_with(&*subject_of(&store, &head))), "{report:?}");
+            let report = check(&options(&store, Some(&bundle))).unwrap();
+            assert_eq!(codes(&report), [], "{code}");
+            assert!(report.repaired.iter().any(|f| f.code == *code), "{report:?}");
+            assert_eq!(whole_tree(&store), before, "{code} {generation:?}");
+        }
+    }
+}
+
+fn subject_of(store: &Path, path: &Path) -> String {
+    path.strip_prefix(store).unwrap().to_str().unwrap().into()
+}
+
+#[test]
+fn repair_works_from_every_form_and_without_the_parents() {
+    for form in [Form::Dir, Form::Tar, Form::TarZst] {
+        let (fixture, bundle, store, head) = imported(Generation::Flat, form);
+        let before = whole_tree(&store);
+        for snapshot in ["base", "middle", "head"] {
+            poison(&store.join("snapshots").join(snapshot).join("upper.ext4"), 4096);
+        }
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        assert_eq!((codes(&report), report.repaired.len()), (vec![], 3));
+        assert_eq!(whole_tree(&store), before);
+        assert_same_snapshot(fixture.head(), &head);
+    }
+}
+
+#[test]
+fn the_image_cache() {
+    let (_fixture, bundle, store, _) = imported(Generation::V066, Form::TarZst);
+    let before = whole_tree(&store);
+    let files: Vec<String> = before.keys().filter(|p| p.starts_with("cache/") && !p.ends_with('/')).cloned().collect();
+    assert!(files.len() >= 5, "{files:?}");
+    for file in &files {
+        let path = store.join(file);
+        // A digit of a VMDK's comment or number, a letter of a document, a byte of a filesystem.
+        poison(&path, if file.contains("vmdk") { 2 } else { fs::metadata(&path).unwrap().len() / 2 });
+        let report = checked(&store);
+        assert!(codes(&report).contains(&("cache-corrupt", file)), "{file}: {report:?}");
+        assert_eq!(codes(&check(&options(&store, Some(&bundle))).unwrap()), []);
+        assert_eq!(whole_tree(&store), before);
+        fs::remove_file(&path).unwrap();
+        assert!(codes(&checked(&store)).contains(&("cache-missing", file)), "{file}");
+        assert_eq!(codes(&check(&options(&store, Some(&bundle))).unwrap()), []);
+        assert_eq!(whole_tree(&store), before);
+    }
+    // A VMDK that leads elsewhere.
+    let vmdk = store.join(files.iter().find(|f| f.contains("vmdk/")).unwrap());
+    let text = fs::read_to_string(&vmdk).unwrap().replace(store.to_str().unwrap(), "/elsewhere");
+    fs::write(&vmdk, text).unwrap();
+    assert!(checked(&store).findings.iter().any(|f| f.message.contains("outside of")));
+}
+
+#[test]
+fn raw_documents_without_a_record() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let folder = fixture.store.join("cache/manifests");
+    let path = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let text = fs::read_to_string(&path).unwrap().replace("amd64", "arm64");
+    fs::write(&path, text).unwrap();
+    let report = checked(&fixture.store);
+    assert!(report.findings.iter().any(|f| f.code == "image-document"), "{report:?}");
+    let layers = fixture.store.join("cache/layers");
+    fs::remove_dir_all(&layers).unwrap();
+    let report = checked(&fixture.store);
+    assert!(report.findings.iter().any(|f| f.code == "image-layer-missing"), "{report:?}");
+    assert!(report.findings.iter().any(|f| f.code == "image-invalid"), "{report:?}");
+}
+
+#[test]
+fn parents_leftovers_and_records() {
+    let (_fixture, bundle, store, head) = imported(Generation::Flat, Form::Tar);
+    fs::remove_dir_all(store.join("snapshots/base")).unwrap();
+    assert_eq!(codes(&checked(&store)), [("parent-missing", "snapshots/middle")]);
+    import_ok(&bundle, &store);
+    assert_eq!(codes(&checked(&store)), []);
+
+    // A dead stage is a finding, a live one is not.
+    for folder in ["snapshots", "cache"] {
+        let dead = store.join(folder).join(".snapcask-stage-dead");
+        write(dead.join(".lock"), b"");
+        write(dead.join("0/upper.ext4"), b"half");
+        let live = snapcask::store::place::Stage::create(&store.join("other")).unwrap();
+        let moved = store.join(folder).join(".snapcask-stage-live");
+        fs::rename(live.path(), &moved).unwrap();
+        assert_eq!(codes(&checked(&store)), [("leftover", &*format!("{folder}/.snapcask-stage-dead"))]);
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        assert_eq!((codes(&report), report.repaired.len()), (vec![], 1));
+        assert!(!dead.exists() && moved.exists());
+        drop(live);
+        fs::remove_dir_all(moved).unwrap();
+    }
+    fs::write(head.join(".snapcask.json"), "{}").unwrap();
+    assert_eq!(codes(&checked(&store)), [("record-invalid", "snapshots/head/.snapcask.json")]);
+    assert_eq!(codes(&check(&options(&store, Some(&bundle))).unwrap()), []);
+    assert_eq!(checked(&store).recorded, 3);
+}
+
+#[test]
+fn recorded_integrity_without_a_record_of_an_import() {
+    let mut fixture = Fixture::empty(Generation::Flat);
+    let sha = snapcask::Digest::of(&vec![0; 1 << 20]).to_string();
+    let integrity = serde_json::json!({ "algorithm": "sha256", "digest": sha });
+    fixture.add("a", 0, 1 << 20, &[], integrity);
+    assert_eq!(codes(&checked(&fixture.store)), []);
+    fixture.head();
+    let disk = fixture.head().directory.join("upper.ext4");
+    fs::OpenOptions::new().write(true).open(disk).unwrap().write_all_at(b"x", 5).unwrap();
+    assert_eq!(codes(&checked(&fixture.store)), [("recorded-integrity", "snapshots/a/upper.ext4")]);
+}
+
+#[test]
+fn repair_refuses_another_snapshot() {
+    let (fixture, _, store, head) = imported(Generation::Flat, Form::TarZst);
+    poison(&head.join("state.bin"), 7);
+    // The same descriptor over other files: the same digest, not the same snapshot.
+    write(fixture.head().directory.join("notes.txt"), b"other notes");
+    let other = fixture.path("other.tar");
+    fixture.export_chain(Form::Tar, &other);
+    let before = whole_tree(&store);
+    let error = check(&options(&store, Some(&other))).unwrap_err();
+    assert!(matches!(error, Error::Different { .. }), "{error}");
+    assert_eq!(whole_tree(&store), before);
+    // A bundle that does not have it: the finding stays.
+    let unrelated = Fixture::sized(Generation::V066, SMALL);
+    let bundle = unrelated.path("b.tar");
+    unrelated.export_chain(Form::Tar, &bundle);
+    let report = check(&options(&store, Some(&bundle))).unwrap();
+    assert_eq!(codes(&report), [("file-corrupt", "snapshots/head/state.bin")]);
+    assert_eq!(whole_tree(&store), before);
+    // A corrupt bundle repairs nothing.
+    let broken = fixture.path("broken");
+    fixture.export_chain(Form::Dir, &broken);
+    for hex in blobs(&broken) {
+        let path = broken.join("blobs/sha256").join(hex);
+        if fs::metadata(&path).unwrap().len() > 20_000 {
+            poison(&path, 9000);
+        }
+    }
+    check(&options(&store, Some(&broken))).unwrap_err();
+    assert_eq!(whole_tree(&store), before);
+}
+
+#[test]
+fn the_command() {
+    let (_fixture, bundle, store, head) = imported(Generation::Final, Form::TarZst);
+    let (store, bundle) = (store.to_str().unwrap(), bundle.to_str().unwrap());
+    let text = succeeds(&run(["check", "--store", store]));
+    assert!(text.contains("good; 3 snapshots"), "{text}");
+    poison(&head.join("state.bin"), 7);
+    let output = run(["check", "--store", store, "--quiet"]);
+    assert!(fails(&output, 3).contains("1 finding"));
+    let text = stdout(&output);
+    assert!(text.starts_with("file-corrupt  snapshots/base/snap_") && text.lines().count() == 1, "{text}");
+    let output = run(["check", "--store", store, "--json"]);
+    fails(&output, 3);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    validate("check-report", &report);
+    assert_eq!(report["findings"][0]["code"], "file-corrupt");
+    let output = run(["check", "--store", store, "--repair-from", bundle, "--json"]);
+    let report: Value = serde_json::from_str(&succeeds(&output)).unwrap();
+    validate("check-report", &report);
+    assert_eq!(report["repaired"][0]["code"], "file-corrupt");
+    assert!(succeeds(&run(["check", "--store", store])).contains("good"));
+    fails(&run(["check", "--store", "/nonexistent/store"]), 4);
+    // Nothing is bad, so the source is not even opened.
+    succeeds(&run(["check", "--store", store, "--repair-from", "/nonexistent.tar"]));
+    poison(&head.join("state.bin"), 7);
+    fails(&run(["check", "--store", store, "--repair-from", "/nonexistent.tar"]), 4);
+    fails(&run(["check", "stray", "--store", store]), 2);
+}

@@ -1,0 +1,177 @@
+//! In which order things become durable, by the system calls that a run makes: what is given its name has been fsynced
+//! before, and at exit 0 everything has been, the names too.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use snapcask::{export::Form, model::Generation};
+use tempfile::TempDir;
+
+use crate::{
+    fixture::*,
+    trace::{Call, Ended, Kind, Phase, Verdict, trace},
+};
+
+/// What a power cut could still take.
+#[derive(Default)]
+struct Volatile {
+    /// Files whose bytes, and folders whose names, are not on the disk for certain.
+    paths: BTreeSet<PathBuf>,
+    /// Folders in which something got a visible name since they were fsynced.
+    named: BTreeSet<PathBuf>,
+    wrong: Vec<String>,
+}
+
+impl Volatile {
+    fn happened(&mut self, call: &Call) {
+        if call.result < 0 || call.kind == Kind::Looks {
+            return;
+        }
+        let above = |path: &Path| path.parent().unwrap().to_path_buf();
+        match call.name {
+            "flock" => {}
+            "fsync" | "fdatasync" => {
+                self.paths.remove(&call.path);
+                self.named.remove(&call.path);
+            }
+            "unlink" | "unlinkat" | "rmdir" => self.paths.retain(|path| !path.starts_with(&call.path)),
+            "openat" | "open" | "mkdir" | "mkdirat" => self.paths.extend([call.path.clone(), above(&call.path)]),
+            _ if call.kind == Kind::Names => {
+                let to = call.to.as_ref().unwrap();
+                let (moved, kept) =
+                    std::mem::take(&mut self.paths).into_iter().partition(|p| p.starts_with(&call.path));
+                let _: &BTreeSet<PathBuf> = &moved;
+                self.paths = kept;
+                // A child's name must not outlive its parent's.
+                if !temporary(to) && !self.named.is_empty() {
+                    self.wrong.push(format!(
+                        "{} gets its name before those in {:?} are durable",
+                        to.display(),
+                        self.named
+                    ));
+                }
+                for path in moved {
+                    if !temporary(to) {
+                        self.wrong.push(format!("{} gets its name before {} is durable", to.display(), path.display()));
+                    }
+                    let inside = path.strip_prefix(&call.path).unwrap();
+                    self.paths.insert(if inside.as_os_str().is_empty() { to.clone() } else { to.join(inside) });
+                }
+                self.paths.insert(above(to));
+                if !temporary(to) {
+                    self.named.insert(above(to));
+                }
+            }
+            _ => {
+                self.paths.insert(call.path.clone());
+            }
+        }
+    }
+
+    /// At exit 0.
+    #[track_caller]
+    fn assert_nothing_left(&self, what: &str) {
+        let volatile: Vec<_> = self.paths.iter().filter(|path| !temporary(path)).collect();
+        assert!(self.wrong.is_empty() && volatile.is_empty(), "{what}: {:#?}, not durable: {volatile:#?}", self.wrong);
+    }
+}
+
+fn temporary(path: &Path) -> bool {
+    path.components().any(|c| c.as_os_str().to_string_lossy().contains(".snapcask-"))
+}
+
+/// Runs the command, which dies after the call of the number among those that give visible names, if any.
+fn watch(command: &mut Command, area: &Path, volatile: &mut Volatile, dies_after: Option<usize>) -> Ended {
+    let mut named = 0;
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    trace(command, &[area], |call, phase| {
+        if phase == Phase::Before {
+            return Verdict::Run;
+        }
+        volatile.happened(call);
+        let visible =
+            call.to.as_ref().is_some_and(|to| !temporary(to)) || call.name == "mkdir" && !temporary(&call.path);
+        named += usize::from(visible && call.result >= 0);
+        if dies_after == Some(named) { Verdict::Kill } else { Verdict::Run }
+    })
+    .unwrap()
+}
+
+fn import(bundle: &Path, store: &Path) -> Command {
+    command(["import", bundle.to_str().unwrap(), "--store", store.to_str().unwrap(), "--jobs", "1"])
+}
+
+#[test]
+fn exports_are_durable_before_they_are_named_and_when_they_end() {
+    let fixture = Fixture::sized(Generation::Final, 16 << 20);
+    for form in [Form::Dir, Form::Tar, Form::TarZst] {
+        let area = TempDir::new().unwrap();
+        // Folders that are missing are made, and are to last.
+        let to = area.path().join("new/folders").join(form_name(form));
+        let mut export = command([
+            "export",
+            "head",
+            "--with-parents",
+            "--store",
+            fixture.store.to_str().unwrap(),
+            "-o",
+            to.to_str().unwrap(),
+        ]);
+        let mut volatile = Volatile::default();
+        assert_eq!(watch(&mut export, area.path(), &mut volatile, None), Ended::Code(0));
+        volatile.assert_nothing_left(form.as_str());
+        assert!(to.exists());
+    }
+}
+
+#[test]
+fn imports_are_durable_before_they_are_named_and_when_they_end() {
+    for generation in [Generation::V066, Generation::Final] {
+        let fixture = Fixture::sized(generation, 16 << 20);
+        let bundle = fixture.path("b.tar.zst");
+        fixture.export_chain(Form::TarZst, &bundle);
+        let area = TempDir::new().unwrap();
+        let store = area.path().join("new/store");
+        let mut volatile = Volatile::default();
+        let ended = watch(&mut import(&bundle, &store), area.path(), &mut volatile, None);
+        assert_eq!(ended, Ended::Code(0));
+        volatile.assert_nothing_left(generation.as_str());
+        // Snapshots may go elsewhere, into folders that are missing.
+        let mut volatile = Volatile::default();
+        let dest = area.path().join("far/away");
+        let mut elsewhere = import(&bundle, &store);
+        elsewhere.arg("--dest").arg(&dest);
+        assert_eq!(watch(&mut elsewhere, area.path(), &mut volatile, None), Ended::Code(0));
+        volatile.assert_nothing_left("--dest");
+    }
+}
+
+/// What a killed import has placed is there for the next one, but perhaps not for a power cut.
+#[test]
+fn an_import_that_finds_the_work_of_a_killed_one_makes_it_durable() {
+    let fixture = Fixture::sized(Generation::Final, 16 << 20);
+    let bundle = fixture.path("b.tar.zst");
+    fixture.export_chain(Form::TarZst, &bundle);
+    let mut killed = 0;
+    for dies_after in 1.. {
+        let area = TempDir::new().unwrap();
+        let store = area.path().join("store");
+        let mut volatile = Volatile::default();
+        match watch(&mut import(&bundle, &store), area.path(), &mut volatile, Some(dies_after)) {
+            Ended::Signal(_) => killed += 1,
+            ended => {
+                assert_eq!(ended, Ended::Code(0));
+                break;
+            }
+        }
+        // The first thing that is named again makes the folder durable, too.
+        volatile.named.clear();
+        let ended = watch(&mut import(&bundle, &store), area.path(), &mut volatile, None);
+        assert_eq!(ended, Ended::Code(0));
+        volatile.assert_nothing_left(&format!("killed after name {dies_after}"));
+    }
+    assert!(killed > 3 + 5, "{killed}: three snapshots, five cache files, a group at least");
+}

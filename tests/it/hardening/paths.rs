@@ -1,0 +1,248 @@
+//! Paths of a file table, and what stands in a destination before an import.
+
+use std::{fs, os::unix::fs::symlink};
+
+use serde_json::{Value, json};
+use snapcask::{
+    export::Form,
+    import::{ImportOptions, import},
+    model::Generation,
+};
+
+use super::craft::{Arena, Craft, DISK, NAME, craft_refused, disk, snapshot_descriptor};
+use crate::fixture::{Fixture, GROUP, import_ok, import_options, write};
+
+/// A bundle whose table and layer hold these files too.
+fn with(paths: &[&str]) -> Craft {
+    let mut craft = Craft::default();
+    craft.files.extend(paths.iter().map(|path| ((*path).to_owned(), b"x".to_vec())));
+    craft.files.sort();
+    craft
+}
+
+#[test]
+fn a_good_table_is_accepted() {
+    let arena = Arena::new();
+    let bundle = arena.bundle("b.tar");
+    write(bundle.clone(), &with(&["a/b/c", "a/d", "e\u{301}"]).make().tar());
+    let placed = arena.accepts(&bundle);
+    assert_eq!(fs::read(placed.join("a/b/c")).unwrap(), b"x");
+}
+
+#[test]
+fn paths_that_leave_the_directory() {
+    let long = "x".repeat(256);
+    let deep = format!("{}x", "a/".repeat(512));
+    for (path, reason) in [
+        ("/etc/passwd", "it is absolute"),
+        ("..", ". or .. component"),
+        ("../victim/x", ". or .. component"),
+        ("a/../../x", ". or .. component"),
+        ("./x", ". or .. component"),
+        ("a/./x", ". or .. component"),
+        ("a//x", "an empty component"),
+        ("x/", "an empty component"),
+        ("", "it is empty"),
+        ("a\\x", "a backslash"),
+        ("C:x", "a colon"),
+        ("a\u{0}b", "control character"),
+        ("a\nb", "control character"),
+        ("a\u{9b}b", "control character"),
+        (&long, "longer than 255 bytes"),
+        (&deep, "longer than 1024 bytes"),
+    ] {
+        // In the table, in the layer's list, as a base, as the descriptor, as the disk.
+        for place in ["/files/0/path", "/layers/0/files/0/path", "/snapshot/descriptor", "/snapshot/disk"] {
+            let path = path.to_owned();
+            let craft = Craft::config(move |v| *v.pointer_mut(place).unwrap() = json!(path));
+            craft_refused(&craft, "InvalidBundle", reason);
+        }
+    }
+}
+
+#[test]
+fn names_that_differ_only_in_case() {
+    craft_refused(&with(&["Readme", "README"]), "InvalidBundle", "differs from another file only in case");
+    craft_refused(&with(&["a/x", "A/x"]), "InvalidBundle", "differs from another file only in case");
+    craft_refused(&with(&["a/x", "A/y"]), "InvalidBundle", "only in case");
+}
+
+#[test]
+fn names_that_differ_only_in_unicode_form() {
+    craft_refused(&with(&["\u{e9}", "e\u{301}"]), "InvalidBundle", "Unicode form");
+    craft_refused(&with(&["\u{212b}", "\u{c5}"]), "InvalidBundle", "Unicode form");
+    craft_refused(&with(&["\u{e9}/x", "e\u{301}/y"]), "InvalidBundle", "Unicode form");
+}
+
+#[test]
+fn a_file_that_is_a_folder_too() {
+    craft_refused(&with(&["a", "a/b"]), "InvalidBundle", "a is both a file and a folder");
+    craft_refused(&with(&["A", "a/b"]), "InvalidBundle", "both a file and a folder");
+}
+
+#[test]
+fn a_table_with_one_path_twice_or_unsorted() {
+    let twice = Craft::config(|v| {
+        let row = v["files"][1].clone();
+        v["files"].as_array_mut().unwrap().push(row);
+    });
+    craft_refused(&twice, "InvalidBundle", "files are not sorted");
+    let unsorted = Craft::config(|v| v["files"].as_array_mut().unwrap().reverse());
+    craft_refused(&unsorted, "InvalidBundle", "files are not sorted");
+}
+
+/// CVE-2022-36113: names that the tool itself uses.
+#[test]
+fn names_that_are_reserved() {
+    for name in [
+        ".snapcask.json",
+        ".lock",
+        ".layer0/x",
+        ".snapcask-stage-x/.lock",
+        "a/.hidden",
+        "group.json",
+        "group-member.json",
+        "x/group-member.json",
+        "a.lock",
+        "a.lock/x",
+    ] {
+        craft_refused(&with(&[name]), "InvalidBundle", "a name of local bookkeeping");
+    }
+}
+
+/// CVE-2022-36113: links where an import keeps its own marks. The stage is new and its folder is ours alone.
+#[test]
+fn links_where_the_tool_keeps_its_marks() {
+    let arena = Arena::new();
+    let bundle = arena.bundle("b.tar");
+    write(bundle.clone(), &Craft::default().make().tar());
+    let snapshots = arena.store.join("snapshots");
+    let canary = arena.canary();
+    symlink(canary.join("secret"), snapshots.join(".snapcask.json")).unwrap();
+    // What looks like a dead stage is a link to what is not ours.
+    symlink(&canary, snapshots.join(".snapcask-stage-evil")).unwrap();
+    fs::create_dir(snapshots.join(".snapcask-stage-lock")).unwrap();
+    symlink(canary.join("secret"), snapshots.join(".snapcask-stage-lock/.lock")).unwrap();
+    import(&import_options(&bundle, &arena.store)).unwrap();
+    assert_eq!(fs::read(canary.join("secret")).unwrap(), b"sings");
+    assert_eq!(fs::read_dir(&canary).unwrap().count(), 2);
+    assert_eq!(fs::read(snapshots.join(NAME).join(DISK)).unwrap(), disk());
+}
+
+/// CVE-2026-46703: a link at the very place.
+#[test]
+fn a_link_at_the_destination() {
+    let arena = Arena::new();
+    let bundle = arena.bundle("b.tar");
+    write(bundle.clone(), &Craft::default().make().tar());
+    symlink(arena.canary(), arena.store.join("snapshots").join(NAME)).unwrap();
+    arena.refuses(&bundle, "Different", "no readable snapshot");
+    // By force the link is replaced, not what it leads to.
+    let before = fs::read_dir(arena.canary()).unwrap().count();
+    import(&ImportOptions { force: true, ..import_options(&bundle, &arena.store) }).unwrap();
+    assert!(fs::symlink_metadata(arena.store.join("snapshots").join(NAME)).unwrap().is_dir());
+    assert_eq!(fs::read_dir(arena.canary()).unwrap().count(), before);
+    // A link that leads nowhere.
+    let arena = Arena::new();
+    symlink("nowhere", arena.store.join("snapshots").join(NAME)).unwrap();
+    write(arena.bundle("b.tar"), &Craft::default().make().tar());
+    arena.refuses(&arena.bundle("b.tar"), "Different", "no readable snapshot");
+}
+
+/// A snapshot in the store with a link in it is not the same snapshot.
+#[test]
+fn a_link_inside_a_snapshot_that_is_there() {
+    for name in [DISK.to_owned(), snapshot_descriptor().0] {
+        let arena = Arena::new();
+        let bundle = arena.bundle("b.tar");
+        write(bundle.clone(), &Craft::default().make().tar());
+        let placed = arena.accepts(&bundle);
+        let elsewhere = arena.temp.path().join("outside").join(&name);
+        fs::rename(placed.join(&name), &elsewhere).unwrap();
+        symlink(&elsewhere, placed.join(&name)).unwrap();
+        arena.refuses(&bundle, "Different", "");
+    }
+    // A folder of it is a link.
+    let arena = Arena::new();
+    let bundle = arena.bundle("b.tar");
+    write(bundle.clone(), &with(&["a/b"]).make().tar());
+    let placed = arena.accepts(&bundle);
+    fs::rename(placed.join("a"), arena.temp.path().join("outside/a")).unwrap();
+    symlink(arena.temp.path().join("outside/a"), placed.join("a")).unwrap();
+    arena.refuses(&bundle, "Different", "symbolic link");
+}
+
+/// CVE-2026-46703: links on the way to the place: a group's folder, the image cache's folders.
+#[test]
+fn links_on_the_way_to_the_destination() {
+    let fixture = Fixture::sized(Generation::Final, 16 << 20);
+    let bundle = fixture.path("bundle.tar");
+    fixture.export_chain(Form::Tar, &bundle);
+    for (place, cache) in
+        [(format!("snapshots/{GROUP}"), false), ("cache/layers".into(), true), ("cache/vmdk".into(), true)]
+    {
+        let arena = Arena::new();
+        if cache {
+            fs::remove_dir_all(arena.store.join("cache")).unwrap();
+            fs::create_dir(arena.store.join("cache")).unwrap();
+        }
+        symlink(arena.canary(), arena.store.join(&place)).unwrap();
+        let options = ImportOptions { group: Some(GROUP.into()), ..import_options(&bundle, &arena.store) };
+        arena.refuses_with(&options, "UnsafePath", "symbolic link");
+    }
+}
+
+/// The store itself, and its two folders, may be links: their owner put them there.
+#[test]
+fn the_store_may_be_reached_through_a_link() {
+    let fixture = Fixture::sized(Generation::Flat, 16 << 20);
+    let bundle = fixture.path("bundle.tar");
+    fixture.export_chain(Form::Tar, &bundle);
+    let real = fixture.path("real");
+    fs::create_dir_all(real.join("disk/snapshots")).unwrap();
+    fs::create_dir_all(real.join("store")).unwrap();
+    symlink(real.join("disk/snapshots"), real.join("store/snapshots")).unwrap();
+    symlink(real.join("store"), fixture.path("link")).unwrap();
+    import_ok(&bundle, &fixture.path("link"));
+    assert!(real.join("disk/snapshots/head").is_dir());
+}
+
+/// Image-cache files are four kinds of names and nothing else.
+#[test]
+fn image_cache_paths() {
+    let hex = "0".repeat(64);
+    for (path, text) in [
+        ("../snapshots/x", ". or .. component"),
+        ("layers/../../x", ". or .. component"),
+        ("tmp/x", "is no image-cache file"),
+        ("layers", "is no image-cache file"),
+        ("layers/a/b", "is no image-cache file"),
+        ("layers/evil.so", "is no image-cache file"),
+        ("manifests/.hidden.json", "is no image-cache file"),
+        ("layers/x.lock", "is no image-cache file"),
+        (&format!("vmdk/sha256_{hex}.erofs"), "is no image-cache file"),
+    ] {
+        let arena = Arena::new();
+        let layer = super::craft::frame(&[super::tar::file("layers/x", b"x"), super::tar::END.to_vec()].concat());
+        let (of, bytes, path) = (snapcask::Digest::of(&layer).to_string(), layer.clone(), path.to_owned());
+        let row = {
+            let mut row = super::craft::row("x", b"x");
+            row["path"] = json!(path);
+            row
+        };
+        let craft = Craft {
+            config: Box::new(move |v: &mut Value| {
+                let record = json!({ "kind": "cache", "digest": of, "file": row });
+                v["layers"].as_array_mut().unwrap().push(record);
+            }),
+            manifest: Box::new(move |v| {
+                let layer = super::craft::describes(snapcask::media_type::LAYER_ZSTD, &bytes);
+                v["layers"].as_array_mut().unwrap().push(layer);
+            }),
+            more: vec![layer],
+            ..Craft::default()
+        };
+        write(arena.bundle("b.tar"), &craft.make().tar());
+        arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
+    }
+}

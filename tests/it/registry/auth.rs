@@ -1,0 +1,121 @@
+//! Credentials reach their registry and its token service, and nobody else.
+
+use snapcask::{Error, export::Form, model::Generation, registry::Credentials};
+
+use super::{
+    server::{Behaviour, Seen, Server, TOKEN},
+    *,
+};
+
+const SMALL: u64 = 16 << 20;
+const USER: &str = "ann:secret-of-ann";
+
+fn known(options: Options) -> Options {
+    Options { credentials: Some(Credentials::basic("ann", "secret-of-ann").unwrap()), ..options }
+}
+
+/// Nothing of a request gives away who we are.
+fn assert_innocent(log: &[Seen]) {
+    for seen in log {
+        assert_eq!(seen.authorization, None, "{seen:?}");
+        for secret in ["secret-of-ann", "YW5uOnNlY3JldC1vZi1hbm4", TOKEN] {
+            assert!(!seen.head.contains(secret), "{seen:?}");
+        }
+    }
+}
+
+#[test]
+fn basic_and_bearer() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, report) = chain_in_a_folder(&fixture);
+    let bearer = Behaviour { basic: Some(USER), realm: Some(String::new()), ..Default::default() };
+    for behaviour in [Behaviour { basic: Some(USER), ..Default::default() }, bearer] {
+        let server = Server::start();
+        server.behave(behaviour);
+        let error = push(&bundle, &server.reference("vm"), &options(None)).unwrap_err();
+        assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
+        push(&bundle, &server.reference("vm"), &known(options(None))).unwrap();
+        assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest));
+        let wrong = Options { credentials: Some(Credentials::basic("ann", "guess").unwrap()), ..options(None) };
+        let error = push(&bundle, &server.reference("vm"), &wrong).unwrap_err().to_string();
+        assert!(error.contains("snapcask login") && !error.contains("guess"), "{error}");
+        import_from(&server.reference("vm:head"), &known(options(None)), &fixture.path("target")).unwrap();
+    }
+}
+
+#[test]
+fn uploads_and_blobs_elsewhere_get_no_credentials() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, _) = chain_in_a_folder(&fixture);
+    let (server, other) = (Server::start(), Server::start());
+    let bearer = Behaviour { basic: Some(USER), realm: Some(String::new()), ..Default::default() };
+    for behaviour in [Behaviour { basic: Some(USER), ..Default::default() }, bearer] {
+        server.forget();
+        other.forget();
+        server.behave(Behaviour { uploads_at: Some(other.base()), ..behaviour.clone() });
+        assert!(push(&bundle, &server.reference("vm"), &known(options(None))).is_err());
+        assert!(!other.log().is_empty());
+        assert_innocent(&other.log());
+        // One that asks for them gets none either.
+        other.behave(Behaviour { basic: Some(USER), ..Default::default() });
+        assert!(push(&bundle, &server.reference("vm"), &known(options(None))).is_err());
+        assert!(!other.log().is_empty());
+        assert_innocent(&other.log());
+
+        other.behave(Default::default());
+        server.behave(behaviour.clone());
+        push(&bundle, &server.reference("vm"), &known(options(None))).unwrap();
+        push(&bundle, &other.reference("vm"), &options(None)).unwrap();
+        other.behave(Default::default());
+        server.behave(Behaviour { blobs_at: Some(other.base()), ..behaviour });
+        pull(&server.reference("vm:head"), &known(options(None)), &fixture.path("a.tar"), Form::Tar).unwrap();
+        assert!(!other.log().is_empty());
+        assert_innocent(&other.log());
+    }
+}
+
+#[test]
+fn a_realm_elsewhere_is_refused() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, _) = chain_in_a_folder(&fixture);
+    let (server, other) = (Server::start(), Server::start());
+    server.behave(Behaviour { realm: Some(format!("{}/token", other.base())), ..Default::default() });
+    for options in [options(None), known(options(None))] {
+        let error = push(&bundle, &server.reference("vm"), &options).unwrap_err();
+        assert!(matches!(&error, Error::Protocol { reason, .. } if reason.contains("token service")), "{error}");
+    }
+    assert!(other.log().is_empty());
+}
+
+#[test]
+fn login_checks_before_it_keeps() {
+    let fixture = Fixture::empty(Generation::Flat);
+    let server = Server::start();
+    server.behave(Behaviour { basic: Some(USER), ..Default::default() });
+    let host = format!("127.0.0.1:{}", server.port);
+    let config = fixture.path("docker");
+    let program = |arguments: &[&str], input: &[u8]| {
+        use std::io::Write;
+        let mut child = command(arguments)
+            .env("DOCKER_CONFIG", &config)
+            .env_remove("REGISTRY_AUTH_FILE")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let login = ["login", &host, "--username", "ann", "--password-stdin"];
+    let text = fails(&program(&login, b"guess\n"), 1);
+    assert!(text.contains("refuses the credentials") && !text.contains("guess"), "{text}");
+    assert!(!config.join("config.json").exists());
+    succeeds(&program(&login, b"secret-of-ann\n"));
+    assert!(json_file(&config.join("config.json"))["auths"][&host]["auth"].is_string());
+    let text = fails(&program(&["tags", &server.reference("vm")], b""), 4);
+    assert!(text.contains("no such repository"), "{text}");
+    succeeds(&program(&["logout", &host], b""));
+    fails(&program(&["tags", &server.reference("vm")], b""), 1);
+    assert!(json_file(&config.join("config.json"))["auths"].as_object().unwrap().is_empty());
+}

@@ -1,0 +1,119 @@
+//! The verbs for registries, and that their JSON is what the schemas say.
+
+use std::process::Output;
+
+use serde_json::Value;
+use snapcask::model::Generation;
+
+use super::server::Server;
+use crate::fixture::*;
+
+const SMALL: u64 = 16 << 20;
+
+fn program(fixture: &Fixture, arguments: &[&str]) -> Output {
+    command(arguments)
+        .env("XDG_CACHE_HOME", fixture.path("cache"))
+        .env("DOCKER_CONFIG", fixture.path("no-docker"))
+        .env_remove("REGISTRY_AUTH_FILE")
+        .output()
+        .unwrap()
+}
+
+fn checked(name: &str, text: &str) -> Value {
+    let schema = format!("{}/schemas/{name}.schema.json", env!("CARGO_MANIFEST_DIR"));
+    let schema: Value = serde_json::from_slice(&std::fs::read(schema).unwrap()).unwrap();
+    let value: Value = serde_json::from_str(text).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(errors.is_empty(), "{name}: {errors:#?}\n{text}");
+    value
+}
+
+#[test]
+fn every_verb_takes_a_registry() {
+    let fixture = Fixture::sized(Generation::Final, SMALL);
+    let server = Server::start();
+    let store = fixture.store.to_str().unwrap();
+    let go = |arguments: &[&str]| succeeds(&program(&fixture, arguments));
+    let place = server.reference("team/vm");
+    let report = go(&["push", "head", &place, "--with-parents", "--store", store, "--json"]);
+    let report = checked("export-report", &report);
+    assert_eq!((report["form"].as_str(), report["destination"].as_str()), (Some("registry"), Some(place.as_str())));
+    let head = report["snapshots"][0]["manifest"].as_str().unwrap().to_owned();
+    assert_eq!(server.tag("team/vm", "head").unwrap().to_string(), head);
+    go(&["export", "head", "-o", &format!("{place}:other"), "--with-parents", "--store", store]);
+    assert_eq!(server.tag("team/vm", "other").unwrap().to_string(), head);
+
+    let tags = checked("tags-report", &go(&["tags", &place, "--json"]));
+    assert_eq!(tags["tags"].as_array().unwrap().len(), 4);
+    assert!(go(&["tags", &place]).lines().any(|line| line == "middle"));
+
+    let tagged = format!("{place}:head");
+    let inspected = checked("inspect-report", &go(&["inspect", &tagged, "--json"]));
+    assert_eq!(inspected["snapshots"].as_array().unwrap().len(), 3);
+    checked("verify-report", &go(&["verify", &tagged, "--deep", "--json"]));
+    checked("verify-report", &go(&["verify", &format!("{place}@{head}"), "--json"]));
+
+    let bundle = fixture.path("pulled.tar.zst");
+    let bundle = bundle.to_str().unwrap();
+    let pulled = checked("copy-report", &go(&["pull", &tagged, "-o", bundle, "--json"]));
+    assert_eq!(pulled["snapshots"][0]["manifest"], head.as_str());
+    let copied = go(&["copy", bundle, &server.reference("copy/of:it"), "--json"]);
+    assert!(checked("copy-report", &copied)["sentBytes"].as_u64().unwrap() > 0);
+    let again = go(&["push", bundle, &server.reference("copy/of:it"), "--json"]);
+    assert_eq!(checked("copy-report", &again)["sentBytes"], 0);
+
+    let target = fixture.path("target");
+    let imported = go(&["import", &tagged, "--store", target.to_str().unwrap(), "--json"]);
+    checked("import-report", &imported);
+    let placed = whole_tree(&target.join("snapshots"));
+    assert!(placed.keys().any(|path| path.contains(&fixture.head().identity)), "{placed:#?}");
+
+    // A pipe is one of the forms.
+    let piped = program(&fixture, &["copy", &tagged, "-", "--quiet"]);
+    assert!(piped.status.success(), "{}", stderr(&piped));
+    let read = run_with_input(["verify", "-"], &piped.stdout);
+    succeeds(&read);
+}
+
+#[test]
+fn progress_is_a_json_object_a_line() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let server = Server::start();
+    let store = fixture.store.to_str().unwrap();
+    let place = server.reference("vm");
+    let output = program(&fixture, &["push", "head", &place, "--store", store, "--progress", "json", "--json"]);
+    checked("export-report", &succeeds(&output));
+    let (mut begun, mut ended) = (0, 0);
+    for line in stderr(&output).lines() {
+        match checked("progress-event", line)["event"].as_str().unwrap() {
+            "begin" => begun += 1,
+            "end" => ended += 1,
+            _ => {}
+        }
+    }
+    assert!(begun > 0 && begun == ended, "{}", stderr(&output));
+}
+
+#[test]
+fn mistakes_are_usage_errors() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let digest = format!("oci://127.0.0.1:1/vm@sha256:{}", "0".repeat(64));
+    for arguments in [
+        vec!["push", "head", "somewhere.tar", "--store", store],
+        vec!["push", "head", "oci://127.0.0.1:1/VM", "--store", store],
+        vec!["push", "head", &digest, "--store", store],
+        vec!["export", "head", "-o", "oci://127.0.0.1:1/vm", "--format", "tar", "--store", store],
+        vec!["pull", "bundle.tar", "-o", "x.tar"],
+        vec!["pull", "oci://127.0.0.1:1/vm:a", "-o", "x.bin"],
+        vec!["tags", "oci://127.0.0.1:1/vm:a"],
+        vec!["tags", "vm"],
+        vec!["login", "127.0.0.1:1"],
+        vec!["login", "a b", "--username", "x", "--password-stdin"],
+        vec!["inspect", "oci://127.0.0.1:1"],
+        vec!["import", "oci://127.0.0.1:1/vm:a", "--username", "x"],
+    ] {
+        fails(&program(&fixture, &arguments), 2);
+    }
+}

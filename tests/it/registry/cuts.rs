@@ -1,0 +1,139 @@
+//! The connection is cut at every few per cent of a push and of a pull: the digests are right in the end, and of every
+//! cut at most one chunk travels again. `SNAPCASK_EVERY_CUT=1` takes every single per cent.
+
+use std::{io::Write, process::Stdio, time::Duration};
+
+use snapcask::{export::Form, model::Generation};
+
+use super::{
+    server::{Behaviour, Server},
+    *,
+};
+
+const SMALL: u64 = 16 << 20;
+/// Of these pushes.
+const CHUNK: u64 = 16 << 10;
+
+fn options(cache: Option<&std::path::Path>) -> Options {
+    Options { chunk: CHUNK as usize, ..super::options(cache) }
+}
+
+fn percents() -> Vec<u64> {
+    let step = if std::env::var("SNAPCASK_EVERY_CUT").is_ok_and(|v| v == "1") { 1 } else { 14 };
+    (1..100).step_by(step).collect()
+}
+
+#[test]
+fn a_push_that_is_cut() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, report) = chain_in_a_folder(&fixture);
+    let server = Server::start();
+    push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    let whole = server.received();
+    for percent in percents() {
+        for straight in [false, true] {
+            server.forget();
+            server.behave(Behaviour { cut_received: vec![whole * percent / 100], ..Default::default() });
+            if straight {
+                push_snapshot(&fixture, "head", &server.reference("vm"), &options(None)).unwrap();
+            } else {
+                push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+            }
+            assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest), "{percent} %");
+            let again = server.received() - whole;
+            assert!(again <= CHUNK, "{again} bytes twice after a cut at {percent} %");
+            server.check_blobs();
+        }
+    }
+    // Many cuts in one push, as far apart as a blob that goes in one piece needs.
+    server.forget();
+    let cuts: Vec<u64> = (1..whole / CHUNK / 3).map(|n| n * 3 * CHUNK).collect();
+    assert!(cuts.len() > 3, "{whole} bytes are few");
+    server.behave(Behaviour { cut_received: cuts.clone(), ..Default::default() });
+    push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest));
+    assert!(server.received() - whole <= CHUNK * cuts.len() as u64);
+}
+
+#[test]
+fn a_pull_that_is_cut() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, report) = chain_in_a_folder(&fixture);
+    let server = Server::start();
+    push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    let file = fixture.path("pulled.tar");
+    pull(&server.reference("vm:head"), &options(None), &file, Form::Tar).unwrap();
+    let (whole, expected) = (server.sent(), identity(&file));
+    for percent in percents() {
+        server.behave(Behaviour { cut_sent: vec![whole * percent / 100], ..Default::default() });
+        pull(&server.reference("vm:head"), &options(None), &file, Form::Tar).unwrap();
+        assert_eq!(identity(&file), expected, "{percent} %");
+        let resumed = server.log().iter().filter(|seen| seen.range.is_some()).count();
+        assert!(resumed <= 1, "{resumed} ranges for one cut");
+        // What was on its way at the cut is what the server's last write held.
+        let again = server.sent() - whole;
+        assert!(again <= CHUNK, "{again} bytes twice after a cut at {percent} %");
+    }
+    let cuts: Vec<u64> = percents().iter().map(|percent| whole * percent / 100).collect();
+    server.behave(Behaviour { cut_sent: cuts.clone(), ..Default::default() });
+    let imported = import_from(&server.reference("vm:head"), &options(None), &fixture.path("target")).unwrap();
+    assert_eq!(imported.snapshots[0].manifest, report.snapshots[0].manifest);
+    assert_same_snapshot(fixture.head(), imported.snapshots[0].path.as_ref().unwrap());
+}
+
+#[test]
+fn a_registry_that_forgets_what_was_cut_gets_it_again() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, report) = chain_in_a_folder(&fixture);
+    let server = Server::start();
+    push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    let whole = server.received();
+    for straight in [false, true] {
+        server.forget();
+        let cut_received = vec![whole / 3];
+        server.behave(Behaviour { cut_received, forgets_cut: true, ..Default::default() });
+        if straight {
+            push_snapshot(&fixture, "head", &server.reference("vm"), &options(None)).unwrap();
+        } else {
+            push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+        }
+        assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest));
+        server.check_blobs();
+    }
+}
+
+/// Chunks of the program are larger: its disk is, too.
+#[test]
+fn a_killed_push_goes_on() {
+    const MIB: u64 = 1 << 20;
+    let mut fixture = Fixture::empty(Generation::Flat);
+    fixture.add("big", 0, 64 * MIB, &[(0, random(40 << 20, 5))], serde_json::Value::Null);
+    let bundle = fixture.path("bundle");
+    let report = snapcask::export::export(&export_options(&fixture.store, "big", Form::Dir, &bundle)).unwrap();
+    std::thread::sleep(Duration::from_millis(3100));
+    for what in [bundle.to_str().unwrap(), "big"] {
+        let server = Server::start();
+        let push = || {
+            let mut push = command(["push", what, &server.reference("vm"), "--store", fixture.store.to_str().unwrap()]);
+            push.env("XDG_CACHE_HOME", fixture.path(&format!("cache-{}", what.len())));
+            push.env("DOCKER_CONFIG", fixture.path("no-docker"));
+            push
+        };
+        for kill_at in [10 * MIB, 22 * MIB] {
+            let mut child = push().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            while server.received() < kill_at {
+                assert!(child.try_wait().unwrap().is_none(), "the push ended before it was killed");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(server.tag("vm", "big"), None);
+        succeeds(&push().output().unwrap());
+        assert_eq!(server.tag("vm", "big"), Some(report.snapshots[0].manifest));
+        server.check_blobs();
+        let again = server.received().saturating_sub(report.blob_bytes);
+        assert!(again <= 2 * 4 * MIB, "{again} bytes twice after two kills");
+    }
+    std::io::stderr().flush().unwrap();
+}

@@ -1,0 +1,179 @@
+//! A registry that lies or fails: the answer is right or there is none, and nothing is placed.
+
+use snapcask::{Error, export::Form, model::Generation};
+
+use super::{
+    server::{Behaviour, Server},
+    *,
+};
+
+const SMALL: u64 = 16 << 20;
+
+fn pushed() -> (Fixture, Server) {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let server = Server::start();
+    let (bundle, _) = chain_in_a_folder(&fixture);
+    push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    (fixture, server)
+}
+
+#[test]
+fn wrong_bytes_are_never_placed() {
+    let (fixture, server) = pushed();
+    let lies = [
+        Behaviour { wrong_bytes: true, ..Default::default() },
+        Behaviour { short_bytes: true, ..Default::default() },
+        Behaviour { short_bytes: true, wrong_range: true, ..Default::default() },
+    ];
+    for behaviour in lies {
+        server.behave(behaviour.clone());
+        let target = fixture.path("target");
+        let error = import_from(&server.reference("vm:head"), &options(None), &target).unwrap_err();
+        assert!(
+            matches!(error, Error::CorruptBlob { .. } | Error::Unreachable { .. } | Error::Protocol { .. }),
+            "{behaviour:?}: {error}"
+        );
+        assert!(whole_tree(&target).is_empty());
+        let file = fixture.path("pulled.tar");
+        assert!(pull(&server.reference("vm:head"), &options(None), &file, Form::Tar).is_err());
+        assert!(!file.exists());
+    }
+}
+
+#[test]
+fn a_wrong_range_is_an_error_and_no_ranges_are_a_detour() {
+    let (fixture, server) = pushed();
+    let cut = vec![100_000];
+    server.behave(Behaviour { wrong_range: true, cut_sent: cut.clone(), ..Default::default() });
+    let error = import_from(&server.reference("vm:head"), &options(None), &fixture.path("target")).unwrap_err();
+    assert!(matches!(&error, Error::Protocol { reason, .. } if reason.contains("bytes from")), "{error}");
+    assert!(whole_tree(&fixture.path("target")).is_empty());
+    server.behave(Behaviour { no_ranges: true, cut_sent: cut, ..Default::default() });
+    let imported = import_from(&server.reference("vm:head"), &options(None), &fixture.path("target")).unwrap();
+    assert_same_snapshot(fixture.head(), imported.snapshots[0].path.as_ref().unwrap());
+}
+
+#[test]
+fn passing_failures_pass() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, report) = chain_in_a_folder(&fixture);
+    for n in [3, 4, 5, 7] {
+        let server = Server::start();
+        server.behave(Behaviour { fail_every: Some(n), ..Default::default() });
+        push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+        assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest));
+        let target = fixture.path(&format!("target-{n}"));
+        let imported = import_from(&server.reference("vm:head"), &options(None), &target).unwrap();
+        assert_same_snapshot(fixture.head(), imported.snapshots[0].path.as_ref().unwrap());
+    }
+}
+
+#[test]
+fn retry_after_is_honoured_and_bounded() {
+    let (fixture, server) = pushed();
+    server.behave(Behaviour { too_many: 2, retry_after: "1", ..Default::default() });
+    let began = std::time::Instant::now();
+    pull(&server.reference("vm:head"), &options(None), &fixture.path("a.tar"), Form::Tar).unwrap();
+    assert!(began.elapsed().as_secs_f64() >= 2.0, "{:?}", began.elapsed());
+    // Nobody is made to wait for a day.
+    server.behave(Behaviour { too_many: 1, retry_after: "86400", ..Default::default() });
+    let began = std::time::Instant::now();
+    pull(&server.reference("vm:head"), &options(None), &fixture.path("b.tar"), Form::Tar).unwrap();
+    assert!(began.elapsed().as_secs_f64() < 20.0, "{:?}", began.elapsed());
+    server.behave(Behaviour { too_many: 1000, retry_after: "0", ..Default::default() });
+    let error = pull(&server.reference("vm:head"), &options(None), &fixture.path("c.tar"), Form::Tar).unwrap_err();
+    assert!(matches!(error, Error::Refused { status: 429, .. }), "{error}");
+    assert_eq!(server.log().iter().map(|seen| seen.status).collect::<Vec<_>>(), [429; 5]);
+}
+
+#[test]
+fn lasting_failures_are_said_clearly_and_leave_nothing() {
+    let (fixture, server) = pushed();
+    let (bundle, _) = (fixture.path("bundle"), ());
+    for (status, words) in [
+        (401, "snapcask login"),
+        (403, "quota"),
+        (404, "no such"),
+        (413, "limits the size"),
+        (429, "wait"),
+        (500, "500"),
+        (507, "no room"),
+    ] {
+        server.behave(Behaviour { always: Some(status), ..Default::default() });
+        let file = fixture.path("pulled.tar");
+        let error = pull(&server.reference("vm:head"), &options(None), &file, Form::Tar).unwrap_err();
+        assert!(error.to_string().contains(words), "{status}: {error}");
+        assert!(!file.exists());
+        let error = push(&bundle, &server.reference("fresh"), &options(None)).unwrap_err();
+        assert!(error.to_string().contains(words) || status == 404, "{status}: {error}");
+        // Five attempts of one request, or one of each blob at once: nothing goes on and on.
+        assert!(server.log().len() <= 30, "{status}: {} requests", server.log().len());
+    }
+    let gone = options(None);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = pull(&format!("oci://127.0.0.1:{closed}/vm:a"), &gone, &fixture.path("x.tar"), Form::Tar).unwrap_err();
+    assert!(matches!(error, Error::Unreachable { attempts: 5, .. }), "{error}");
+}
+
+#[test]
+fn an_unknown_tag_lists_those_that_are() {
+    let (fixture, server) = pushed();
+    let file = fixture.path("x.tar");
+    let error = pull(&server.reference("vm:nobody"), &options(None), &file, Form::Tar).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    let text = error.to_string();
+    for name in NAMES {
+        assert!(text.contains(name), "{text}");
+    }
+    let error = pull(&server.reference("nothing:here"), &options(None), &file, Form::Tar).unwrap_err();
+    assert!(matches!(error, Error::RemoteNotFound { what: "repository", .. }), "{error}");
+    let error = pull(&server.reference("vm"), &options(None), &file, Form::Tar).unwrap_err();
+    assert!(matches!(&error, Error::Ambiguous { candidates, .. } if candidates.len() == 3), "{error}");
+}
+
+#[test]
+fn lists_and_redirects_end() {
+    let (fixture, server) = pushed();
+    let tags = |server: &Server| {
+        snapcask::registry::tags(&server.reference("vm").parse().unwrap(), &options(None)).map(|tags| tags.len())
+    };
+    assert_eq!(tags(&server).unwrap(), 3);
+    server.behave(Behaviour { endless_tags: true, ..Default::default() });
+    let error = tags(&server).unwrap_err();
+    assert!(matches!(error, Error::Limit { .. }), "{error}");
+    assert!(server.log().len() <= 1001);
+    let other = Server::start();
+    server.behave(Behaviour { tags_at: Some(other.base()), ..Default::default() });
+    assert!(matches!(tags(&server), Err(Error::Protocol { .. })));
+    assert!(other.log().is_empty());
+    server.behave(Behaviour { redirects: true, ..Default::default() });
+    let error = pull(&server.reference("vm:head"), &options(None), &fixture.path("x.tar"), Form::Tar).unwrap_err();
+    assert!(matches!(&error, Error::Protocol { reason, .. } if reason.contains("redirects")), "{error}");
+    assert!(server.log().len() <= 6);
+}
+
+#[test]
+fn a_registry_that_refuses_chunks_gets_blobs_in_one_piece() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, report) = chain_in_a_folder(&fixture);
+    for status in [400, 405, 501] {
+        let server = Server::start();
+        server.behave(Behaviour { refuse_chunks: Some(status), ..Default::default() });
+        push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+        assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest));
+        server.check_blobs();
+        let exported = push_snapshot(&fixture, "head", &server.reference("straight"), &options(None)).unwrap();
+        assert_eq!(exported.snapshots[0].manifest, report.snapshots[0].manifest);
+    }
+    for min in [200_000, 1 << 40] {
+        let server = Server::start();
+        server.behave(Behaviour { min_chunk: Some(min), ..Default::default() });
+        push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+        assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest));
+        let chunks: Vec<u64> = server.log().iter().filter(|s| s.method == "PATCH").map(|s| s.received).collect();
+        assert_eq!(chunks.is_empty(), min > 1 << 30);
+        // All but the last of a blob are as large as was asked for.
+        let full = chunks.iter().filter(|size| **size >= 200_000).count();
+        assert!(chunks.is_empty() || full > 0, "{chunks:?}");
+    }
+}

@@ -1,0 +1,560 @@
+//! A registry in this process, for tests: it keeps what it gets, notes what it is asked, and lies as it is told.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use snapcask::Digest;
+
+/// One request that came.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    pub authorization: Option<String>,
+    /// Bytes of the body that arrived.
+    pub received: u64,
+    #[allow(dead_code, reason = "shown when a test fails")]
+    pub range: Option<String>,
+    #[allow(dead_code, reason = "shown when a test fails")]
+    pub status: u16,
+    /// The head of the request, whole.
+    pub head: String,
+}
+
+/// How it lies and what it lacks.
+#[derive(Clone, Debug, Default)]
+pub struct Behaviour {
+    /// Every n-th request is answered 500.
+    pub fail_every: Option<u64>,
+    /// So many requests are answered 429 with this Retry-After.
+    pub too_many: u64,
+    pub retry_after: &'static str,
+    /// A bit of every layer that is read is turned.
+    pub wrong_bytes: bool,
+    /// Every blob ends early and says that this is all.
+    pub short_bytes: bool,
+    /// A range begins elsewhere than asked.
+    pub wrong_range: bool,
+    /// Ranges are not known: everything is sent.
+    pub no_ranges: bool,
+    /// Uploads are sent to this base.
+    pub uploads_at: Option<String>,
+    /// Blobs are read from this base, by redirect.
+    pub blobs_at: Option<String>,
+    /// Redirects to itself.
+    pub redirects: bool,
+    /// Tags: a next page, always another one; or one elsewhere.
+    pub endless_tags: bool,
+    pub tags_at: Option<String>,
+    /// Chunks are answered with this status.
+    pub refuse_chunks: Option<u16>,
+    pub min_chunk: Option<u64>,
+    pub no_referrers: bool,
+    /// A user and a password, `user:password`, in basic authentication.
+    pub basic: Option<&'static str>,
+    /// Bearer tokens, given at this realm; `Some("")` is its own.
+    pub realm: Option<String>,
+    /// Every request is answered so.
+    pub always: Option<u16>,
+    /// An upload that was cut is forgotten.
+    pub forgets_cut: bool,
+    /// The connection is cut when so many bytes of blobs have been received, or sent; each once.
+    pub cut_received: Vec<u64>,
+    pub cut_sent: Vec<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    blobs: HashMap<(String, Digest), Vec<u8>>,
+    manifests: HashMap<(String, String), (Vec<u8>, String)>,
+    tags: HashMap<String, Vec<String>>,
+    uploads: HashMap<String, Vec<u8>>,
+    behaviour: Behaviour,
+    log: Vec<Seen>,
+    requests: u64,
+    received: u64,
+    sent: u64,
+    next_upload: u64,
+}
+
+pub const TOKEN: &str = "the-token-that-is-secret";
+
+/// The server; it ends with its value.
+pub struct Server {
+    pub port: u16,
+    state: Arc<Mutex<State>>,
+    stop: Arc<AtomicBool>,
+    accept: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (state, stop) = (Arc::new(Mutex::new(State::default())), Arc::new(AtomicBool::new(false)));
+        let (theirs, stopped) = (state.clone(), stop.clone());
+        let accept = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let (Ok(stream), state) = (stream, theirs.clone()) else { continue };
+                std::thread::spawn(move || drop(serve(stream, &state, port)));
+            }
+        });
+        Self { port, state, stop, accept: Some(accept) }
+    }
+
+    pub fn base(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn reference(&self, rest: &str) -> String {
+        format!("oci://127.0.0.1:{}/{rest}", self.port)
+    }
+
+    pub fn behave(&self, behaviour: Behaviour) {
+        let mut state = self.lock();
+        (state.received, state.sent, state.requests) = (0, 0, 0);
+        state.log.clear();
+        state.behaviour = behaviour;
+    }
+
+    pub fn log(&self) -> Vec<Seen> {
+        self.lock().log.clone()
+    }
+
+    /// Bytes of blobs that came.
+    pub fn received(&self) -> u64 {
+        self.lock().received
+    }
+
+    /// Bytes of blobs that went.
+    pub fn sent(&self) -> u64 {
+        self.lock().sent
+    }
+
+    pub fn tag(&self, repository: &str, tag: &str) -> Option<Digest> {
+        let state = self.lock();
+        state.manifests.get(&(repository.into(), tag.into())).map(|(bytes, _)| Digest::of(bytes))
+    }
+
+    pub fn manifest(&self, repository: &str, version: &str) -> Option<Vec<u8>> {
+        self.lock().manifests.get(&(repository.into(), version.into())).map(|(bytes, _)| bytes.clone())
+    }
+
+    /// Every blob hashes to its name; how many there are.
+    pub fn check_blobs(&self) -> usize {
+        let state = self.lock();
+        for ((_, digest), bytes) in &state.blobs {
+            assert_eq!(Digest::of(bytes), *digest);
+        }
+        state.blobs.len()
+    }
+
+    pub fn forget(&self) {
+        let mut state = self.lock();
+        *state = State::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        if let Some(accept) = self.accept.take() {
+            accept.join().unwrap();
+        }
+    }
+}
+
+/// A request's head, and its body's length.
+struct Request {
+    method: String,
+    path: String,
+    query: HashMap<String, String>,
+    headers: HashMap<String, String>,
+    head: String,
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    /// The length that is said, if it is not the body's.
+    length: Option<u64>,
+    /// A blob: its bytes count, and cuts strike.
+    is_blob: bool,
+}
+
+impl Answer {
+    fn new(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Vec::new(), length: None, is_blob: false }
+    }
+
+    fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn error(status: u16, code: &str) -> Self {
+        let body = format!(r#"{{"errors":[{{"code":"{code}","message":"so it is"}}]}}"#);
+        Self { body: body.into(), ..Self::new(status) }
+    }
+}
+
+fn serve(stream: TcpStream, state: &Mutex<State>, port: u16) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::with_capacity(64 << 10, stream);
+    while let Some(request) = read_head(&mut reader)? {
+        let mut length: u64 = request.headers.get("content-length").map_or(0, |text| text.parse().unwrap());
+        let is_upload = request.path.contains("/blobs/uploads/") && matches!(request.method.as_str(), "PATCH" | "PUT");
+        let mut body = Vec::new();
+        let mut cut = false;
+        let mut piece = vec![0; 16 << 10];
+        while length > 0 {
+            let want = piece.len().min(usize::try_from(length).unwrap());
+            let got = reader.read(&mut piece[..want])?;
+            if got == 0 {
+                cut = true;
+                break;
+            }
+            let mut kept = got;
+            if is_upload {
+                let mut state = state.lock().unwrap();
+                let before = state.received;
+                state.received += got as u64;
+                if let Some(at) = strikes(&mut state.behaviour.cut_received, before, got) {
+                    (kept, cut) = (at, true);
+                }
+            }
+            body.extend_from_slice(&piece[..kept]);
+            length -= got as u64;
+            if cut {
+                break;
+            }
+        }
+        let answer = if cut {
+            arrived_in_part(&mut state.lock().unwrap(), &request, &body);
+            None
+        } else {
+            Some(answer(&mut state.lock().unwrap(), &request, &body, port))
+        };
+        let seen = Seen {
+            method: request.method.clone(),
+            target: request.path.clone(),
+            authorization: request.headers.get("authorization").cloned(),
+            received: body.len() as u64,
+            range: request.headers.get("range").cloned(),
+            status: answer.as_ref().map_or(0, |a| a.status),
+            head: request.head.clone(),
+        };
+        state.lock().unwrap().log.push(seen);
+        let Some(answer) = answer else { return Ok(()) };
+        let mut head = format!("HTTP/1.1 {} X\r\n", answer.status);
+        for (name, value) in &answer.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let said = answer.length.unwrap_or(answer.body.len() as u64);
+        head += &format!("Content-Length: {said}\r\n\r\n");
+        writer.write_all(head.as_bytes())?;
+        if request.method == "HEAD" {
+            continue;
+        }
+        for piece in answer.body.chunks(16 << 10) {
+            if answer.is_blob {
+                let mut state = state.lock().unwrap();
+                let before = state.sent;
+                state.sent += piece.len() as u64;
+                if let Some(at) = strikes(&mut state.behaviour.cut_sent, before, piece.len()) {
+                    drop(state);
+                    writer.write_all(&piece[..at])?;
+                    return Ok(());
+                }
+            }
+            writer.write_all(piece)?;
+        }
+        if said != answer.body.len() as u64 {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Where in the next `length` bytes a cut strikes, if one does.
+fn strikes(cuts: &mut Vec<u64>, before: u64, length: usize) -> Option<usize> {
+    let at = cuts.iter().position(|cut| (before..before + length as u64).contains(cut))?;
+    Some(usize::try_from(cuts.remove(at) - before).unwrap())
+}
+
+fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+    let mut head = String::new();
+    loop {
+        let before = head.len();
+        if reader.read_line(&mut head)? == 0 {
+            return Ok(None);
+        }
+        if head[before..].trim().is_empty() {
+            break;
+        }
+    }
+    let mut lines = head.lines();
+    let mut first = lines.next().unwrap_or_default().split(' ');
+    let (method, target) = (first.next().unwrap_or_default(), first.next().unwrap_or_default());
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let decode = |text: &str| text.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
+    Ok(Some(Request {
+        method: method.into(),
+        path: path.into(),
+        query: query.split('&').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.into(), decode(v))).collect(),
+        headers: lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(k, v)| (k.to_ascii_lowercase(), v.trim().into()))
+            .collect(),
+        head: head.clone(),
+    }))
+}
+
+/// What came of a chunk before the connection was cut stays, as the specification has it.
+fn arrived_in_part(state: &mut State, request: &Request, body: &[u8]) {
+    let Some((_, id)) = request.path.split_once("/blobs/uploads/") else { return };
+    if state.behaviour.forgets_cut {
+        state.uploads.remove(id);
+    } else if request.method == "PATCH"
+        && let Some(upload) = state.uploads.get_mut(id)
+    {
+        upload.extend_from_slice(body);
+    }
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+fn answer(state: &mut State, request: &Request, body: &[u8], port: u16) -> Answer {
+    state.requests += 1;
+    let behaviour = state.behaviour.clone();
+    if behaviour.fail_every.is_some_and(|n| state.requests.is_multiple_of(n)) {
+        return Answer::error(500, "UNKNOWN");
+    }
+    if behaviour.too_many > 0 {
+        state.behaviour.too_many -= 1;
+        return Answer::error(429, "TOOMANYREQUESTS").header("Retry-After", behaviour.retry_after);
+    }
+    if let Some(status) = behaviour.always {
+        return Answer::error(status, "DENIED");
+    }
+    let authorization = request.headers.get("authorization").map(String::as_str);
+    if request.path == "/token" {
+        let good = behaviour.basic.map(|b| format!("Basic {}", base64(b)));
+        return match good.is_none() || authorization == good.as_deref() {
+            true => Answer { body: format!(r#"{{"token":"{TOKEN}"}}"#).into(), ..Answer::new(200) },
+            false => Answer::error(401, "UNAUTHORIZED"),
+        };
+    }
+    if let Some(realm) = &behaviour.realm {
+        let own = format!("http://127.0.0.1:{port}/token");
+        let realm = if realm.is_empty() { &own } else { realm };
+        if authorization != Some(&format!("Bearer {TOKEN}")) {
+            let challenge = format!("Bearer realm=\"{realm}\",service=\"test\",scope=\"x\"");
+            return Answer::error(401, "UNAUTHORIZED").header("WWW-Authenticate", challenge);
+        }
+    } else if let Some(basic) = behaviour.basic
+        && authorization != Some(&format!("Basic {}", base64(basic)))
+    {
+        return Answer::error(401, "UNAUTHORIZED").header("WWW-Authenticate", "Basic realm=\"test\"");
+    }
+    if behaviour.redirects {
+        return Answer::new(307).header("Location", request.path.clone() + "?again");
+    }
+    let Some(rest) = request.path.strip_prefix("/v2/") else { return Answer::error(404, "NOT_FOUND") };
+    if rest.is_empty() {
+        return Answer::new(200);
+    }
+    if let Some((repository, id)) = rest.split_once("/blobs/uploads/") {
+        return upload(state, request, repository, id, body, &behaviour);
+    }
+    if let Some((repository, digest)) = rest.split_once("/blobs/") {
+        return blob(state, request, repository, digest, &behaviour);
+    }
+    if let Some((repository, version)) = rest.split_once("/manifests/") {
+        return manifest(state, request, repository, version, body, &behaviour);
+    }
+    if let Some(repository) = rest.strip_suffix("/tags/list") {
+        return tags(state, request, repository, &behaviour);
+    }
+    match rest.split_once("/referrers/") {
+        Some(_) if !behaviour.no_referrers => {
+            let body = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+            Answer { body: body.to_vec(), ..Answer::new(200) }
+                .header("Content-Type", "application/vnd.oci.image.index.v1+json")
+        }
+        _ => Answer::error(404, "NOT_FOUND"),
+    }
+}
+
+fn upload(
+    state: &mut State,
+    request: &Request,
+    repository: &str,
+    id: &str,
+    body: &[u8],
+    behaviour: &Behaviour,
+) -> Answer {
+    let base = behaviour.uploads_at.clone().unwrap_or_default();
+    let location = |id: &str| format!("{base}/v2/{repository}/blobs/uploads/{id}");
+    let range = |length: usize| format!("0-{}", length.saturating_sub(1));
+    match request.method.as_str() {
+        "POST" => {
+            if let (Some(digest), Some(from)) = (request.query.get("mount"), request.query.get("from"))
+                && let Some(bytes) = state.blobs.get(&(from.clone(), digest.parse().unwrap())).cloned()
+            {
+                state.blobs.insert((repository.into(), digest.parse().unwrap()), bytes);
+                return Answer::new(201);
+            }
+            state.next_upload += 1;
+            let id = format!("upload-{}", state.next_upload);
+            state.uploads.insert(id.clone(), Vec::new());
+            let answer = Answer::new(202).header("Location", location(&id)).header("Range", "0-0");
+            match behaviour.min_chunk {
+                Some(min) => answer.header("OCI-Chunk-Min-Length", min.to_string()),
+                None => answer,
+            }
+        }
+        "GET" => match state.uploads.get(id) {
+            Some(bytes) => Answer::new(204).header("Location", location(id)).header("Range", range(bytes.len())),
+            None => Answer::error(404, "BLOB_UPLOAD_UNKNOWN"),
+        },
+        "PATCH" => {
+            if let Some(status) = behaviour.refuse_chunks {
+                return Answer::error(status, "UNSUPPORTED");
+            }
+            let Some(bytes) = state.uploads.get_mut(id) else { return Answer::error(404, "BLOB_UPLOAD_UNKNOWN") };
+            let begin: usize = request.headers["content-range"].split('-').next().unwrap().parse().unwrap();
+            if begin != bytes.len() {
+                return Answer::error(416, "RANGE_INVALID");
+            }
+            bytes.extend_from_slice(body);
+            Answer::new(202).header("Location", location(id)).header("Range", range(bytes.len()))
+        }
+        "PUT" => {
+            let Some(mut bytes) = state.uploads.remove(id) else { return Answer::error(404, "BLOB_UPLOAD_UNKNOWN") };
+            bytes.extend_from_slice(body);
+            let digest: Digest = request.query["digest"].parse().unwrap();
+            if Digest::of(&bytes) != digest {
+                return Answer::error(400, "DIGEST_INVALID");
+            }
+            state.blobs.insert((repository.into(), digest), bytes);
+            Answer::new(201).header("Docker-Content-Digest", digest.to_string())
+        }
+        _ => Answer::error(405, "UNSUPPORTED"),
+    }
+}
+
+fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, behaviour: &Behaviour) -> Answer {
+    let Some(bytes) = state.blobs.get(&(repository.into(), digest.parse().unwrap())) else {
+        return Answer::error(404, "BLOB_UNKNOWN");
+    };
+    if let Some(base) = behaviour.blobs_at.as_ref().filter(|_| request.method == "GET") {
+        return Answer::new(307).header("Location", format!("{base}{}", request.path));
+    }
+    let mut bytes = bytes.clone();
+    let size = bytes.len();
+    if behaviour.wrong_bytes && size > 4096 {
+        bytes[size / 2] ^= 1;
+    }
+    if request.method == "HEAD" {
+        return Answer { length: Some(size as u64), ..Answer::new(200) };
+    }
+    if behaviour.short_bytes {
+        bytes.truncate(size / 2);
+        return Answer { body: bytes, is_blob: true, ..Answer::new(200) };
+    }
+    let asked = request.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    match asked.filter(|_| !behaviour.no_ranges) {
+        Some(mut first) => {
+            if behaviour.wrong_range {
+                first += 1;
+            }
+            let range = format!("bytes {first}-{}/{size}", size - 1);
+            Answer { body: bytes.split_off(first), is_blob: true, ..Answer::new(206) }.header("Content-Range", range)
+        }
+        None => Answer { body: bytes, is_blob: true, ..Answer::new(200) },
+    }
+}
+
+fn manifest(
+    state: &mut State,
+    request: &Request,
+    repository: &str,
+    version: &str,
+    body: &[u8],
+    behaviour: &Behaviour,
+) -> Answer {
+    let key = (repository.to_owned(), version.to_owned());
+    if request.method == "PUT" {
+        let value: serde_json::Value = serde_json::from_slice(body).unwrap();
+        let digest = Digest::of(body);
+        // What it names must be there, as real registries have it.
+        let empty = Vec::new();
+        let layers = value["layers"].as_array().unwrap_or(&empty).iter();
+        for blob in layers.chain(value.get("config")) {
+            let digest: Digest = blob["digest"].as_str().unwrap().parse().unwrap();
+            if !state.blobs.contains_key(&(repository.into(), digest)) {
+                return Answer::error(400, "MANIFEST_BLOB_UNKNOWN");
+            }
+        }
+        let media = request.headers["content-type"].clone();
+        state.manifests.insert((repository.into(), digest.to_string()), (body.to_vec(), media.clone()));
+        state.manifests.insert(key, (body.to_vec(), media));
+        if !version.starts_with("sha256:") {
+            let tags = state.tags.entry(repository.into()).or_default();
+            if !tags.iter().any(|tag| tag == version) {
+                tags.push(version.into());
+            }
+        }
+        let answer = Answer::new(201).header("Docker-Content-Digest", digest.to_string());
+        return match value["subject"]["digest"].as_str().filter(|_| !behaviour.no_referrers) {
+            Some(subject) => answer.header("OCI-Subject", subject),
+            None => answer,
+        };
+    }
+    match state.manifests.get(&key) {
+        None => Answer::error(404, "MANIFEST_UNKNOWN"),
+        Some((bytes, media)) => Answer {
+            length: (request.method == "HEAD").then_some(bytes.len() as u64),
+            body: if request.method == "HEAD" { Vec::new() } else { bytes.clone() },
+            ..Answer::new(200)
+        }
+        .header("Content-Type", media.clone())
+        .header("Docker-Content-Digest", Digest::of(bytes).to_string()),
+    }
+}
+
+fn tags(state: &State, request: &Request, repository: &str, behaviour: &Behaviour) -> Answer {
+    let Some(tags) = state.tags.get(repository) else { return Answer::error(404, "NAME_UNKNOWN") };
+    let body = serde_json::json!({ "name": repository, "tags": tags }).to_string();
+    let answer = Answer { body: body.into(), ..Answer::new(200) };
+    let page: u64 = request.query.get("page").and_then(|text| text.parse().ok()).unwrap_or(0);
+    if let Some(base) = &behaviour.tags_at {
+        return answer.header("Link", format!("<{base}{}?page=1>; rel=\"next\"", request.path));
+    }
+    match behaviour.endless_tags {
+        true => answer.header("Link", format!("<{}?page={}>; rel=\"next\"", request.path, page + 1)),
+        false => answer,
+    }
+}

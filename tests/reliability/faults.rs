@@ -1,0 +1,120 @@
+//! Row 5: every call fails once, with each of the errors that disks, quotas, signals and limits give.
+
+use std::collections::BTreeMap;
+
+use snapcask::{export::Form, model::Generation};
+
+use crate::{
+    score::{Effort, Row},
+    subject::{Origin, Subject, place},
+    trace::{Call, Ended, Phase, Verdict, trace},
+};
+
+const ERRORS: [(&str, i32); 5] = [
+    ("EIO", libc::EIO),
+    ("ENOSPC", libc::ENOSPC),
+    ("EDQUOT", libc::EDQUOT),
+    ("EINTR", libc::EINTR),
+    ("EMFILE", libc::EMFILE),
+];
+
+/// Calls whose failure another way makes good, or that only clear away.
+const MAY_FAIL: [&str; 17] = [
+    // Clones and copies inside the kernel, holes, locks: where they fail, there is a slower way or none is needed.
+    "ioctl",
+    "copy_file_range",
+    "fallocate",
+    "flock",
+    "fcntl",
+    "lseek",
+    "sync_file_range",
+    // Looking: what cannot be seen is not there, or is found out by the call that follows.
+    "openat",
+    "stat",
+    "lstat",
+    "statx",
+    "newfstatat",
+    "getdents64",
+    // Clearing away: what stays has a temporary name, and the next run reclaims it.
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "readlink",
+];
+
+pub fn run(effort: Effort, row: &mut Row) {
+    row.title("EIO, ENOSPC, EDQUOT, EINTR and EMFILE at every call");
+    let generations = effort.pick(vec![Generation::Flat], vec![Generation::V066, Generation::Final]);
+    let mut survived = BTreeMap::new();
+    for generation in generations {
+        let origin = Origin::new(generation);
+        for form in effort.pick(vec![Form::TarZst], vec![Form::TarZst, Form::Dir]) {
+            for make in [Subject::import, Subject::export] {
+                let area = place(effort);
+                subject(&make(&origin, form, area.path()), effort, row, &mut survived);
+            }
+        }
+    }
+    row.note(
+        "Each case: one call fails; the exit code is 1 to 5 and nothing is published that was not before the call, or the \
+         code is 0 and all is placed; nothing wrong is visible; then the same command run again succeeds and reclaims.",
+    );
+    let survived: Vec<String> = survived.iter().map(|(name, n)| format!("{name} ({n})")).collect();
+    row.note(format!("Exit 0 in spite of an error other than EINTR: {}.", survived.join(", ")));
+}
+
+fn subject(subject: &Subject, effort: Effort, row: &mut Row, survived: &mut BTreeMap<&'static str, u64>) {
+    let mut all: Vec<Call> = Vec::new();
+    let watched = [subject.area.as_path(), &subject.origin];
+    let ended = trace(&mut subject.command(), &watched, |call, phase| {
+        if phase == Phase::Before {
+            all.push(call.clone());
+        }
+        Verdict::Run
+    });
+    assert_eq!(ended.unwrap(), Ended::Code(0), "{}", subject.said());
+    subject.oracle.clear();
+    for (position, (error, errno)) in ERRORS.iter().enumerate() {
+        let line = row.line(format!("{}: {error} at {} calls", subject.name, all.len()), &subject.area);
+        let stride = all.len().div_ceil(effort.pick(24, all.len()));
+        for call in all.iter().skip(position).step_by(stride) {
+            // Any thread may do a file's last reads first: the count decides, not the name.
+            let (result, zero) = fail_at(subject, call.number, *errno);
+            if let (Ok(()), Some(name)) = (&result, zero)
+                && *errno != libc::EINTR
+            {
+                *survived.entry(name).or_default() += 1;
+            }
+            line.case(call, result);
+            subject.oracle.clear();
+        }
+    }
+}
+
+/// The verdict, and the call's name if the command ended with 0.
+fn fail_at(subject: &Subject, number: u64, errno: i32) -> (Result<(), String>, Option<&'static str>) {
+    let mut injected: Option<(Call, bool)> = None;
+    let watched = [subject.area.as_path(), &subject.origin];
+    let ended = trace(&mut subject.command(), &watched, |call, phase| {
+        if phase == Phase::Before && call.number == number {
+            injected = Some((call.clone(), subject.oracle.is_unpublished()));
+            return Verdict::Fail(errno);
+        }
+        Verdict::Run
+    })
+    .unwrap();
+    let Some((call, unpublished)) = injected else { return (Err(format!("there was no call {number}")), None) };
+    let zero = (ended == Ended::Code(0)).then_some(call.name);
+    let judged = match ended {
+        Ended::Code(0) if errno != libc::EINTR && !MAY_FAIL.contains(&call.name) => {
+            Err(format!("exit 0 although {call} failed"))
+        }
+        Ended::Code(0) => subject.oracle.check_placed(),
+        Ended::Code(1..=5) if unpublished && !subject.oracle.is_unpublished() => {
+            Err(format!("published although {call} failed before"))
+        }
+        Ended::Code(1..=5) => Ok(()),
+        other => Err(format!("{call} failed: {other:?}: {}", subject.said())),
+    };
+    (judged.and_then(|()| subject.oracle.check_visible()).and_then(|()| subject.recover()), zero)
+}
