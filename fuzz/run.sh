@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Builds the five fuzz targets, makes their seeds, and runs each for FUZZ_SECONDS (60); a crash is a failure.
+#
+# A stable toolchain is enough: RUSTC_BOOTSTRAP=1 unlocks the flags that cargo-fuzz needs. It is installed into
+# target/fuzz-tools if it is missing. The figures go to target/reliability/full/row-15.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+seconds=${FUZZ_SECONDS:-60}
+targets=${FUZZ_TARGETS:-tar_walker layout_json descriptor layer_decoder whole_import}
+export RUSTC_BOOTSTRAP=1
+export PATH="$PWD/target/fuzz-tools/bin:$PATH"
+version=0.13.1
+if ! cargo fuzz --version 2>/dev/null | grep -qF "$version"; then
+    cargo install --locked --quiet cargo-fuzz --version "$version" --root target/fuzz-tools
+fi
+cargo test --locked --quiet --test reliability -- --seeds "$PWD/fuzz/corpus"
+cargo fuzz build
+
+mkdir -p target/reliability/full
+page=target/reliability/full/row-15.md
+{
+    echo '## Row 15. Five fuzz targets'
+    echo
+    echo '| target | seconds | runs | edges covered | inputs kept | crashes |'
+    echo '|---|--:|--:|--:|--:|--:|'
+} >"$page.new"
+failed=0
+for target in $targets; do
+    log=target/reliability/fuzz-$target.log
+    status=0
+    cargo fuzz run "$target" -- -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+        -max_len=65536 -seed=20260501 >"$log" 2>&1 || status=$?
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -1)
+    cover=$(grep -oE 'cov: [0-9]+' "$log" | tail -1 | cut -d' ' -f2)
+    kept=$(grep -oE 'corp: [0-9]+' "$log" | tail -1 | cut -d' ' -f2)
+    crashes=0
+    if [ "$status" -ne 0 ]; then
+        crashes=1
+        failed=1
+        echo "$target failed; its log is $log" >&2
+        tail -30 "$log" >&2
+    fi
+    echo "| $target | $seconds | ${runs:-?} | ${cover:-?} | ${kept:-?} | $crashes |" | tee -a "$page.new"
+done
+{
+    echo
+    echo "- libFuzzer by cargo-fuzz $version with AddressSanitizer, debug assertions and overflow checks; $(rustc --version)."
+    echo "- A panic, a failed assertion of the target, 10 s for one input or 2 GiB of memory count as a crash."
+    echo "- Seed 20260501; Linux $(uname -r) $(uname -m). Again: \`FUZZ_SECONDS=$seconds make fuzz\`"
+} >>"$page.new"
+mv "$page.new" "$page"
+exit "$failed"
