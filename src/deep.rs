@@ -17,12 +17,12 @@ use crate::{
     error::{Error, IoContext, Result},
     layer::{
         analyze::{Contents, FileView, Prior, contents},
-        clone::clone_contents,
+        clone::{Beneath, clone_contents},
         decode::{Budget, OutputFile, Place},
         streamed::StreamedContents,
         walk::Sink,
     },
-    model::{Descriptor, FileRecord, LayerFile, LayerRecord, TarPath},
+    model::{Descriptor, FileRecord, LayerRecord, TarPath},
     progress::Progress,
     restore::{EntryRule, decode_blob},
     storage::Source,
@@ -52,7 +52,7 @@ struct Held {
     contents: Contents,
     version: Version,
     /// Its bytes, where a delta needs them.
-    bytes: Option<(Arc<File>, PathBuf)>,
+    bytes: Option<Arc<Beneath>>,
 }
 
 impl<'a> DeepCheck<'a> {
@@ -68,7 +68,7 @@ impl<'a> DeepCheck<'a> {
         for snapshot in snapshots {
             let mut latest: HashMap<&TarPath, Digest> = HashMap::new();
             for layer in &snapshot.config.layers[..snapshot.config.stack_len()] {
-                for file in stack_files(layer) {
+                for file in layer.stack_files() {
                     if let Some(base) = &file.base
                         && let Some(below) = latest.get(base)
                     {
@@ -76,7 +76,7 @@ impl<'a> DeepCheck<'a> {
                         consumers.entry((*below, base.clone())).or_default().insert(user);
                     }
                 }
-                latest.extend(stack_files(layer).iter().map(|file| (&file.path, layer.digest())));
+                latest.extend(layer.stack_files().iter().map(|file| (&file.path, layer.digest())));
             }
         }
         let uses = consumers.into_iter().map(|(version, users)| (version, users.len())).collect();
@@ -154,7 +154,7 @@ impl<'a> DeepCheck<'a> {
         let context = format!("layer {}", descriptor.digest);
         let top = index + 1 == snapshot.config.stack_len();
         let mut sink = DeepSink { context: context.clone(), planned: HashMap::new(), begun: HashMap::new() };
-        let files = stack_files(record);
+        let files = record.stack_files();
         // All copies first: what one file changes in place may be what another one goes over.
         for file in files {
             let expected = snapshot.config.files.iter().find(|f| f.path == file.path).map(|f| f.size);
@@ -193,11 +193,14 @@ impl<'a> DeepCheck<'a> {
         let last = self.uses.get(&held.version).is_none_or(|uses| *uses <= 1);
         let taken = if last { held.bytes.take() } else { None };
         let output = match taken {
-            Some((file, path)) => output(file.try_clone().context("duplicate the handle of", &path)?, path, false),
+            Some(bytes) => {
+                let file = bytes.file.try_clone().context("duplicate the handle of", &bytes.path)?;
+                output(file, bytes.path.clone(), false)
+            }
             None => {
-                let (file, path) = held.bytes.clone().ok_or_else(missing)?;
+                let from = held.bytes.clone().ok_or_else(missing)?;
                 let output = self.new_output(false)?;
-                clone_contents(&file, &path, &output.file, &output.path, below.size, &|_| Ok(()))?;
+                clone_contents(&from, &output.file, &output.path, below.size, &|_| Ok(()))?;
                 output
             }
         };
@@ -217,7 +220,7 @@ impl<'a> DeepCheck<'a> {
         let bytes = match output {
             Some(output) => {
                 let file = output.file.try_clone().context("duplicate the handle of", &output.path)?;
-                Some((Arc::new(file), output.path.clone()))
+                Some(Arc::new(Beneath { file, path: output.path.clone() }))
             }
             None => None,
         };
@@ -243,21 +246,14 @@ impl<'a> DeepCheck<'a> {
     }
 }
 
-fn stack_files(layer: &LayerRecord) -> &[LayerFile] {
-    match layer {
-        LayerRecord::Base { files, .. } | LayerRecord::Delta { files, .. } => files,
-        LayerRecord::Cache { .. } => &[],
-    }
-}
-
 fn output(file: File, path: PathBuf, fresh: bool) -> OutputFile {
     OutputFile { file, path, fresh, writeback: None, unsynced: AtomicU64::new(0), budget: Budget::new(u64::MAX) }
 }
 
-fn remove(bytes: Option<(Arc<File>, PathBuf)>) {
-    if let Some((_, path)) = bytes {
+fn remove(bytes: Option<Arc<Beneath>>) {
+    if let Some(bytes) = bytes {
         // The scratch folder goes with all that is in it.
-        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(&bytes.path);
     }
 }
 

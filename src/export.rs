@@ -125,6 +125,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
     for (key, layer) in learned {
         known.iter().for_each(|known| known.put(&key, &layer));
     }
+    let sent_bytes = target.sent();
     target.finish(&Index::new(entries))?;
     Ok(ExportReport {
         destination: options.destination.display(),
@@ -136,6 +137,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
             .collect(),
         cache_files: cache_files.into_iter().collect(),
         blob_bytes,
+        sent_bytes,
         seconds: started.elapsed().as_secs_f64(),
     })
 }

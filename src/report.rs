@@ -102,6 +102,8 @@ pub struct ExportReport {
     pub cache_files: Vec<String>,
     /// Bytes of all blobs.
     pub blob_bytes: u64,
+    /// Those of them that were written or sent: a registry may have had the others.
+    pub sent_bytes: u64,
     /// Wall time, seconds.
     pub seconds: f64,
 }

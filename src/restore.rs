@@ -1,7 +1,7 @@
 //! A snapshot's directory from its layers: files of the parent first, then each layer over what is beneath it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File, OpenOptions},
     ops::Range,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -17,7 +17,7 @@ use crate::{
     error::{Error, IoContext, Result},
     layer::{
         analyze::{Contents, FileView, Prior, contents},
-        clone::clone_contents,
+        clone::{Beneath, Copies, Receive, clone_contents, share_blocks},
         decode::{Budget, EncodedLayer, OutputFile, Place, decode},
         walk::Sink,
     },
@@ -113,7 +113,7 @@ impl Restorer<'_> {
     ) -> Result<HashMap<TarPath, Vec<Range<u64>>>> {
         let descriptor = &bundled.manifest.layers[index];
         let context = format!("layer {}", descriptor.digest);
-        let mut opened = HashMap::new();
+        let (mut opened, mut beneath) = (HashMap::new(), HashMap::new());
         let rows: HashMap<&TarPath, &FileRecord> = bundled.config.files.iter().map(|row| (&row.path, row)).collect();
         let top = index + 1 == bundled.config.stack_len();
         // A layer is decoded beside what is beneath it, so that a file may be another's base and be replaced at once.
@@ -122,37 +122,56 @@ impl Restorer<'_> {
         for file in files {
             let path = beside.join(&file.path);
             create_folders(&beside, &file.path)?;
-            let fresh = file.base.is_none();
-            // Only the top layer's files are those of the table.
-            let row = rows.get(&file.path).filter(|_| top && fresh);
-            let budget = Budget::new(row.map_or(u64::MAX, |row| row.data_bytes));
-            let output = self.output(path, fresh, budget)?;
-            if let Some(base) = &file.base {
-                let from_path = present.get(base).ok_or_else(|| {
-                    Error::bundle(&context, format!("the base {base} of {} is not beneath it", file.path))
-                })?;
-                let from = File::open(from_path).context("open", from_path)?;
-                let size = from.metadata().context("stat", from_path)?.len();
-                clone_contents(&from, from_path, &output.file, &output.path, size, &|bytes| output.written(bytes))?;
-            }
+            let Some(base) = &file.base else {
+                // Only the top layer's files are those of the table.
+                let row = rows.get(&file.path).filter(|_| top);
+                let budget = Budget::new(row.map_or(u64::MAX, |row| row.data_bytes));
+                opened.insert(file.path.clone(), Arc::new(self.output(path, true, budget)?));
+                continue;
+            };
+            let from = present.get(base).ok_or_else(|| {
+                Error::bundle(&context, format!("the base {base} of {} is not beneath it", file.path))
+            })?;
+            let budget = Budget::new(u64::MAX);
+            let output = if from.starts_with(directory) && is_last_use(bundled, index, base) {
+                // What nothing else needs is written to where it is.
+                fs::rename(from, &path).context("rename", from)?;
+                present.remove(base);
+                self.writing(open_again(&path)?, path, false, budget)
+            } else {
+                let from = Beneath::open(from)?;
+                let mut output = self.output(path, true, budget)?;
+                if share_blocks(&from.file, &output.file) {
+                    output.fresh = false;
+                } else {
+                    beneath.insert(file.path.clone(), Arc::new(from));
+                }
+                output
+            };
             opened.insert(file.path.clone(), Arc::new(output));
         }
         let size = |path: &TarPath| rows.get(path).map(|row| row.size);
         let sizes = if top { files.iter().map(|f| (f.path.clone(), size(&f.path))).collect() } else { HashMap::new() };
-        let mut sink =
-            LayerSink { files: &opened, sizes, begun: HashMap::new(), context: context.clone(), limit: self.most };
+        let over_base = files.iter().filter(|f| f.base.is_some()).map(|f| f.path.clone()).collect();
         self.progress.begin(&format!("unpacking {}", bundled.config.snapshot.name), None);
-        decode_blob(
-            self.source,
-            descriptor,
-            &bundled.config.layers[index],
-            &mut sink,
-            self.jobs,
-            self.most,
-            self.progress,
-        )?;
+        let begun = std::thread::scope(|scope| {
+            let mut sink = LayerSink {
+                files: &opened,
+                sizes,
+                over_base,
+                beneath,
+                copies: Copies::new(scope, self.jobs),
+                begun: HashMap::new(),
+                context: context.clone(),
+                limit: self.most,
+            };
+            let record = &bundled.config.layers[index];
+            decode_blob(self.source, descriptor, record, &mut sink, self.jobs, self.most, self.progress)?;
+            sink.copies.join()?;
+            Ok(sink.begun)
+        })?;
         self.progress.end();
-        if let Some(missing) = files.iter().find(|f| !sink.begun.contains_key(&f.path)) {
+        if let Some(missing) = files.iter().find(|f| !begun.contains_key(&f.path)) {
             return Err(Error::bundle(&context, format!("{} is not in it", missing.path)));
         }
         for file in files {
@@ -163,12 +182,16 @@ impl Restorer<'_> {
                 fs::remove_file(&old).context("remove", &old)?;
             }
         }
-        Ok(sink.begun)
+        Ok(begun)
     }
 
     fn output(&self, path: PathBuf, fresh: bool, budget: Budget) -> Result<OutputFile> {
+        Ok(self.writing(create(&path)?, path, fresh, budget))
+    }
+
+    fn writing(&self, file: File, path: PathBuf, fresh: bool, budget: Budget) -> OutputFile {
         let (writeback, unsynced) = (self.writeback.clone(), AtomicU64::new(0));
-        Ok(OutputFile { file: create(&path)?, path, fresh, writeback, unsynced, budget })
+        OutputFile { file, path, fresh, writeback, unsynced, budget }
     }
 
     /// Moves or clones every file of the table to its place, with its mode; everything else goes.
@@ -184,8 +207,7 @@ impl Restorer<'_> {
                 fs::rename(from, &to).context("rename", from)?;
             } else {
                 let output = self.output(to.clone(), true, Budget::new(u64::MAX))?;
-                let input = File::open(from).context("open", from)?;
-                clone_contents(&input, from, &output.file, &to, row.size, &|bytes| output.written(bytes))?;
+                clone_contents(&Beneath::open(from)?, &output.file, &to, row.size, &|bytes| output.written(bytes))?;
             }
             let mode = if row.executable { 0o755 } else { 0o644 };
             fs::set_permissions(&to, fs::Permissions::from_mode(mode)).context("set the mode of", &to)?;
@@ -216,10 +238,22 @@ impl Restorer<'_> {
         )]);
         let context = format!("layer {}", descriptor.digest);
         let sizes = HashMap::from([(file.path.clone(), Some(file.size))]);
-        let mut sink = LayerSink { files: &files, sizes, begun: HashMap::new(), context: context.clone(), limit: None };
         let most = Some(file.size.saturating_add(TAR_SLACK));
-        decode_blob(self.source, descriptor, record, &mut sink, self.jobs, most, self.progress)?;
-        if sink.begun.is_empty() {
+        let begun = std::thread::scope(|scope| {
+            let mut sink = LayerSink {
+                files: &files,
+                sizes,
+                over_base: HashSet::new(),
+                beneath: HashMap::new(),
+                copies: Copies::new(scope, self.jobs),
+                begun: HashMap::new(),
+                context: context.clone(),
+                limit: None,
+            };
+            decode_blob(self.source, descriptor, record, &mut sink, self.jobs, most, self.progress)?;
+            Ok(sink.begun)
+        })?;
+        if begun.is_empty() {
             return Err(Error::bundle(context, format!("{} is not in it", file.path)));
         }
         let open = File::open(path).context("open", path)?;
@@ -295,28 +329,40 @@ impl EntryRule {
 }
 
 /// Accepts the entries that the config names, at the sizes that the file table gives.
-struct LayerSink<'a> {
+struct LayerSink<'a, 'scope, 'env> {
     files: &'a HashMap<TarPath, Arc<OutputFile>>,
     sizes: HashMap<TarPath, Option<u64>>,
+    /// Those of the files that the layer holds only changes of.
+    over_base: HashSet<TarPath>,
+    /// What is beneath those that do not share its blocks.
+    beneath: HashMap<TarPath, Arc<Beneath>>,
+    copies: Copies<'scope, 'env>,
     /// The files that have begun, with the ranges that the layer holds of them.
     begun: HashMap<TarPath, Vec<Range<u64>>>,
     context: String,
     limit: Option<u64>,
 }
 
-impl Sink for LayerSink<'_> {
+impl Sink for LayerSink<'_, '_, '_> {
     type File = OutputFile;
 
     fn begin(&mut self, path: &TarPath, size: u64, segments: Option<&[Range<u64>]>) -> Result<Arc<OutputFile>> {
         let Some(file) = self.files.get(path) else {
             return Err(Error::bundle(&self.context, format!("it holds {path}, which its config does not name")));
         };
-        let rule =
-            EntryRule { expected: self.sizes.get(path).copied().flatten(), limit: self.limit, over_base: !file.fresh };
+        let rule = EntryRule {
+            expected: self.sizes.get(path).copied().flatten(),
+            limit: self.limit,
+            over_base: self.over_base.contains(path),
+        };
         rule.check(&self.context, path, size, segments)?;
         file.file.set_len(size).context("set the size of", &file.path)?;
         let whole = 0..size;
-        self.begun.insert(path.clone(), segments.map_or_else(|| vec![whole], <[_]>::to_vec));
+        let held = segments.map_or_else(|| vec![whole], <[_]>::to_vec);
+        if let Some(from) = self.beneath.remove(path) {
+            self.copies.begin(from, file.clone(), size, &held)?;
+        }
+        self.begun.insert(path.clone(), held);
         Ok(file.clone())
     }
 }
@@ -405,6 +451,27 @@ impl TableCheck<'_> {
         }
         Ok(Compared { file, contents: found })
     }
+}
+
+/// Whether the layer `index` of the snapshot's stack is the last that needs what is beneath it at `base`, and needs it once.
+fn is_last_use(bundled: &BundledSnapshot, index: usize, base: &TarPath) -> bool {
+    let layers = &bundled.config.layers[index..bundled.config.stack_len()];
+    for (position, layer) in layers.iter().enumerate() {
+        let files = layer.stack_files();
+        let uses = files.iter().filter(|f| f.base.as_ref() == Some(base)).count();
+        if uses > usize::from(position == 0) {
+            return false;
+        }
+        if files.iter().any(|f| f.path == *base) {
+            // Another file from here on.
+            return true;
+        }
+    }
+    !bundled.config.files.iter().any(|row| row.path == *base)
+}
+
+fn open_again(path: &Path) -> Result<File> {
+    OpenOptions::new().read(true).write(true).open(path).context("open", path)
 }
 
 fn create(path: &Path) -> Result<File> {

@@ -15,7 +15,7 @@ use crate::{
     model::TarPath,
     progress::{Progress, Silent},
     recorded::RecordedChecks,
-    restore::{Inherited, TableCheck},
+    restore::{Compared, Inherited, TableCheck},
     snapshot::{IntegrityAlgorithm, SnapshotDescriptor},
 };
 
@@ -55,29 +55,60 @@ impl Settler {
     /// The first thing that is wrong.
     pub fn run(self, restored: Receiver<Restored>) -> Result<()> {
         let mut below = HashMap::new();
+        let mut behind: Option<Settled> = None;
         for snapshot in restored {
             if !snapshot.over_previous {
                 below.clear();
             }
-            below = self.settle(&snapshot, &below)?;
+            let settled = self.settle(&snapshot, &below)?;
+            behind.iter().try_for_each(Settled::leave)?;
+            below = settled.files.iter().map(|(path, found)| (path.clone(), found.contents.clone())).collect();
+            behind = Some(settled);
         }
         self.recorded.finish()
     }
 
     /// Everything that must hold of a restored directory before it may be placed. Gives what its files hold.
-    fn settle(&self, restored: &Restored, below: &HashMap<TarPath, Contents>) -> Result<HashMap<TarPath, Contents>> {
+    fn settle(&self, restored: &Restored, below: &HashMap<TarPath, Contents>) -> Result<Settled> {
         let Restored { bundled, directory, inherited, .. } = restored;
         // The phase that people see is the unpacking of the next one.
         let check = TableCheck { bundled, directory, jobs: self.jobs, progress: &Silent };
         let compared = check.settle(inherited, below)?;
         let descriptor = descriptor_of(bundled, directory)?;
+        let mut still_read = false;
         for recorded in &descriptor.recorded {
             let Some(found) = compared.get(&recorded.path) else { continue };
             if !(self.skip_recorded && recorded.algorithm != IntegrityAlgorithm::Merkle) {
                 self.recorded.add(recorded, &found.file, directory.join(&recorded.path), &found.contents)?;
+                still_read |= recorded.algorithm != IntegrityAlgorithm::Merkle;
             }
         }
-        Ok(compared.into_iter().map(|(path, found)| (path, found.contents)).collect())
+        Ok(Settled { directory: directory.clone(), files: compared, still_read })
+    }
+}
+
+/// A directory that is as it must be.
+struct Settled {
+    directory: PathBuf,
+    files: HashMap<TarPath, Compared>,
+    /// Whether its recorded integrity is being verified.
+    still_read: bool,
+}
+
+impl Settled {
+    /// Nobody reads it any more: it is made durable now, and its pages are given back to the system. A chain then needs
+    /// the page cache of two snapshots, however long it is; memory that has just been freed is also the fastest to get.
+    /// Measured on a virtual machine: a chain of ten, 6 GB, in 5 s instead of 7.5 s.
+    fn leave(&self) -> Result<()> {
+        if self.still_read {
+            return Ok(());
+        }
+        for (path, Compared { file, .. }) in &self.files {
+            file.sync_data().context("fsync", self.directory.join(path))?;
+            // Only an advice: what cannot take it works as well.
+            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+        }
+        Ok(())
     }
 }
 

@@ -57,6 +57,9 @@ pub trait Target: Send + Sync {
     /// One that is far away may not be reached.
     fn contains(&self, descriptor: &Descriptor) -> Result<bool>;
 
+    /// Bytes of blobs that were written or sent so far: less than all where the target had some.
+    fn sent(&self) -> u64;
+
     /// The same target for blobs that are known before they are written, if it takes several at once.
     fn shared(&self) -> Option<&dyn SharedTarget> {
         None

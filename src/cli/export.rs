@@ -74,8 +74,12 @@ pub fn text(report: &ExportReport) -> String {
     if !report.cache_files.is_empty() {
         text += &format!("image  {}\n", output::count(report.cache_files.len(), "cache file"));
     }
+    let new = match report.sent_bytes < report.blob_bytes {
+        true => format!(", {} of them new", output::size(report.sent_bytes)),
+        false => String::new(),
+    };
     text + &format!(
-        "wrote  {} ({}), {} in {}\n",
+        "wrote  {} ({}), {}{new}, in {}\n",
         output::clean(&report.destination),
         report.form,
         output::size(report.blob_bytes),

@@ -1,59 +1,173 @@
-//! A copy of a file that costs nothing where the filesystem can share blocks, and its data extents elsewhere.
+//! What a file takes over from the one beneath it: shared blocks where the filesystem has them, else copies of the data
+//! that its layer does not hold, made beside the decoding.
+//!
+//! Copies go through memory, a megabyte at a time, and not by `copy_file_range`: where blocks cannot be shared that call
+//! moves pages through a pipe of 64 KiB. Measured on ext4 with 540 MB in the page cache and two threads: 0.20 s against
+//! 0.30 to 0.45 s.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::{Scope, ScopedJoinHandle},
+};
 
-use rustix::{fs::copy_file_range, io::Errno};
+use super::{
+    analyze::{FileView, read_exact_at},
+    extents::{data_extents, without},
+};
+use crate::error::{IoContext, Result};
 
-use super::extents::data_extents;
-use crate::error::{Error, IoContext, Result};
+/// Bytes that are read and written at once.
+const PIECE: u64 = 1 << 20;
+/// A thread's share.
+const SHARE: u64 = 8 << 20;
 
-/// Most bytes that are copied in one call.
-const PIECE: u64 = 32 << 20;
+/// A file beneath another one.
+#[derive(Debug)]
+pub struct Beneath {
+    /// Open for reading.
+    pub file: File,
+    /// How messages name it.
+    pub path: PathBuf,
+}
 
-/// Makes the empty file `to` equal to `from` (of `size` bytes), holes kept. `copied` is told of bytes that were written.
+impl Beneath {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { file: File::open(path).context("open", path)?, path: path.into() })
+    }
+
+    /// The data below `size` and outside of the sorted ranges `except`, in shares for threads.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    pub fn data(&self, size: u64, except: &[Range<u64>]) -> Result<Vec<Range<u64>>> {
+        let length = self.file.metadata().context("stat", &self.path)?.len();
+        let extents = data_extents(&self.file, &self.path, length.min(size))?;
+        let cut = |range: Range<u64>| {
+            let end = range.end;
+            range.step_by(SHARE as usize).map(move |start| start..(start + SHARE).min(end))
+        };
+        Ok(without(&extents, except).into_iter().flat_map(cut).collect())
+    }
+
+    /// Copies `range` to the same place of `to`, through `buffer`; `copied` is told of what was written.
+    fn copy(
+        &self,
+        to: &File,
+        to_path: &Path,
+        range: Range<u64>,
+        buffer: &mut Vec<u8>,
+        copied: &dyn Fn(u64) -> Result<()>,
+    ) -> Result<()> {
+        buffer.resize(PIECE as usize, 0);
+        let view = FileView { file: &self.file, path: &self.path, size: range.end };
+        let mut at = range.start;
+        while at < range.end {
+            let part = &mut buffer[..(range.end - at).min(PIECE) as usize];
+            read_exact_at(view, part, at)?;
+            to.write_all_at(part, at).context("write", to_path)?;
+            at += part.len() as u64;
+            copied(part.len() as u64)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the empty file `to` share all blocks of `from`; whether their filesystem can.
+pub fn share_blocks(from: &File, to: &File) -> bool {
+    rustix::fs::ioctl_ficlone(to, from).is_ok()
+}
+
+/// Makes the empty file `to` equal to the first `size` bytes of `from`, holes kept. `copied` is told of bytes that were
+/// written.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::SourceChanged`] when `from` ends early; those of `copied`.
+/// [`crate::Error::Io`]; [`crate::Error::SourceChanged`] when `from` ends early; those of `copied`.
 pub fn clone_contents(
-    from: &File,
-    from_path: &Path,
+    from: &Beneath,
     to: &File,
     to_path: &Path,
     size: u64,
     copied: &dyn Fn(u64) -> Result<()>,
 ) -> Result<()> {
-    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
+    if share_blocks(&from.file, to) {
+        return to.set_len(size).context("set the size of", to_path);
     }
     to.set_len(size).context("set the size of", to_path)?;
-    for extent in data_extents(from, from_path, size)? {
-        let (mut read_at, mut write_at) = (extent.start, extent.start);
-        while read_at < extent.end {
-            let want = (extent.end - read_at).min(PIECE) as usize;
-            match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), want) {
-                Ok(0) => return Err(Error::SourceChanged { path: from_path.into() }),
-                Ok(bytes) => copied(bytes as u64)?,
-                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
-                    copy_by_hand(from, from_path, to, to_path, read_at..extent.end)?;
-                    read_at = extent.end;
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(Error::io("copy into", to_path, e.into())),
-            }
-        }
-    }
-    Ok(())
+    let mut buffer = Vec::new();
+    from.data(size, &[])?.into_iter().try_for_each(|range| from.copy(to, to_path, range, &mut buffer, copied))
 }
 
-fn copy_by_hand(from: &File, from_path: &Path, to: &File, to_path: &Path, range: std::ops::Range<u64>) -> Result<()> {
-    use std::os::unix::fs::FileExt;
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = range.start;
-    while at < range.end {
-        let part = &mut buffer[..(range.end - at).min(1 << 20) as usize];
-        from.read_exact_at(part, at).context("read", from_path)?;
-        to.write_all_at(part, at).context("write", to_path)?;
-        at += part.len() as u64;
+/// Copies that run beside other work, those of one file at a time.
+pub struct Copies<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    threads: usize,
+    running: Vec<ScopedJoinHandle<'scope, Result<()>>>,
+}
+
+/// A file that takes in copies.
+pub trait Receive: Send + Sync {
+    /// Open for writing.
+    fn file(&self) -> &File;
+    /// How messages name it.
+    fn path(&self) -> &Path;
+    /// That many bytes were written to it.
+    ///
+    /// # Errors
+    /// What makes going on pointless.
+    fn written(&self, bytes: u64) -> Result<()>;
+}
+
+impl<'scope, 'env> Copies<'scope, 'env> {
+    /// None run yet; `threads` will, at least 1.
+    pub fn new(scope: &'scope Scope<'scope, 'env>, threads: usize) -> Self {
+        Self { scope, threads: threads.max(1), running: Vec::new() }
     }
-    Ok(())
+
+    /// Begins to copy the data of `from` below `size` and outside of `except` to `to`, which nobody else writes to there.
+    ///
+    /// # Errors
+    /// Those of the file before, and [`crate::Error::Io`].
+    pub fn begin<R>(&mut self, from: Arc<Beneath>, to: Arc<R>, size: u64, except: &[Range<u64>]) -> Result<()>
+    where
+        R: Receive + 'scope,
+    {
+        self.join()?;
+        let ranges: Arc<[Range<u64>]> = from.data(size, except)?.into();
+        let next = Arc::new(AtomicUsize::new(0));
+        for _ in 0..self.threads.min(ranges.len()) {
+            let (from, to, ranges, next) = (from.clone(), to.clone(), ranges.clone(), next.clone());
+            self.running.push(self.scope.spawn(move || {
+                let mut buffer = Vec::new();
+                while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    from.copy(to.file(), to.path(), range.clone(), &mut buffer, &|bytes| to.written(bytes))?;
+                }
+                Ok(())
+            }));
+        }
+        Ok(())
+    }
+
+    /// Waits for what runs.
+    ///
+    /// # Errors
+    /// What went wrong first.
+    pub fn join(&mut self) -> Result<()> {
+        let join = |thread: ScopedJoinHandle<Result<()>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        // All of them, also after an error.
+        let results: Vec<Result<()>> = self.running.drain(..).map(join).collect();
+        results.into_iter().collect()
+    }
 }

@@ -21,6 +21,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::{
     BLOCK, FRAME,
     analyze::is_zero,
+    clone::Receive,
     frame::{self, Head},
     walk::{Placement, Sink, Walker},
 };
@@ -36,7 +37,7 @@ pub struct OutputFile {
     pub file: File,
     /// How messages name it.
     pub path: PathBuf,
-    /// Whether zeros may be left out because the file is all hole where the layer writes.
+    /// Whether zeros may be left out because the file is a hole wherever the layer writes.
     pub fresh: bool,
     /// Makes it durable while it is written.
     pub writeback: Option<Arc<Writeback>>,
@@ -83,6 +84,26 @@ pub trait Place: Send + Sync {
     fn place(&self, bytes: &[u8], offset: u64) -> Result<()>;
 }
 
+impl Receive for OutputFile {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Asks for writeback when there is enough of it.
+    fn written(&self, bytes: u64) -> Result<()> {
+        let Some(writeback) = &self.writeback else { return Ok(()) };
+        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= WRITEBACK_EVERY {
+            self.unsynced.store(0, Ordering::Relaxed);
+            writeback.request(&self.file).context("fsync", &self.path)?;
+        }
+        Ok(())
+    }
+}
+
 impl Place for OutputFile {
     fn place(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.write(bytes, offset)?;
@@ -91,32 +112,25 @@ impl Place for OutputFile {
 }
 
 impl OutputFile {
-    /// Counts bytes that were written, and asks for writeback when there are enough of them.
-    pub fn written(&self, bytes: u64) -> Result<()> {
-        let Some(writeback) = &self.writeback else { return Ok(()) };
-        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= WRITEBACK_EVERY {
-            self.unsynced.store(0, Ordering::Relaxed);
-            writeback.request(&self.file).context("fsync", &self.path)?;
-        }
-        Ok(())
-    }
-
+    /// Runs of blocks that are not zero are written at once; runs of zero blocks stay or become holes at once.
     fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        // Runs of blocks that are not zero are written at once; zero blocks stay or become holes.
-        let mut run = 0..0;
         let mut at = 0;
         while at < bytes.len() {
-            let to_boundary = (BLOCK - (offset + at as u64) % BLOCK) as usize;
-            let end = (at + to_boundary).min(bytes.len());
-            if is_zero(&bytes[at..end]) && (self.fresh || self.punch(offset + at as u64, end - at)) {
-                self.run(&bytes[run.clone()], offset + run.start as u64)?;
-                run = end..end;
-            } else {
-                run.end = end;
+            let zero = is_zero(&bytes[at..block_end(at, offset, bytes.len())]);
+            let mut end = at;
+            while end < bytes.len() {
+                let next = block_end(end, offset, bytes.len());
+                if is_zero(&bytes[end..next]) != zero {
+                    break;
+                }
+                end = next;
+            }
+            if !(zero && self.leave_out(offset + at as u64, end - at)) {
+                self.run(&bytes[at..end], offset + at as u64)?;
             }
             at = end;
         }
-        self.run(&bytes[run.clone()], offset + run.start as u64)
+        Ok(())
     }
 
     fn run(&self, bytes: &[u8], offset: u64) -> Result<()> {
@@ -124,11 +138,16 @@ impl OutputFile {
         self.file.write_all_at(bytes, offset).context("write", &self.path)
     }
 
-    /// Makes a whole block a hole; whether that was possible.
-    fn punch(&self, offset: u64, length: usize) -> bool {
+    /// Whether zeros need not be written: they are a hole, or have become one. A part of a block is zeroed in place.
+    fn leave_out(&self, offset: u64, length: usize) -> bool {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        length as u64 == BLOCK && fallocate(&self.file, flags, offset, BLOCK).is_ok()
+        self.fresh || fallocate(&self.file, flags, offset, length as u64).is_ok()
     }
+}
+
+/// Where the block that holds byte `at` of a piece ends; the piece stands at `offset` of its file and has `length` bytes.
+fn block_end(at: usize, offset: u64, length: usize) -> usize {
+    (at + (BLOCK - (offset + at as u64) % BLOCK) as usize).min(length)
 }
 
 /// How a layer's blob holds its tar.

@@ -50,6 +50,24 @@ pub fn union(a: &[Range<u64>], b: &[Range<u64>]) -> Vec<Range<u64>> {
     merged
 }
 
+/// The parts of the sorted `extents` that lie in none of the sorted `holes`.
+pub fn without(extents: &[Range<u64>], holes: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    for extent in extents {
+        let mut at = extent.start;
+        for hole in within(holes, extent) {
+            if at < hole.start {
+                left.push(at..hole.start);
+            }
+            at = hole.end;
+        }
+        if at < extent.end {
+            left.push(at..extent.end);
+        }
+    }
+    left
+}
+
 /// The parts of `extents` inside `window`.
 pub fn within<'a>(extents: &'a [Range<u64>], window: &Range<u64>) -> impl Iterator<Item = Range<u64>> + 'a {
     let window = window.clone();
@@ -64,4 +82,21 @@ pub fn within<'a>(extents: &'a [Range<u64>], window: &Range<u64>) -> impl Iterat
 pub fn covered(extents: &[Range<u64>], range: &Range<u64>) -> bool {
     let at = extents.partition_point(|e| e.end <= range.start);
     extents.get(at).is_some_and(|e| e.start <= range.start && range.end <= e.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_without_holes() {
+        let extents = [0..10, 20..30, 40..50];
+        assert_eq!(without(&extents, &[]), extents);
+        assert_eq!(
+            without(&extents, &[0..3, 5..7, 9..22, 24..24, 28..45, 49..90]),
+            [3..5, 7..9, 22..24, 24..28, 45..49]
+        );
+        assert!(without(&extents, std::slice::from_ref(&(0..60))).is_empty());
+        assert!(without(&[], &extents).is_empty());
+    }
 }

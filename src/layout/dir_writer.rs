@@ -65,6 +65,10 @@ impl Target for DirTarget {
         Ok(self.blobs.get(&descriptor.digest) == Some(&descriptor.size))
     }
 
+    fn sent(&self) -> u64 {
+        self.blobs.values().sum()
+    }
+
     fn finish(self: Box<Self>, index: &Index) -> Result<()> {
         let bytes = index_bytes(index, self.partial.destination())?;
         self.write_document("index.json", &bytes)?;

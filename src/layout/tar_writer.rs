@@ -174,6 +174,10 @@ impl Target for TarTarget {
         Ok(self.blobs.get(&descriptor.digest) == Some(&descriptor.size))
     }
 
+    fn sent(&self) -> u64 {
+        self.blobs.values().sum()
+    }
+
     fn finish(mut self: Box<Self>, index: &Index) -> Result<()> {
         let path = self.partial.destination().to_path_buf();
         if self.broken {
@@ -278,6 +282,10 @@ impl Target for PipeTarget {
 
     fn contains(&self, descriptor: &Descriptor) -> Result<bool> {
         Ok(self.blobs.get(&descriptor.digest) == Some(&descriptor.size))
+    }
+
+    fn sent(&self) -> u64 {
+        self.blobs.values().sum()
     }
 
     fn finish(mut self: Box<Self>, index: &Index) -> Result<()> {

@@ -237,6 +237,14 @@ impl LayerRecord {
             Self::Base { digest, .. } | Self::Delta { digest, .. } | Self::Cache { digest, .. } => *digest,
         }
     }
+
+    /// The files that it holds of a snapshot's directory.
+    pub fn stack_files(&self) -> &[LayerFile] {
+        match self {
+            Self::Base { files, .. } | Self::Delta { files, .. } => files,
+            Self::Cache { .. } => &[],
+        }
+    }
 }
 
 /// The config blob of a snapshot's manifest.

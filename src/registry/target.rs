@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -37,6 +40,8 @@ pub(super) struct Shared {
     /// Bytes of a chunk.
     pub chunk: usize,
     mount_from: Option<Repository>,
+    /// Bytes of blobs that were sent.
+    pub sent: AtomicU64,
     /// The manifests pushed by this run, which tags are to name.
     manifests: Mutex<HashMap<Digest, Bytes>>,
 }
@@ -55,6 +60,7 @@ impl RegistryTarget {
             memory: Memory(options.cache.clone()),
             chunk: options.chunk.max(1),
             mount_from: options.mount_from.clone(),
+            sent: AtomicU64::new(0),
             manifests: Mutex::new(HashMap::new()),
         };
         Ok(Self { shared: Arc::new(shared), head: reference.version.clone() })
@@ -82,7 +88,12 @@ impl Shared {
         let there = self.repo.has(descriptor)?;
         let registered = match there {
             true => false,
-            false => self.put_version(&Version::Digest(descriptor.digest), &descriptor.media_type, bytes.clone())?,
+            false => {
+                let version = Version::Digest(descriptor.digest);
+                let registered = self.put_version(&version, &descriptor.media_type, bytes.clone())?;
+                self.sent.fetch_add(descriptor.size, Ordering::Relaxed);
+                registered
+            }
         };
         if let Some(subject) = subject
             && !registered
@@ -167,6 +178,10 @@ impl Target for RegistryTarget {
 
     fn contains(&self, descriptor: &Descriptor) -> Result<bool> {
         self.shared.repo.has(descriptor)
+    }
+
+    fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     fn shared(&self) -> Option<&dyn SharedTarget> {

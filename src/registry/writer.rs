@@ -8,6 +8,7 @@ use std::{
     mem,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -34,6 +35,8 @@ pub(super) struct UploadWriter {
     size: u64,
     /// Bytes that the registry has from an earlier run: hashed, not sent.
     skip: u64,
+    /// Bytes that go to the registry.
+    taken: u64,
     chunk: usize,
     buffer: Vec<u8>,
     /// What the bytes follow from, where that is known: an interrupted upload of the same goes on.
@@ -57,6 +60,7 @@ impl UploadWriter {
             hasher: Hasher::new(),
             size: 0,
             skip: 0,
+            taken: 0,
             chunk,
             buffer: Vec::new(),
             key,
@@ -176,6 +180,7 @@ impl UploadWriter {
             } else if self.session.is_some() || !shared.repo.has(&descriptor)? {
                 let session = self.begun()?;
                 send_whole(&shared.repo, session, &digest, &bytes)?;
+                shared.sent.fetch_add(self.taken, Ordering::Relaxed);
             }
         } else {
             if self.skip > 0 {
@@ -191,6 +196,7 @@ impl UploadWriter {
                 self.send(last)?;
             }
             self.join()?.finish(&shared.repo, &digest, descriptor.size)?;
+            shared.sent.fetch_add(self.taken, Ordering::Relaxed);
         }
         shared.holds(&descriptor);
         Ok(descriptor)
@@ -203,6 +209,7 @@ impl Write for UploadWriter {
         self.size += bytes.len() as u64;
         let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
         self.skip -= skipped as u64;
+        self.taken += (bytes.len() - skipped) as u64;
         self.take_in(&bytes[skipped..]).map_err(to_io)?;
         Ok(bytes.len())
     }

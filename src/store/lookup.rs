@@ -16,6 +16,8 @@ use crate::{
 
 /// Shortest beginning of a digest that is looked up, in hex digits: what [`crate::Digest::short`] shows.
 const MIN_PREFIX: usize = 12;
+/// Fewer descriptors are not worth a thread: each takes some 30 microseconds.
+const MIN_SHARE: usize = 64;
 /// How many names an error lists.
 const HINTS: usize = 8;
 
@@ -43,17 +45,40 @@ fn candidates(store: &Store) -> Result<Vec<Snapshot>> {
 type Failed = (PathBuf, Error);
 
 fn read_all(store: &Store) -> Result<(Vec<Snapshot>, Vec<Failed>)> {
-    let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
+    let mut directories = Vec::new();
     for folder in folders(&store.snapshots())? {
-        for directory in if is_group(&folder) { folders(&folder)? } else { vec![folder] } {
-            match Snapshot::open(&directory) {
-                Ok(snapshot) => snapshots.push(snapshot),
-                Err(error) => unreadable.push((directory, error)),
-            }
+        if is_group(&folder) {
+            directories.extend(folders(&folder)?);
+        } else {
+            directories.push(folder);
+        }
+    }
+    let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
+    for (directory, opened) in directories.iter().zip(open_each(&directories)) {
+        match opened {
+            Ok(snapshot) => snapshots.push(snapshot),
+            Err(error) => unreadable.push((directory.clone(), error)),
         }
     }
     snapshots.sort_by(|a, b| (&a.name, &a.group, &a.directory).cmp(&(&b.name, &b.group, &b.directory)));
     Ok((snapshots, unreadable))
+}
+
+/// Opens all of them, on all cores where they are many.
+fn open_each(directories: &[PathBuf]) -> Vec<Result<Snapshot>> {
+    let open = |share: &[PathBuf]| share.iter().map(|directory| Snapshot::open(directory)).collect::<Vec<_>>();
+    if directories.len() <= MIN_SHARE {
+        return open(directories);
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = directories.len().div_ceil(threads).max(MIN_SHARE);
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = directories.chunks(share).map(|share| scope.spawn(move || open(share))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<Vec<Result<Snapshot>>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        shares.into_iter().flat_map(join).collect()
+    })
 }
 
 /// The one snapshot that answers to `reference`.

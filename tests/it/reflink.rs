@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use snapcask::{
     export::{ExportOptions, Form, export},
-    layer::clone::clone_contents,
+    layer::clone::{Beneath, clone_contents},
     model::Generation,
 };
 
@@ -99,6 +99,6 @@ fn shared_blocks_change_no_byte_and_stay_shared() {
 
     // What a clone reads is what was written, also where nothing is shared.
     let copy = File::create_new(fixture.path("copy")).unwrap();
-    clone_contents(&File::open(disk(3)).unwrap(), &disk(3), &copy, Path::new("copy"), size, &|_| Ok(())).unwrap();
+    clone_contents(&Beneath::open(&disk(3)).unwrap(), &copy, Path::new("copy"), size, &|_| Ok(())).unwrap();
     assert_eq!(identity(&fixture.path("copy")), identity(&disk(3)));
 }

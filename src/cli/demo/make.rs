@@ -7,7 +7,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use snapcask::{Digest, Result, error::IoContext, layer::clone::clone_contents};
+use snapcask::{
+    Digest, Result,
+    error::IoContext,
+    layer::clone::{Beneath, clone_contents},
+};
 
 /// The snapshots, oldest first.
 pub const NAMES: [&str; 3] = ["base", "packages", "configured"];
@@ -45,8 +49,7 @@ pub fn store(store: &Path) -> Result<&'static str> {
                 }
             }
             Some((below, _)) => {
-                let from = File::open(below).context("open", below)?;
-                clone_contents(&from, below, &disk, &path, DISK, &|_| Ok(()))?;
+                clone_contents(&Beneath::open(below)?, &disk, &path, DISK, &|_| Ok(()))?;
                 for (change, (seed, offset)) in changes(number).enumerate() {
                     // Now and then something is deleted: its block becomes zero, and a hole.
                     match change % 64 {

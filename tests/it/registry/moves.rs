@@ -61,7 +61,7 @@ fn a_second_push_sends_nothing_and_a_child_its_delta() {
         assert!(server.received() > 0);
         server.behave(Default::default());
         let again = push_snapshot(&fixture, "middle", &place, &options).unwrap();
-        assert_eq!((server.received(), again.blob_bytes), (0, first.blob_bytes));
+        assert_eq!((server.received(), again.blob_bytes, again.sent_bytes), (0, first.blob_bytes, 0));
         assert_eq!(again.snapshots[0].manifest, first.snapshots[0].manifest);
         let puts = server.log().iter().filter(|seen| seen.method == "PUT" || seen.method == "PATCH").count();
         assert_eq!(puts, 0, "{:#?}", server.log());
