@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    ahead::Ahead,
     bundle::{self, BundledSnapshot, MAX_CHAIN},
     destination::{Destination, Form, create_target},
     digest::Digest,
@@ -22,7 +23,7 @@ use crate::{
     model::{Descriptor, Index},
     progress::Progress,
     report::{CopiedSnapshot, CopyReport},
-    storage::{Put, SharedTarget, Source, Target, pour},
+    storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
     temporary::Folder,
     verify::into_error,
 };
@@ -230,6 +231,9 @@ pub fn copy_graph(
 
 fn one_by_one(source: &dyn Source, target: &mut dyn Target, graph: &Graph, progress: &dyn Progress) -> Result<Counts> {
     let mut counts = Counts::default();
+    let mut seen = HashSet::new();
+    let all = graph.snapshots.iter().flat_map(|s| blobs_of(s).chain([&s.descriptor])).filter(|d| seen.insert(d.digest));
+    let source = Ahead::new(source, all.cloned());
     for snapshot in &graph.snapshots {
         for descriptor in blobs_of(snapshot).chain([&snapshot.descriptor]) {
             if target.contains(descriptor)? {

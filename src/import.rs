@@ -13,10 +13,11 @@ use std::{
 };
 
 use crate::{
+    ahead::Ahead,
     bundle::{self, BundledSnapshot},
     error::{Error, IoContext, Result},
     layout,
-    model::{FileRecord, LayerRecord, SnapshotIdentity, SnapshotName, TarPath},
+    model::{Descriptor, FileRecord, LayerRecord, SnapshotIdentity, SnapshotName, TarPath},
     progress::Progress,
     reference::RegistryReference,
     registry,
@@ -145,9 +146,10 @@ impl Import<'_> {
         let most = self.check_limits(&chain)?;
         let targets = self.targets(&chain)?;
         targets.iter().try_for_each(|(target, _)| check_way(&self.destination, target))?;
+        let ahead = Ahead::new(source.as_ref(), layers_to_come(&chain, &targets));
         let writeback = Arc::new(Writeback::start().context("start a thread for", stage.path())?);
         let restorer = Restorer {
-            source: source.as_ref(),
+            source: &ahead,
             jobs: options.jobs,
             progress: options.progress.as_ref(),
             most: Some(most),
@@ -445,6 +447,20 @@ impl Import<'_> {
         }
         Ok(Some((stage, files)))
     }
+}
+
+/// The layers that will be asked for, in their order, as far as that can be told now.
+fn layers_to_come(chain: &[BundledSnapshot], targets: &[Place]) -> Vec<Descriptor> {
+    let mut layers: Vec<Descriptor> = Vec::new();
+    let mut below: Option<&BundledSnapshot> = None;
+    for (snapshot, (target, _)) in chain.iter().zip(targets).rev() {
+        if fs::symlink_metadata(target).is_err() {
+            let first = below.filter(|below| snapshot.extends(below)).map_or(0, |_| snapshot.config.stack_len() - 1);
+            layers.extend(snapshot.manifest.layers[first..snapshot.config.stack_len()].iter().cloned());
+        }
+        below = Some(snapshot);
+    }
+    layers
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

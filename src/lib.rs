@@ -8,7 +8,9 @@
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
+pub mod ahead;
 pub mod beneath;
+pub mod buffers;
 pub mod bundle;
 pub mod check;
 pub mod check_bundle;

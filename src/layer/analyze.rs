@@ -24,6 +24,7 @@ use super::{
     shared::shared_extents,
 };
 use crate::{
+    buffers::Buffer,
     error::{Error, IoContext, Result},
     model::config::Root,
     progress::Progress,
@@ -215,8 +216,8 @@ struct Found {
 
 #[derive(Default)]
 struct Buffers {
-    own: Vec<u8>,
-    below: Vec<u8>,
+    own: Buffer,
+    below: Buffer,
 }
 
 #[derive(Clone, Copy)]
@@ -287,9 +288,11 @@ impl ChunkTask<'_> {
             found.data_bytes = known.map_or(0, |c| c.data_bytes);
             return Ok(found);
         }
-        buffers.own.resize(LEAF_RUN, 0);
-        if self.base.is_some() {
-            buffers.below.resize(LEAF_RUN, 0);
+        if buffers.own.is_empty() {
+            buffers.own = Buffer::zeroed(LEAF_RUN);
+        }
+        if buffers.below.is_empty() && self.base.is_some() {
+            buffers.below = Buffer::zeroed(LEAF_RUN);
         }
         let touched = leaf_runs(&union(&own, &below));
         let mut leaves = Vec::new();

@@ -21,7 +21,10 @@ use super::{
     analyze::{FileView, read_exact_at},
     extents::{data_extents, without},
 };
-use crate::error::{IoContext, Result};
+use crate::{
+    buffers::Buffer,
+    error::{IoContext, Result},
+};
 
 /// Bytes that are read and written at once.
 const PIECE: u64 = 1 << 20;
@@ -66,10 +69,9 @@ impl Beneath {
         to: &File,
         to_path: &Path,
         range: Range<u64>,
-        buffer: &mut Vec<u8>,
+        buffer: &mut [u8],
         copied: &dyn Fn(u64) -> Result<()>,
     ) -> Result<()> {
-        buffer.resize(PIECE as usize, 0);
         let view = FileView { file: &self.file, path: &self.path, size: range.end };
         let mut at = range.start;
         while at < range.end {
@@ -104,7 +106,7 @@ pub fn clone_contents(
         return to.set_len(size).context("set the size of", to_path);
     }
     to.set_len(size).context("set the size of", to_path)?;
-    let mut buffer = Vec::new();
+    let mut buffer = Buffer::zeroed(PIECE as usize);
     from.data(size, &[])?.into_iter().try_for_each(|range| from.copy(to, to_path, range, &mut buffer, copied))
 }
 
@@ -148,7 +150,7 @@ impl<'scope, 'env> Copies<'scope, 'env> {
         for _ in 0..self.threads.min(ranges.len()) {
             let (from, to, ranges, next) = (from.clone(), to.clone(), ranges.clone(), next.clone());
             self.running.push(self.scope.spawn(move || {
-                let mut buffer = Vec::new();
+                let mut buffer = Buffer::zeroed(PIECE as usize);
                 while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
                     from.copy(to.file(), to.path(), range.clone(), &mut buffer, &|bytes| to.written(bytes))?;
                 }

@@ -26,6 +26,7 @@ use super::{
     walk::{Placement, Sink, Walker},
 };
 use crate::{
+    buffers::Buffer,
     error::{Error, IoContext, Result},
     progress::Progress,
     writeback::{WRITEBACK_EVERY, Writeback},
@@ -160,8 +161,8 @@ pub enum LayerEncoding {
 }
 
 enum Piece {
-    Frame(Vec<u8>, usize),
-    Plain(Vec<u8>),
+    Frame(Buffer, usize),
+    Plain(Buffer),
 }
 
 struct Turn<'a, S: Sink> {
@@ -315,7 +316,7 @@ impl Feeder<'_> {
 
     fn pieces(&mut self, reader: &mut impl Read, corrupt: &dyn Fn(std::io::Error) -> Error) -> Result<()> {
         loop {
-            let mut piece = Vec::with_capacity(FRAME);
+            let mut piece = Buffer::with_capacity(FRAME);
             reader.by_ref().take(FRAME as u64).read_to_end(&mut piece).map_err(corrupt)?;
             if piece.is_empty() {
                 return Ok(());
@@ -357,7 +358,7 @@ fn worker<S: Sink<File: Place> + Send>(
     progress: &dyn Progress,
 ) {
     let mut decompressor = None;
-    let mut buffer = Vec::new();
+    let mut buffer = Buffer::with_capacity(FRAME);
     loop {
         let received = receiver.lock().unwrap_or_else(|e| e.into_inner()).recv();
         let Ok((index, piece)) = received else { return };

@@ -11,6 +11,7 @@ use std::{
 
 use super::{FRAME, tar::TarPlan};
 use crate::{
+    buffers::Buffer,
     error::{Error, Result},
     progress::Progress,
     seek_table,
@@ -28,7 +29,7 @@ struct Shared {
 struct State {
     next: u64,
     written: u64,
-    done: BTreeMap<u64, (Vec<u8>, u32)>,
+    done: BTreeMap<u64, (Buffer, u32)>,
     sums: Vec<u64>,
     error: Option<Error>,
 }
@@ -123,7 +124,7 @@ fn worker(plan: &TarPlan, level: Option<i32>, frames: u64, window: u64, shared: 
             Some(level) => Some(zstd::bulk::Compressor::new(level).map_err(compress_failed)?),
             None => None,
         };
-        let mut plain = Vec::new();
+        let mut plain = Buffer::with_capacity(FRAME);
         let mut sums = vec![0; plan.files().len()];
         loop {
             let mut state = shared.lock();
@@ -144,11 +145,16 @@ fn worker(plan: &TarPlan, level: Option<i32>, frames: u64, window: u64, shared: 
             let start = index * FRAME as u64;
             plain.resize((plan.len() - start).min(FRAME as u64) as usize, 0);
             plan.read_at(start, &mut plain, &mut sums)?;
+            let length = plain.len() as u32;
             let bytes = match &mut compressor {
-                Some(compressor) => compressor.compress(&plain).map_err(compress_failed)?,
-                None => plain.clone(),
+                Some(compressor) => {
+                    let mut bytes = Buffer::with_capacity(zstd::zstd_safe::compress_bound(plain.len()));
+                    compressor.compress_to_buffer(&plain[..], &mut *bytes).map_err(compress_failed)?;
+                    bytes
+                }
+                None => std::mem::replace(&mut plain, Buffer::with_capacity(FRAME)),
             };
-            shared.lock().done.insert(index, (bytes, plain.len() as u32));
+            shared.lock().done.insert(index, (bytes, length));
             shared.changed.notify_all();
         }
     };

@@ -2,6 +2,10 @@
 
 use std::io::{self, Read};
 
+use crate::buffers::Buffer;
+
+/// Room for a compressed frame of 4 MiB, as it usually is.
+const USUAL: usize = 2 << 20;
 const MAGIC: u32 = 0xFD2F_B528;
 const SKIPPABLE: u32 = 0x184D_2A50;
 /// A frame that says it decompresses to at most this is decoded in one piece, others are streamed.
@@ -16,7 +20,7 @@ pub enum Head {
     /// A frame to pass over.
     Skippable,
     /// A whole frame of at most [`MAX_PIECE`] bytes: its compressed bytes and its content's size.
-    Piece(Vec<u8>, usize),
+    Piece(Buffer, usize),
     /// A frame that is larger, or does not say: the header's bytes, already read.
     Stream(Vec<u8>),
 }
@@ -44,7 +48,8 @@ pub fn next(reader: &mut impl Read) -> io::Result<Head> {
     if number != MAGIC {
         return Err(invalid("no frame begins here"));
     }
-    let mut frame = magic.to_vec();
+    let mut frame = Buffer::with_capacity(USUAL);
+    frame.extend_from_slice(&magic);
     let descriptor = take(reader, &mut frame, 1)?[0];
     if descriptor & 0x08 != 0 {
         return Err(invalid("a reserved bit of a frame is set"));
@@ -78,7 +83,7 @@ pub fn next(reader: &mut impl Read) -> io::Result<Head> {
             blocks(reader, &mut frame, checksum, content)?;
             Ok(Head::Piece(frame, content as usize))
         }
-        _ => Ok(Head::Stream(frame)),
+        _ => Ok(Head::Stream(frame.to_vec())),
     }
 }
 

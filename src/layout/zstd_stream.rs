@@ -8,7 +8,10 @@ use super::{
     bytes::{Bytes, Cursor},
     zstd_frames::{SEEK_END, SEEK_MAGIC},
 };
-use crate::error::{Error, IoContext, Result};
+use crate::{
+    buffers::Buffer,
+    error::{Error, IoContext, Result},
+};
 
 /// The largest frame that is read in place, decompressed: it is held in memory whole.
 const MAX_FRAME: u64 = 8 << 20;
@@ -96,8 +99,8 @@ impl Bytes for Frames {
         Ok(Box::new(FrameCursor {
             frames: self,
             current: None,
-            data: Vec::new(),
-            compressed: Vec::new(),
+            data: Buffer::default(),
+            compressed: Buffer::default(),
             decompressor,
         }))
     }
@@ -107,8 +110,8 @@ struct FrameCursor<'a> {
     frames: &'a Frames,
     /// The frame that `data` holds.
     current: Option<usize>,
-    data: Vec<u8>,
-    compressed: Vec<u8>,
+    data: Buffer,
+    compressed: Buffer,
     decompressor: Decompressor<'static>,
 }
 
@@ -123,6 +126,10 @@ impl FrameCursor<'_> {
             _ => return Err(io::ErrorKind::UnexpectedEof.into()),
         };
         // Bounded by MAX_COMPRESSED and MAX_FRAME when the table was read.
+        if self.compressed.capacity() == 0 {
+            (self.compressed, self.data) =
+                (Buffer::with_capacity(MAX_FRAME as usize / 2), Buffer::with_capacity(MAX_FRAME as usize / 2));
+        }
         self.compressed.resize((to - from) as usize, 0);
         self.data.resize((tar_to - tar_from) as usize, 0);
         self.frames.file.read_exact_at(&mut self.compressed, from)?;

@@ -5,7 +5,7 @@
 //! auth                     who gets to see credentials
 //! client                   requests: attempts, redirects, bounds
 //! repository, tags         what a repository has
-//! source                   a bundle read: blobs verified, resumed by Range
+//! source, parts            a bundle read: blobs verified, resumed by Range, large ones in several ranges at once
 //! upload, writer, target   a bundle written: blobs resumed at the registry's offset, tags last
 //! referrers, memory        fallback tags; what is remembered between runs
 //! ```
@@ -18,6 +18,7 @@ mod credentials;
 mod http_date;
 mod memory;
 mod options;
+mod parts;
 mod referrers;
 mod repository;
 mod source;

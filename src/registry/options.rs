@@ -31,10 +31,23 @@ pub struct Options {
     pub retry: Retry,
     /// Bytes of a chunk of an upload: most that is sent twice after a cut.
     pub chunk: usize,
+    /// Bytes of a part of a download: blobs of more than two come in several ranges at once, unless the first part
+    /// came fast.
+    pub part: usize,
+    /// Bytes a second that are fast: one connection is enough then.
+    pub fast: u64,
 }
 
-/// The size of a chunk: one large hosted registry takes no more in one request.
-pub const CHUNK: usize = 4 << 20;
+/// The size of a chunk. A request costs a registry a sync of its disk: pushing 173 MB to docker-registry 2.8 on loopback
+/// took 0.96 s in chunks of 4 MiB, 0.80 s in chunks of 8, 0.76 s in chunks of 16, which take twice the memory.
+pub const CHUNK: usize = 8 << 20;
+/// What every registry takes in one request, in bytes: one large hosted one takes no more.
+pub(super) const MODEST_CHUNK: usize = 4 << 20;
+/// The size of a part, in bytes.
+const PART: usize = 2 << 20;
+/// What a fast network and a registry near by reach. Importing 173 MB over loopback takes 0.58 s over one connection and
+/// 0.75 s in ranges, which cost copies and requests; over a network that takes its time ranges are what fills it.
+const FAST: u64 = 200_000_000;
 
 impl Default for Options {
     /// As the environment says.
@@ -49,6 +62,8 @@ impl Default for Options {
             cache: default_cache(),
             retry: Retry::default(),
             chunk: CHUNK,
+            part: PART,
+            fast: FAST,
         }
     }
 }

@@ -1,10 +1,20 @@
 //! A bundle in a registry, read.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    ops::Range,
+    sync::Arc,
+};
 
 use reqwest::{Method, StatusCode, header};
 
-use super::{client::Body, options::Options, repository::Repo, tags};
+use super::{
+    client::Body,
+    options::Options,
+    parts::{LargeBlob, Ranges},
+    repository::Repo,
+    tags,
+};
 use crate::{
     digest::Digest,
     error::{Error, Result},
@@ -17,7 +27,9 @@ use crate::{
 
 /// A manifest of a repository, with everything that it refers to.
 pub(super) struct RegistrySource {
-    repo: Repo,
+    repo: Arc<Repo>,
+    /// How large blobs are read.
+    ranges: Ranges,
     index: Index,
     reference: RegistryReference,
 }
@@ -40,7 +52,8 @@ impl RegistrySource {
                 Index::new(vec![entry])
             }
         };
-        Ok(Self { repo, index, reference: reference.with(version) })
+        let ranges = Ranges { part: options.part.max(1) as u64, fast: options.fast };
+        Ok(Self { repo: Arc::new(repo), ranges, index, reference: reference.with(version) })
     }
 }
 
@@ -68,14 +81,9 @@ impl ReadOnlyStorage for RegistrySource {
     }
 
     fn fetch<'a>(&'a self, descriptor: &Descriptor) -> Result<Blob<'a>> {
-        let mut stream = Stream {
-            repo: &self.repo,
-            descriptor: descriptor.clone(),
-            offset: 0,
-            body: None,
-            failures: 0,
-            failed_at: 0,
-        };
+        let large = descriptor.size > 2 * self.ranges.part;
+        let end = if large { self.ranges.part } else { descriptor.size };
+        let mut stream = Stream::new(&self.repo, descriptor, 0..end);
         // Now and not at the first read: that it is missing is the caller's to know.
         stream.open().map_err(|error| match error {
             Error::RemoteNotFound { .. } => {
@@ -83,7 +91,9 @@ impl ReadOnlyStorage for RegistrySource {
             }
             other => other,
         })?;
-        Ok(VerifyReader::new(Box::new(stream), descriptor))
+        let reader: Box<dyn Read + Send> =
+            if stream.is_whole() { Box::new(stream) } else { Box::new(LargeBlob::new(stream, self.ranges)) };
+        Ok(VerifyReader::new(reader, descriptor))
     }
 }
 
@@ -97,22 +107,46 @@ impl Source for RegistrySource {
     }
 }
 
-/// A blob's bytes over as many connections as it takes: after a cut it goes on by `Range` where it stopped.
-struct Stream<'a> {
-    repo: &'a Repo,
+/// A range of a blob over as many connections as it takes: after a cut it goes on by `Range` where it stopped.
+pub(super) struct Stream {
+    repo: Arc<Repo>,
     descriptor: Descriptor,
     offset: u64,
+    /// Where the range ends.
+    end: u64,
     body: Option<Body>,
     /// Cuts since the last progress, and where that was.
     failures: u32,
     failed_at: u64,
 }
 
-impl Stream<'_> {
+impl Stream {
+    fn new(repo: &Arc<Repo>, descriptor: &Descriptor, range: Range<u64>) -> Self {
+        let (repo, descriptor) = (repo.clone(), descriptor.clone());
+        Self { repo, descriptor, offset: range.start, end: range.end, body: None, failures: 0, failed_at: range.start }
+    }
+
+    /// Another range of the same blob.
+    pub fn elsewhere(&self, range: Range<u64>) -> Self {
+        Self::new(&self.repo, &self.descriptor, range)
+    }
+
+    /// The whole blob's size, in bytes.
+    pub fn size(&self) -> u64 {
+        self.descriptor.size
+    }
+
+    /// Whether it goes to the blob's end, for which a registry that knows no ranges has to send all of it.
+    fn is_whole(&self) -> bool {
+        self.end == self.descriptor.size
+    }
+
     /// Connects for the bytes from `offset` on.
     fn open(&mut self) -> Result<()> {
         let mut request = self.repo.read_request(Method::GET, &self.descriptor);
-        if self.offset > 0 {
+        if !self.is_whole() {
+            request = request.header(header::RANGE, &format!("bytes={}-{}", self.offset, self.end - 1));
+        } else if self.offset > 0 {
             request = request.header(header::RANGE, &format!("bytes={}-", self.offset));
         }
         let response = self.repo.client.send(&request)?;
@@ -126,6 +160,10 @@ impl Stream<'_> {
                     return Err(self.repo.client.unreachable(&request.operation, "the connection was cut".into()));
                 }
                 self.body = Some(body);
+                // All of it is on its way.
+                if self.offset == 0 {
+                    self.end = self.descriptor.size;
+                }
                 Ok(())
             }
             StatusCode::PARTIAL_CONTENT => {
@@ -133,6 +171,12 @@ impl Stream<'_> {
                 if first_of_range(&range) != Some(self.offset) {
                     let asked = self.offset;
                     return Err(broken(format!("it was asked for the bytes from {asked} on and sent {range:?}")));
+                }
+                // A range tells nothing of what stands behind it.
+                if let Some(size) = size_of_range(&range).filter(|size| *size != self.descriptor.size) {
+                    let digest = self.descriptor.digest;
+                    let reason = format!("the registry has {size} bytes of it, not {}", self.descriptor.size);
+                    return Err(Error::CorruptBlob { digest, reason });
                 }
                 self.body = Some(response.into_body());
                 Ok(())
@@ -159,13 +203,19 @@ impl Stream<'_> {
     }
 }
 
-impl Read for Stream<'_> {
+impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // What stands behind the whole blob is read, too: there must be nothing.
+        let most = usize::try_from(self.end - self.offset.min(self.end)).unwrap_or(usize::MAX);
+        let length = if self.is_whole() { buffer.len() } else { buffer.len().min(most) };
+        let buffer = &mut buffer[..length];
         loop {
-            if self.body.is_none() {
-                if self.offset >= self.descriptor.size {
+            if self.body.is_none() || !self.is_whole() {
+                if self.offset >= self.end {
                     return Ok(0);
                 }
+            }
+            if self.body.is_none() {
                 match self.open() {
                     Ok(()) => {}
                     Err(Error::Unreachable { reason, .. }) => self.cut(reason)?,
@@ -174,7 +224,7 @@ impl Read for Stream<'_> {
             }
             let Some(body) = &mut self.body else { continue };
             match body.read(buffer) {
-                Ok(0) if !buffer.is_empty() && self.offset < self.descriptor.size => {
+                Ok(0) if !buffer.is_empty() && self.offset < self.end => {
                     self.cut(format!("it ended after {} of {} bytes", self.offset, self.descriptor.size))?;
                 }
                 Ok(n) => {
@@ -192,12 +242,19 @@ fn first_of_range(text: &str) -> Option<u64> {
     text.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
 }
 
+/// The size of the whole in `bytes FIRST-LAST/SIZE`.
+fn size_of_range(text: &str) -> Option<u64> {
+    text.rsplit_once('/')?.1.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn ranges_parse() {
+        assert_eq!(size_of_range("bytes 10-19/20"), Some(20));
+        assert_eq!(size_of_range("bytes 10-19/*"), None);
         assert_eq!(first_of_range("bytes 10-19/20"), Some(10));
         for bad in ["", "10-19", "bytes -19/20", "bytes */20", "items 1-2/3"] {
             assert_eq!(first_of_range(bad), None, "{bad}");

@@ -18,6 +18,7 @@ use reqwest::{Method, StatusCode, Url, header};
 use super::{
     client::{COMMIT, Content, Failure, Request, Response, is_passing},
     memory::UploadRecord,
+    options::MODEST_CHUNK,
     repository::Repo,
 };
 use crate::{
@@ -48,6 +49,8 @@ pub(super) struct Session {
     offset: u64,
     /// The size of chunks, in bytes.
     pub chunk: usize,
+    /// The most that goes in one request: less than a chunk until the registry has taken some, and where it refuses more.
+    limit: usize,
     /// Remembers where it goes on, after a kill too.
     record: Option<UploadRecord>,
     /// Whether this run has seen the registry take a chunk.
@@ -88,9 +91,14 @@ pub(super) fn begin(repo: &Repo, mount: Option<(&Digest, &Repository)>, chunk: u
         return Err(Error::Protocol { registry: repo.client.registry(), reason });
     };
     let asked = response.header("oci-chunk-min-length").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    let mut session = Session { location, offset: 0, chunk, record: None, proven: false, whole: None };
+    let limit = chunk.min(MODEST_CHUNK);
+    let mut session = Session { location, offset: 0, chunk, limit, record: None, proven: false, whole: None };
     match usize::try_from(asked) {
-        Ok(asked) if asked <= MAX_CHUNK => session.chunk = chunk.max(asked),
+        Ok(asked) if asked <= limit => {}
+        Ok(asked) if asked <= MAX_CHUNK => {
+            session.chunk = chunk.max(asked);
+            session.limit = session.chunk;
+        }
         _ => session.spool()?,
     }
     Ok(Begun::Session(session))
@@ -101,7 +109,8 @@ impl Session {
     pub fn resume(repo: &Repo, record: UploadRecord, chunk: usize) -> std::result::Result<Self, UploadRecord> {
         let location = record.location().and_then(|text| repo.client.resolve(&repo.url(""), &text).ok());
         let Some(location) = location else { return Err(record) };
-        let mut session = Self { location, offset: 0, chunk, record: None, proven: true, whole: None };
+        let limit = chunk.min(MODEST_CHUNK);
+        let mut session = Self { location, offset: 0, chunk, limit, record: None, proven: true, whole: None };
         match session.probe(repo, 0, u64::MAX) {
             Ok(()) => {
                 record.set(session.location.as_str());
@@ -145,21 +154,29 @@ impl Session {
             return whole.append(&chunk);
         }
         let start = self.offset;
-        let end = start + chunk.len() as u64;
+        let chunk_end = start + chunk.len() as u64;
         let (mut failures, mut failed_at) = (0, start);
-        while self.offset < end {
-            let rest = chunk.slice((self.offset - start) as usize..);
+        while self.offset < chunk_end {
+            let end = chunk_end.min(self.offset + self.limit as u64);
+            let piece = chunk.slice((self.offset - start) as usize..(end - start) as usize);
             let range = format!("{}-{}", self.offset, end - 1);
-            let request = self.request(repo, Method::PATCH, rest).header(header::CONTENT_RANGE, &range);
+            let request = self.request(repo, Method::PATCH, piece).header(header::CONTENT_RANGE, &range);
             let (reason, asked) = match repo.client.send_once(&request) {
                 Ok(response) if response.status().is_success() => {
                     self.accepted(repo, &response, end)?;
+                    self.limit = self.chunk;
                     continue;
                 }
                 Ok(response) if is_passing(response.status()) => {
                     (format!("it answered {}", response.status()), response.retry_after())
                 }
                 Ok(response) => match response.status().as_u16() {
+                    // It took less before: more is too much for it, or for a proxy before it.
+                    400 | 411 | 413 if self.proven && end - self.offset > MODEST_CHUNK as u64 => {
+                        tracing::debug!(status = %response.status(), "the registry refuses large chunks");
+                        (self.chunk, self.limit) = (MODEST_CHUNK, MODEST_CHUNK);
+                        ("it refuses large chunks".into(), None)
+                    }
                     404 | 410 => return Err(self.lost(repo, "it does not know it any more")),
                     // Out of step: what arrived is asked for.
                     416 => ("it answered 416".into(), None),
@@ -179,7 +196,7 @@ impl Session {
                 return Err(repo.client.unreachable(&request.operation, reason));
             }
             repo.client.retry.wait(failures, asked);
-            self.probe(repo, start, end)?;
+            self.probe(repo, start, chunk_end)?;
             if self.offset > failed_at {
                 (failures, failed_at) = (0, self.offset);
             }

@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    options::MODEST_CHUNK,
     repository::is_manifest,
     target::Shared,
     upload::{Begun, Session, begin, send_whole, to_io},
@@ -173,15 +174,15 @@ impl UploadWriter {
         }
         let shared = self.shared.clone();
         let resumed = self.session.as_ref().is_some_and(|session| session.offset() > 0);
-        if self.sender.is_none() && !resumed {
-            let bytes = Bytes::from(mem::take(&mut self.buffer));
-            if is_manifest(media_type) {
-                shared.put_manifest(&descriptor, bytes)?;
-            } else if self.session.is_some() || !shared.repo.has(&descriptor)? {
-                let session = self.begun()?;
-                send_whole(&shared.repo, session, &digest, &bytes)?;
-                shared.sent.fetch_add(self.taken, Ordering::Relaxed);
-            }
+        let in_memory = self.sender.is_none() && !resumed;
+        if in_memory && is_manifest(media_type) {
+            shared.put_manifest(&descriptor, mem::take(&mut self.buffer).into())?;
+        } else if in_memory && self.session.is_none() && shared.repo.has(&descriptor)? {
+            self.buffer.clear();
+        } else if in_memory && self.buffer.len() <= MODEST_CHUNK {
+            let (session, bytes) = (self.begun()?, mem::take(&mut self.buffer).into());
+            send_whole(&shared.repo, session, &digest, &bytes)?;
+            shared.sent.fetch_add(self.taken, Ordering::Relaxed);
         } else {
             if self.skip > 0 {
                 // The registry has more than the blob is long: it was another one.

@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("digest", &["error"]),
     ("media_type", &[]),
     ("beneath", &["error"]),
+    ("buffers", &[]),
     ("progress", &[]),
     ("writeback", &[]),
     ("seek_table", &["error"]),
@@ -23,11 +24,26 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("reference", &["digest", "error", "model"]),
     ("snapshot", &["beneath", "digest", "error", "model", "progress"]),
     ("store", &["beneath", "digest", "error", "model", "progress", "snapshot", "storage", "temporary", "verify"]),
-    ("layer", &["digest", "error", "media_type", "model", "progress", "seek_table", "storage", "verify", "writeback"]),
+    (
+        "layer",
+        &[
+            "buffers",
+            "digest",
+            "error",
+            "media_type",
+            "model",
+            "progress",
+            "seek_table",
+            "storage",
+            "verify",
+            "writeback",
+        ],
+    ),
     (
         "layout",
         &[
             "beneath",
+            "buffers",
             "digest",
             "error",
             "media_type",
@@ -40,7 +56,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "writeback",
         ],
     ),
-    ("registry", &["digest", "error", "media_type", "model", "progress", "reference", "storage", "verify"]),
+    ("registry", &["buffers", "digest", "error", "media_type", "model", "progress", "reference", "storage", "verify"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

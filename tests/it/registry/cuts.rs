@@ -133,7 +133,7 @@ fn a_killed_push_goes_on() {
         assert_eq!(server.tag("vm", "big"), Some(report.snapshots[0].manifest));
         server.check_blobs();
         let again = server.received().saturating_sub(report.blob_bytes);
-        assert!(again <= 2 * 4 * MIB, "{again} bytes twice after two kills");
+        assert!(again <= 2 * snapcask::registry::CHUNK as u64, "{again} bytes twice after two kills");
     }
     std::io::stderr().flush().unwrap();
 }

@@ -53,6 +53,77 @@ fn a_wrong_range_is_an_error_and_no_ranges_are_a_detour() {
     assert_same_snapshot(fixture.head(), imported.snapshots[0].path.as_ref().unwrap());
 }
 
+/// Each large blob in small parts: several ranges at once, whatever the speed.
+fn in_parts() -> Options {
+    Options { part: 16 << 10, fast: u64::MAX, ..options(None) }
+}
+
+#[test]
+fn large_blobs_come_in_several_ranges_unless_one_is_enough() {
+    let (fixture, server) = pushed();
+    let reference = server.reference("vm:head");
+    let ranges = |options: &Options, name: &str| {
+        server.behave(Behaviour::default());
+        let imported = import_from(&reference, options, &fixture.path(name)).unwrap();
+        assert_same_snapshot(fixture.head(), imported.snapshots[0].path.as_ref().unwrap());
+        server.log().iter().filter_map(|seen| seen.range.clone()).collect::<Vec<_>>()
+    };
+    let several = ranges(&in_parts(), "several");
+    assert!(several.len() > 20, "{several:?}");
+    // The first part tells that one connection is enough: one more range for the rest.
+    let fast = ranges(&Options { fast: 0, ..in_parts() }, "fast");
+    let (rest, first): (Vec<_>, Vec<_>) = fast.iter().partition(|r| r.ends_with('-'));
+    assert!(!rest.is_empty() && rest.len() == first.len(), "{fast:?}");
+    assert!(ranges(&options(None), "small").is_empty());
+
+    // Lies, cuts and failures in parts.
+    for behaviour in [
+        Behaviour { wrong_bytes: true, ..Default::default() },
+        Behaviour { short_bytes: true, ..Default::default() },
+        Behaviour { wrong_range: true, ..Default::default() },
+    ] {
+        server.behave(behaviour.clone());
+        let error = import_from(&reference, &in_parts(), &fixture.path("target")).unwrap_err();
+        assert!(
+            matches!(error, Error::CorruptBlob { .. } | Error::Unreachable { .. } | Error::Protocol { .. }),
+            "{behaviour:?}: {error}"
+        );
+        assert!(whole_tree(&fixture.path("target")).is_empty());
+    }
+    for (name, behaviour) in [
+        ("no-ranges", Behaviour { no_ranges: true, ..Default::default() }),
+        ("cut", Behaviour { cut_sent: (1..20).map(|n| n * 30_000).collect(), ..Default::default() }),
+        ("failing", Behaviour { fail_every: Some(5), ..Default::default() }),
+    ] {
+        server.behave(behaviour);
+        let imported = import_from(&reference, &in_parts(), &fixture.path(name)).unwrap();
+        assert_same_snapshot(fixture.head(), imported.snapshots[0].path.as_ref().unwrap());
+    }
+}
+
+#[test]
+fn a_registry_that_takes_small_requests_gets_them() {
+    const MIB: u64 = 1 << 20;
+    let mut fixture = Fixture::empty(Generation::Flat);
+    fixture.add("big", 0, 32 * MIB, &[(0, random(21 << 20, 5))], serde_json::Value::Null);
+    fixture.add("small", 1, 32 * MIB, &[(0, random(6 << 20, 6))], serde_json::Value::Null);
+    let bundle = fixture.path("bundle");
+    let report =
+        export(&ExportOptions { with_parents: true, ..export_options(&fixture.store, "small", Form::Dir, &bundle) })
+            .unwrap();
+    let options = Options { chunk: snapcask::registry::CHUNK, ..options(None) };
+    for most in [None, Some(4 * MIB)] {
+        let server = Server::start();
+        server.behave(Behaviour { max_chunk: most, ..Default::default() });
+        push(&bundle, &server.reference("vm"), &options).unwrap();
+        assert_eq!(server.tag("vm", "small"), Some(report.snapshots[0].manifest));
+        server.check_blobs();
+        let largest = server.log().iter().filter(|s| s.method == "PATCH").map(|s| s.received).max();
+        assert_eq!(largest, Some(8 * MIB), "it tries what is faster");
+        assert!(server.received() <= report.blob_bytes + most.map_or(0, |_| 2 * 8 * MIB));
+    }
+}
+
 #[test]
 fn passing_failures_pass() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);

@@ -57,6 +57,8 @@ pub struct Behaviour {
     /// Chunks are answered with this status.
     pub refuse_chunks: Option<u16>,
     pub min_chunk: Option<u64>,
+    /// Larger requests are answered 413.
+    pub max_chunk: Option<u64>,
     pub no_referrers: bool,
     /// A user and a password, `user:password`, in basic authentication.
     pub basic: Option<&'static str>,
@@ -443,6 +445,9 @@ fn upload(
             if let Some(status) = behaviour.refuse_chunks {
                 return Answer::error(status, "UNSUPPORTED");
             }
+            if behaviour.max_chunk.is_some_and(|most| body.len() as u64 > most) {
+                return Answer::error(413, "SIZE_INVALID");
+            }
             let Some(bytes) = state.uploads.get_mut(id) else { return Answer::error(404, "BLOB_UPLOAD_UNKNOWN") };
             let begin: usize = request.headers["content-range"].split('-').next().unwrap().parse().unwrap();
             if begin != bytes.len() {
@@ -484,16 +489,21 @@ fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, be
         bytes.truncate(size / 2);
         return Answer { body: bytes, is_blob: true, ..Answer::new(200) };
     }
-    let asked = request.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let asked = request.headers.get("range").and_then(|range| {
+        let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        Some((
+            first.parse::<usize>().ok()?,
+            if last.is_empty() { size - 1 } else { last.parse::<usize>().ok()?.min(size - 1) },
+        ))
+    });
     match asked.filter(|_| !behaviour.no_ranges) {
-        Some(mut first) => {
-            if behaviour.wrong_range {
-                first += 1;
-            }
-            let range = format!("bytes {first}-{}/{size}", size - 1);
-            Answer { body: bytes.split_off(first), is_blob: true, ..Answer::new(206) }.header("Content-Range", range)
+        Some((first, last)) if first < last => {
+            let first = if behaviour.wrong_range { first + 1 } else { first };
+            let range = format!("bytes {first}-{last}/{size}");
+            Answer { body: bytes[first..=last].to_vec(), is_blob: true, ..Answer::new(206) }
+                .header("Content-Range", range)
         }
-        None => Answer { body: bytes, is_blob: true, ..Answer::new(200) },
+        _ => Answer { body: bytes, is_blob: true, ..Answer::new(200) },
     }
 }
 
