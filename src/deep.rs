@@ -1,7 +1,8 @@
 //! `verify --deep`: every layer is decoded and every file's root compared, without a directory being restored.
 //!
-//! Files are hashed as their data passes. Only what a delta goes over is kept, in a scratch file that every delta
-//! changes in place; of it, only the chunks that the delta wrote are hashed again.
+//! Files are hashed as their data passes. A look at the deltas' sparse maps tells beforehand what they go over: of a file
+//! only the leaves that a later delta fills in part are kept, in a scratch file. Where that cannot be told, or a file's
+//! size changes, all of it is kept and written over, and hashed again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,24 +13,30 @@ use std::{
 };
 
 use crate::{
-    bundle::BundledSnapshot,
+    bundle::{BundledSnapshot, encoding_of},
     digest::Digest,
     error::{Error, IoContext, Result},
     layer::{
         analyze::{Contents, FileView, Prior, contents},
         clone::{Beneath, clone_contents},
-        decode::{Budget, OutputFile, Place},
-        streamed::StreamedContents,
+        decode::{Budget, EncodedLayer, OutputFile, Place, sparse_maps},
+        streamed::{Later, Passed, StreamedContents},
         walk::Sink,
     },
     model::{Descriptor, FileRecord, LayerRecord, TarPath},
     progress::Progress,
     restore::{EntryRule, decode_blob},
     storage::Source,
+    verify::into_error,
 };
 
 /// A file of some layer: which one, and its path.
 type Version = (Digest, TarPath);
+
+/// The most data of a delta's file whose map is kept in mind; of a larger one all is kept on disk.
+const MAX_MAPPED: u64 = 4 << 40;
+/// The most that is read of a layer for its maps, unpacked.
+const MAX_LOOKED_AT: u64 = 16 << 30;
 
 /// The decoder of a bundle's snapshots, one after the other.
 pub struct DeepCheck<'a> {
@@ -39,6 +46,8 @@ pub struct DeepCheck<'a> {
     progress: &'a dyn Progress,
     /// How many files of other layers go over a file.
     uses: HashMap<Version, usize>,
+    /// What those need of it, all of them; none where that is not known.
+    later: HashMap<Version, Option<Arc<Later>>>,
     /// The layers that are applied.
     stack: Vec<Digest>,
     files: HashMap<TarPath, Held>,
@@ -49,10 +58,28 @@ pub struct DeepCheck<'a> {
 
 /// A file after the layers that are applied.
 struct Held {
-    contents: Contents,
+    known: Known,
     version: Version,
-    /// Its bytes, where a delta needs them.
+    /// Its bytes, as far as a delta needs them.
     bytes: Option<Arc<Beneath>>,
+}
+
+/// What is known of a file.
+#[derive(Clone)]
+enum Known {
+    /// What passed, and what was kept of it.
+    Passed(Passed),
+    /// What it holds; all of its bytes are kept.
+    Whole(Contents),
+}
+
+impl Known {
+    fn contents(&self) -> &Contents {
+        match self {
+            Self::Passed(passed) => &passed.contents,
+            Self::Whole(contents) => contents,
+        }
+    }
 }
 
 impl<'a> DeepCheck<'a> {
@@ -64,24 +91,15 @@ impl<'a> DeepCheck<'a> {
         jobs: usize,
         progress: &'a dyn Progress,
     ) -> Self {
-        let mut consumers: HashMap<Version, HashSet<Version>> = HashMap::new();
-        for snapshot in snapshots {
-            let mut latest: HashMap<&TarPath, Digest> = HashMap::new();
-            for layer in &snapshot.config.layers[..snapshot.config.stack_len()] {
-                for file in layer.stack_files() {
-                    if let Some(base) = &file.base
-                        && let Some(below) = latest.get(base)
-                    {
-                        let user = (layer.digest(), file.path.clone());
-                        consumers.entry((*below, base.clone())).or_default().insert(user);
-                    }
-                }
-                latest.extend(layer.stack_files().iter().map(|file| (&file.path, layer.digest())));
-            }
+        let consumers = consumers(snapshots);
+        let plan = Plan { maps: maps(source, snapshots), sizes: sizes(snapshots), consumers: &consumers };
+        let mut later = HashMap::new();
+        for version in consumers.keys() {
+            plan.later(version, &mut later);
         }
-        let uses = consumers.into_iter().map(|(version, users)| (version, users.len())).collect();
+        let uses = consumers.iter().map(|(version, users)| (version.clone(), users.len())).collect();
         let (stack, files, decoded) = (Vec::new(), HashMap::new(), HashSet::new());
-        Self { source, scratch, jobs, progress, uses, stack, files, decoded, names: 0 }
+        Self { source, scratch, jobs, progress, uses, later, stack, files, decoded, names: 0 }
     }
 
     /// The order that decodes the least: a parent directly before its child.
@@ -108,6 +126,11 @@ impl<'a> DeepCheck<'a> {
         result
     }
 
+    /// One more than there are cores to use: a worker may wait for its turn to walk the tar.
+    fn workers(&self) -> usize {
+        self.jobs + usize::from(self.jobs > 1)
+    }
+
     /// Decodes a cache layer and compares its file.
     ///
     /// # Errors
@@ -119,13 +142,13 @@ impl<'a> DeepCheck<'a> {
         let context = format!("layer {}", descriptor.digest);
         let rule = EntryRule { expected: Some(file.size), limit: None, over_base: false };
         let mut sink = DeepSink { context: context.clone(), planned: HashMap::new(), begun: HashMap::new() };
-        sink.planned.insert(file.path.clone(), Planned { rule, target: Target::Streamed(None) });
-        decode_blob(self.source, descriptor, record, &mut sink, self.jobs, None, self.progress)?;
+        sink.planned.insert(file.path.clone(), Planned { rule, target: Target::nothing_kept() });
+        decode_blob(self.source, descriptor, record, &mut sink, self.workers(), None, self.progress)?;
         let Some(Begun { file: found, .. }) = sink.begun.get(&file.path) else {
             return Err(Error::bundle(context, format!("{} is not in it", file.path)));
         };
-        if let DeepFile::Streamed(streamed, _) = &**found {
-            compare_row("the image cache", file, &streamed.finish())?;
+        if let DeepFile::Passing(streamed, ..) = &**found {
+            compare_row("the image cache", file, &streamed.finish().contents)?;
         }
         self.decoded.insert(descriptor.digest);
         Ok(())
@@ -161,14 +184,13 @@ impl<'a> DeepCheck<'a> {
             let rule = EntryRule { expected: expected.filter(|_| top), limit: None, over_base: file.base.is_some() };
             let version = (descriptor.digest, file.path.clone());
             let target = match &file.base {
-                None if self.uses.contains_key(&version) => Target::Streamed(Some(self.new_output(true)?)),
-                None => Target::Streamed(None),
-                Some(base) => self.over(base, &context)?,
+                None => self.fresh(&version)?,
+                Some(base) => self.over(base, &version, &context)?,
             };
             sink.planned.insert(file.path.clone(), Planned { rule, target });
         }
         self.progress.begin(&format!("decoding {}", snapshot.config.snapshot.name), None);
-        decode_blob(self.source, descriptor, record, &mut sink, self.jobs, None, self.progress)?;
+        decode_blob(self.source, descriptor, record, &mut sink, self.workers(), None, self.progress)?;
         self.progress.end();
         for file in files {
             let Some(begun) = sink.begun.remove(&file.path) else {
@@ -185,52 +207,81 @@ impl<'a> DeepCheck<'a> {
         Ok(())
     }
 
-    /// The bytes beneath a delta's file: changed in place if nothing else needs them.
-    fn over(&mut self, base: &TarPath, context: &str) -> Result<Target> {
+    /// Where a file's data goes that goes over nothing.
+    fn fresh(&mut self, version: &Version) -> Result<Target> {
+        match self.later.get(version).cloned() {
+            None => Ok(Target::nothing_kept()),
+            Some(None) => Ok(Target::Whole(self.new_output(true)?)),
+            Some(Some(later)) => {
+                let scratch = if later.needs_no_bytes() { None } else { Some(Arc::new(self.new_scratch()?)) };
+                Ok(Target::Selected { later, scratch, below: None })
+            }
+        }
+    }
+
+    /// Where a delta's data goes: over the bytes beneath, in place if nothing else needs them.
+    fn over(&mut self, base: &TarPath, version: &Version, context: &str) -> Result<Target> {
         let missing = || Error::bundle(context, format!("the base {base} is not beneath it"));
         let held = self.files.get_mut(base).ok_or_else(missing)?;
-        let below = held.contents.clone();
+        let below = held.known.clone();
         let last = self.uses.get(&held.version).is_none_or(|uses| *uses <= 1);
-        let taken = if last { held.bytes.take() } else { None };
-        let output = match taken {
-            Some(bytes) => {
-                let file = bytes.file.try_clone().context("duplicate the handle of", &bytes.path)?;
-                output(file, bytes.path.clone(), false)
+        let (taken, bytes) = if last { (true, held.bytes.take()) } else { (false, held.bytes.clone()) };
+        let size = below.contents().size;
+        match below {
+            Known::Passed(passed) => {
+                let later = self.later.get(version).cloned().flatten().unwrap_or_default();
+                let scratch = match bytes {
+                    Some(bytes) if !taken => {
+                        let copy = self.new_scratch()?;
+                        clone_contents(&bytes, &copy.file, &copy.path, size, &|_| Ok(()))?;
+                        Some(Arc::new(copy))
+                    }
+                    other => other,
+                };
+                Ok(Target::Selected { later, scratch, below: Some(passed) })
             }
-            None => {
-                let from = held.bytes.clone().ok_or_else(missing)?;
-                let output = self.new_output(false)?;
-                clone_contents(&from, &output.file, &output.path, below.size, &|_| Ok(()))?;
-                output
+            Known::Whole(contents) => {
+                let bytes = bytes.ok_or_else(missing)?;
+                let output = if taken {
+                    let file = bytes.file.try_clone().context("duplicate the handle of", &bytes.path)?;
+                    output(file, bytes.path.clone(), false)
+                } else {
+                    let output = self.new_output(false)?;
+                    clone_contents(&bytes, &output.file, &output.path, size, &|_| Ok(()))?;
+                    output
+                };
+                Ok(Target::Patched(contents, output))
             }
-        };
-        Ok(Target::Patched(below, output))
+        }
     }
 
     /// What a file is after its layer.
     fn hold(&self, version: Version, Begun { file, size, touched }: Begun) -> Result<Held> {
-        let (contents, output) = match &*file {
-            DeepFile::Streamed(streamed, output) => (streamed.finish(), output.as_ref()),
+        let keep = |output: &OutputFile| {
+            let file = output.file.try_clone().context("duplicate the handle of", &output.path)?;
+            Ok(Some(Arc::new(Beneath { file, path: output.path.clone() })))
+        };
+        let (known, bytes) = match &*file {
+            DeepFile::Passing(streamed, scratch) => (Known::Passed(streamed.finish()), scratch.clone()),
+            DeepFile::Whole(streamed, output) => (Known::Whole(streamed.finish().contents), keep(output)?),
             DeepFile::Patched(below, output) => {
                 let view = FileView { file: &output.file, path: &output.path, size };
                 let prior = Prior { contents: below, touched: &touched };
-                (contents(view, Some(prior), self.jobs, self.progress)?.0, Some(output))
+                (Known::Whole(contents(view, Some(prior), self.jobs, self.progress)?.0), keep(output)?)
             }
         };
-        let bytes = match output {
-            Some(output) => {
-                let file = output.file.try_clone().context("duplicate the handle of", &output.path)?;
-                Some(Arc::new(Beneath { file, path: output.path.clone() }))
-            }
-            None => None,
-        };
-        Ok(Held { contents, version, bytes })
+        Ok(Held { known, version, bytes })
     }
 
-    fn new_output(&mut self, fresh: bool) -> Result<OutputFile> {
+    fn new_scratch(&mut self) -> Result<Beneath> {
         self.names += 1;
         let path = self.scratch.join(format!("{}.deep", self.names));
         let file = File::options().read(true).write(true).create_new(true).open(&path).context("create", &path)?;
+        Ok(Beneath { file, path })
+    }
+
+    fn new_output(&mut self, fresh: bool) -> Result<OutputFile> {
+        let Beneath { file, path } = self.new_scratch()?;
         Ok(output(file, path, fresh))
     }
 
@@ -240,9 +291,109 @@ impl<'a> DeepCheck<'a> {
                 let context = format!("manifest {}", snapshot.descriptor.digest);
                 return Err(Error::bundle(context, format!("no layer holds {}", row.path)));
             };
-            compare_row(snapshot.config.snapshot.name.as_str(), row, &held.contents)?;
+            compare_row(snapshot.config.snapshot.name.as_str(), row, held.known.contents())?;
         }
         Ok(())
+    }
+}
+
+/// For every file the files of other layers that go over it.
+fn consumers(snapshots: &[BundledSnapshot]) -> HashMap<Version, HashSet<Version>> {
+    let mut consumers: HashMap<Version, HashSet<Version>> = HashMap::new();
+    for snapshot in snapshots {
+        let mut latest: HashMap<&TarPath, Digest> = HashMap::new();
+        for layer in &snapshot.config.layers[..snapshot.config.stack_len()] {
+            for file in layer.stack_files() {
+                if let Some(base) = &file.base
+                    && let Some(below) = latest.get(base)
+                {
+                    let user = (layer.digest(), file.path.clone());
+                    consumers.entry((*below, base.clone())).or_default().insert(user);
+                }
+            }
+            latest.extend(layer.stack_files().iter().map(|file| (&file.path, layer.digest())));
+        }
+    }
+    consumers
+}
+
+/// The sizes of files as the tables tell them of the layers that are on top.
+fn sizes(snapshots: &[BundledSnapshot]) -> HashMap<Version, u64> {
+    let mut sizes = HashMap::new();
+    for snapshot in snapshots {
+        let Some(top) = snapshot.config.layers[..snapshot.config.stack_len()].last() else { continue };
+        for file in top.stack_files() {
+            if let Some(row) = snapshot.config.files.iter().find(|row| row.path == file.path) {
+                sizes.insert((top.digest(), file.path.clone()), row.size);
+            }
+        }
+    }
+    sizes
+}
+
+/// The sizes and maps of the files that go over others. A layer that cannot be looked at has none: decoding tells why.
+fn maps(source: &dyn Source, snapshots: &[BundledSnapshot]) -> HashMap<Version, (u64, Vec<Range<u64>>)> {
+    let mut maps = HashMap::new();
+    let mut seen = HashSet::new();
+    for snapshot in snapshots {
+        let stack = snapshot.manifest.layers.iter().zip(&snapshot.config.layers).take(snapshot.config.stack_len());
+        for (descriptor, record) in stack.filter(|(descriptor, _)| seen.insert(descriptor.digest)) {
+            let over: HashSet<TarPath> =
+                record.stack_files().iter().filter(|f| f.base.is_some()).map(|f| f.path.clone()).collect();
+            if let (false, Ok(found)) = (over.is_empty(), look(source, descriptor, record, &over)) {
+                maps.extend(found.into_iter().map(|(path, map)| ((descriptor.digest, path), map)));
+            }
+        }
+    }
+    maps
+}
+
+fn look(
+    source: &dyn Source,
+    descriptor: &Descriptor,
+    record: &LayerRecord,
+    wanted: &HashSet<TarPath>,
+) -> Result<HashMap<TarPath, (u64, Vec<Range<u64>>)>> {
+    let (encoding, blob) = (encoding_of(descriptor, record)?, source.fetch(descriptor)?);
+    let corrupt = |e: std::io::Error| into_error(e, descriptor.digest);
+    let context = format!("layer {}", descriptor.digest);
+    sparse_maps(EncodedLayer { blob, encoding, context: &context, most: MAX_LOOKED_AT }, wanted, &corrupt)
+}
+
+/// What is known before anything is decoded.
+struct Plan<'a> {
+    maps: HashMap<Version, (u64, Vec<Range<u64>>)>,
+    sizes: HashMap<Version, u64>,
+    consumers: &'a HashMap<Version, HashSet<Version>>,
+}
+
+impl Plan<'_> {
+    /// What all that goes over `version`, directly or not, needs of it; none where that is not known. A stack is at most
+    /// 64 layers deep, and so is this.
+    fn later(&self, version: &Version, found: &mut HashMap<Version, Option<Arc<Later>>>) -> Option<Arc<Later>> {
+        if let Some(later) = found.get(version) {
+            return later.clone();
+        }
+        let later = self.needs(version, found).map(Arc::new);
+        found.insert(version.clone(), later.clone());
+        later
+    }
+
+    fn needs(&self, version: &Version, found: &mut HashMap<Version, Option<Arc<Later>>>) -> Option<Later> {
+        let size = *self.sizes.get(version)?;
+        let mut needs = Later::default();
+        for user in self.consumers.get(version).into_iter().flatten() {
+            let (users_size, segments) = self.maps.get(user)?;
+            let data = segments.iter().fold(0u64, |sum, s| sum.saturating_add(s.end - s.start));
+            if *users_size != size || data > MAX_MAPPED {
+                return None;
+            }
+            needs.add(segments, size);
+            if self.consumers.contains_key(user) {
+                needs.merge(&*self.later(user, found)?);
+            }
+        }
+        Some(needs)
     }
 }
 
@@ -271,10 +422,18 @@ fn compare_row(snapshot: &str, row: &FileRecord, found: &Contents) -> Result<()>
 
 /// Where a file's data goes.
 enum Target {
-    /// Hashed as it passes, and kept if something goes over it.
-    Streamed(Option<OutputFile>),
+    /// Hashed as it passes, over what passed before it, if anything; what later deltas need is kept.
+    Selected { later: Arc<Later>, scratch: Option<Arc<Beneath>>, below: Option<Passed> },
+    /// Hashed as it passes, and kept.
+    Whole(OutputFile),
     /// Written over these contents.
     Patched(Contents, OutputFile),
+}
+
+impl Target {
+    fn nothing_kept() -> Self {
+        Self::Selected { later: Arc::default(), scratch: None, below: None }
+    }
 }
 
 struct Planned {
@@ -290,16 +449,21 @@ struct Begun {
 
 /// A file being decoded.
 enum DeepFile {
-    Streamed(StreamedContents, Option<OutputFile>),
+    Passing(StreamedContents, Option<Arc<Beneath>>),
+    Whole(StreamedContents, OutputFile),
     Patched(Contents, OutputFile),
 }
 
 impl Place for DeepFile {
     fn place(&self, bytes: &[u8], offset: u64) -> Result<()> {
         match self {
-            Self::Streamed(streamed, output) => {
-                streamed.take(bytes, offset);
-                output.as_ref().map_or(Ok(()), |output| output.place(bytes, offset))
+            Self::Passing(streamed, scratch) => {
+                let path = scratch.as_ref().map_or(Path::new("a scratch file"), |scratch| scratch.path.as_path());
+                streamed.take(bytes, offset).context("read or write", path)
+            }
+            Self::Whole(streamed, output) => {
+                streamed.take(bytes, offset).context("write", &output.path)?;
+                output.place(bytes, offset)
             }
             Self::Patched(_, output) => output.place(bytes, offset),
         }
@@ -323,10 +487,26 @@ impl Sink for DeepSink {
         let whole = 0..size;
         let touched = segments.map_or_else(|| vec![whole], <[_]>::to_vec);
         let sized = |output: &OutputFile| output.file.set_len(size).context("set the size of", &output.path);
+        let streamed = || StreamedContents::new(size, touched.clone());
         let file = match target {
-            Target::Streamed(output) => {
-                output.as_ref().map_or(Ok(()), sized)?;
-                DeepFile::Streamed(StreamedContents::new(size, touched.clone()), output)
+            Target::Selected { later, scratch, below } => {
+                let mut streamed = streamed();
+                if let Some(below) = below {
+                    if below.contents.size != size {
+                        let reason = format!("{path} has {size} bytes, {} were expected", below.contents.size);
+                        return Err(Error::bundle(&self.context, reason));
+                    }
+                    streamed = streamed.over(below);
+                }
+                let file = match &scratch {
+                    Some(scratch) => Some(scratch.file.try_clone().context("duplicate the handle of", &scratch.path)?),
+                    None => None,
+                };
+                DeepFile::Passing(streamed.keeping(later, file), scratch)
+            }
+            Target::Whole(output) => {
+                sized(&output)?;
+                DeepFile::Whole(streamed(), output)
             }
             Target::Patched(below, output) => {
                 sized(&output)?;

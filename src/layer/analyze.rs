@@ -76,7 +76,8 @@ impl Contents {
         Self { size, data_bytes, root: merkle::root(&tops, size), chunks }
     }
 
-    fn chunk(&self, index: u64) -> Option<&Chunk> {
+    /// The chunk with this index, unless it is all zero.
+    pub fn chunk(&self, index: u64) -> Option<&Chunk> {
         self.chunks.binary_search_by_key(&index, |c| c.index).ok().map(|at| &self.chunks[at])
     }
 }

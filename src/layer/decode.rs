@@ -5,8 +5,10 @@
 //! (another tool's) is decompressed by the reading thread and handed on in pieces. Memory is bounded by `jobs`.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs::File,
     io::{BufReader, Cursor, Read},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
@@ -28,6 +30,7 @@ use super::{
 use crate::{
     buffers::Buffer,
     error::{Error, IoContext, Result},
+    model::TarPath,
     progress::Progress,
     writeback::{WRITEBACK_EVERY, Writeback},
 };
@@ -237,6 +240,58 @@ pub fn decode<S: Sink<File: Place> + Send>(
     match turn.error.take() {
         Some(error) => Err(error),
         None => turn.walker.finish(),
+    }
+}
+
+/// The sizes and segments of the files in `wanted`, as the layer's tar has them; what follows the last one is not read, and
+/// what is read is not verified.
+///
+/// # Errors
+/// The layer cannot be decoded that far.
+pub fn sparse_maps(
+    layer: EncodedLayer<impl Read>,
+    wanted: &HashSet<TarPath>,
+    corrupt: &dyn Fn(std::io::Error) -> Error,
+) -> Result<HashMap<TarPath, (u64, Vec<Range<u64>>)>> {
+    let EncodedLayer { blob, encoding, context, most } = layer;
+    let mut tar: Box<dyn Read> = match encoding {
+        LayerEncoding::Plain => Box::new(blob),
+        LayerEncoding::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::new(blob).map_err(corrupt)?;
+            decoder.window_log_max(frame::WINDOW_LOG_MAX).map_err(corrupt)?;
+            Box::new(decoder)
+        }
+    };
+    let mut sink = MapSink { wanted, found: HashMap::new() };
+    let mut walker = Walker::new(context.to_owned());
+    let (mut piece, mut placements, mut left) = (vec![0; 128 << 10], Vec::new(), most);
+    while sink.found.len() < wanted.len() && left > 0 {
+        let read = match tar.read(&mut piece) {
+            Ok(0) => break,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            read => read.map_err(corrupt)?,
+        };
+        walker.feed(&piece[..read], &mut sink, &mut placements)?;
+        placements.clear();
+        left = left.saturating_sub(read as u64);
+    }
+    Ok(sink.found)
+}
+
+struct MapSink<'a> {
+    wanted: &'a HashSet<TarPath>,
+    found: HashMap<TarPath, (u64, Vec<Range<u64>>)>,
+}
+
+impl Sink for MapSink<'_> {
+    type File = ();
+
+    fn begin(&mut self, path: &TarPath, size: u64, segments: Option<&[Range<u64>]>) -> Result<Arc<()>> {
+        if self.wanted.contains(path) {
+            let whole = 0..size;
+            self.found.insert(path.clone(), (size, segments.map_or_else(|| vec![whole], <[_]>::to_vec)));
+        }
+        Ok(Arc::new(()))
     }
 }
 

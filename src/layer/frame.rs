@@ -115,8 +115,9 @@ fn blocks(reader: &mut impl Read, frame: &mut Vec<u8>, checksum: bool, content: 
 /// Reads `count` bytes behind `frame` and returns them; `count` is at most 2 MiB by the field it comes from.
 fn take(reader: &mut impl Read, frame: &mut Vec<u8>, count: usize) -> io::Result<Vec<u8>> {
     let at = frame.len();
-    frame.resize(at + count, 0);
-    reader.read_exact(&mut frame[at..])?;
+    if reader.by_ref().take(count as u64).read_to_end(frame)? != count {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(if count <= 8 { frame[at..].to_vec() } else { Vec::new() })
 }
 

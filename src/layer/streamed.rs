@@ -1,12 +1,17 @@
-//! What a file holds, from its data as it passes: hashed in any order, kept nowhere.
+//! What a file holds, from its data as it passes: hashed in any order, alone or over a file whose data passed before. Of
+//! that only what is needed is kept: the bytes of leaves that a later delta fills in part, and the nodes of leaves in
+//! chunks that it writes to.
 //!
 //! Memory: the pieces of leaves that are not complete yet (the two ends of every frame in flight, and leaves in several
-//! segments), and 48 bytes for each chunk of 4 MiB that has data.
+//! segments), 48 bytes for each chunk of 4 MiB that has data, and 3 KiB for each chunk that deltas write to.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
+    fs::File,
+    io,
     ops::Range,
-    sync::{Mutex, MutexGuard},
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use super::{
@@ -16,11 +21,88 @@ use super::{
     merkle::{self, CHUNK, LEAF, Node},
 };
 
-/// A file whose data passes once.
+/// What the deltas above a file will need of it.
+#[derive(Clone, Debug, Default)]
+pub struct Later {
+    /// Chunks that they write to: the nodes of their leaves are kept. Sorted.
+    chunks: Vec<u64>,
+    /// Leaves that they write to in part: their bytes are kept. Sorted.
+    leaves: Vec<u64>,
+}
+
+impl Later {
+    /// Adds what a delta with these segments needs of a file of the same size.
+    pub fn add(&mut self, segments: &[Range<u64>], size: u64) {
+        for segment in segments.iter().filter(|s| s.start < s.end) {
+            self.chunks.extend(segment.start / CHUNK..segment.end.div_ceil(CHUNK));
+            let leaves = segment.start / LEAF_SIZE..segment.end.div_ceil(LEAF_SIZE);
+            let is_filled =
+                |leaf: u64| segment.start <= leaf * LEAF_SIZE && segment.end >= ((leaf + 1) * LEAF_SIZE).min(size);
+            // Those between the ends are filled.
+            let ends = [leaves.start, leaves.end - 1];
+            self.leaves.extend(ends.into_iter().filter(|leaf| !is_filled(*leaf)));
+        }
+        self.tidy();
+    }
+
+    /// Adds what others need.
+    pub fn merge(&mut self, other: &Self) {
+        self.chunks.extend(&other.chunks);
+        self.leaves.extend(&other.leaves);
+        self.tidy();
+    }
+
+    /// Whether nothing of the file's bytes is needed.
+    pub fn needs_no_bytes(&self) -> bool {
+        self.leaves.is_empty()
+    }
+
+    fn tidy(&mut self) {
+        for list in [&mut self.chunks, &mut self.leaves] {
+            list.sort_unstable();
+            list.dedup();
+        }
+    }
+
+    fn needs_nodes(&self, chunk: u64) -> bool {
+        self.chunks.binary_search(&chunk).is_ok()
+    }
+
+    fn needs_bytes(&self, leaf: u64) -> bool {
+        self.leaves.binary_search(&leaf).is_ok()
+    }
+}
+
+/// What is known of a file after its data has passed, for the deltas that go over it.
+#[derive(Clone)]
+pub struct Passed {
+    /// What the file holds.
+    pub contents: Contents,
+    /// The leaves of the chunks that later deltas write to.
+    nodes: HashMap<u64, Vec<Leaf>>,
+    /// What was kept.
+    later: Arc<Later>,
+}
+
+/// A leaf that is not all zero.
+#[derive(Clone, Copy)]
+struct Leaf {
+    /// Its position in the chunk.
+    at: u64,
+    node: Node,
+    data_bytes: u64,
+}
+
+/// A file whose data passes once, alone or over one whose data has passed.
 pub struct StreamedContents {
     size: u64,
     /// The data that will pass, sorted.
     segments: Vec<Range<u64>>,
+    /// What is beneath, of the same size.
+    below: Option<Passed>,
+    later: Arc<Later>,
+    /// Holds the bytes of leaves that were needed of what is beneath, and takes in those that are needed of this file.
+    scratch: Option<File>,
     state: Mutex<State>,
 }
 
@@ -29,26 +111,44 @@ struct State {
     /// Chunks that lack data.
     open: HashMap<u64, OpenChunk>,
     done: Vec<Chunk>,
+    nodes: HashMap<u64, Vec<Leaf>>,
 }
 
 struct OpenChunk {
     /// Bytes that will still pass.
     left: u64,
-    data_bytes: u64,
-    leaves: Vec<(u64, Node)>,
+    leaves: Vec<Leaf>,
     partial: HashMap<u64, Partial>,
 }
 
-/// A leaf of which only some bytes have passed; the others are zero.
+/// A leaf of which only some bytes have passed; the others are what is beneath.
 struct Partial {
     left: u64,
     bytes: Vec<u8>,
 }
 
+/// Why a leaf cannot be completed.
+fn not_kept() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the layer is not the one that was looked at before")
+}
+
 impl StreamedContents {
     /// Of a file of `size` bytes with data in these sorted segments only.
     pub fn new(size: u64, segments: Vec<Range<u64>>) -> Self {
-        Self { size, segments, state: Mutex::default() }
+        let (later, state) = (Arc::default(), Mutex::default());
+        Self { size, segments, below: None, later, scratch: None, state }
+    }
+
+    /// With what later deltas need of it kept: bytes in `scratch`, each at its offset.
+    pub fn keeping(mut self, later: Arc<Later>, scratch: Option<File>) -> Self {
+        (self.later, self.scratch) = (later, scratch);
+        self
+    }
+
+    /// As changes over what has passed, whose kept bytes are in the scratch file. Both have the same size.
+    pub fn over(mut self, below: Passed) -> Self {
+        self.below = Some(below);
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -60,89 +160,138 @@ impl StreamedContents {
     }
 
     /// Takes in data that stands at `offset`: part of one segment, never the same twice.
-    pub fn take(&self, bytes: &[u8], offset: u64) {
-        let leaf_size = LEAF as u64;
+    ///
+    /// # Errors
+    /// Those of the scratch file; [`io::ErrorKind::InvalidData`] where it lacks what this data goes over.
+    pub fn take(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut at = 0;
         while at < bytes.len() {
             let start = offset + at as u64;
-            let leaf = start / leaf_size;
-            let end = (at + (leaf_size - start % leaf_size) as usize).min(bytes.len());
+            let leaf = start / LEAF_SIZE;
+            let end = (at + (LEAF_SIZE - start % LEAF_SIZE) as usize).min(bytes.len());
             let part = &bytes[at..end];
-            let whole = self.expected(leaf * leaf_size..(leaf + 1) * leaf_size);
-            if part.len() as u64 == whole {
-                self.leaf_done(leaf, part, (start % leaf_size) as usize);
-            } else if let Some(full) = self.add_part(leaf, part, (start % leaf_size) as usize, whole) {
-                self.leaf_done(leaf, &full, 0);
+            let whole = self.expected(leaf * LEAF_SIZE..(leaf + 1) * LEAF_SIZE);
+            if part.len() == LEAF {
+                self.leaf_done(leaf, part)?;
+            } else if let Some(full) = self.add_part(leaf, part, (start % LEAF_SIZE) as usize, whole)? {
+                self.leaf_done(leaf, &full)?;
             }
             at = end;
         }
+        Ok(())
     }
 
-    fn open<'s>(&self, state: &'s mut State, chunk: u64) -> &'s mut OpenChunk {
-        state.open.entry(chunk).or_insert_with(|| OpenChunk {
-            left: self.expected(chunk * CHUNK..(chunk + 1) * CHUNK),
-            data_bytes: 0,
-            leaves: Vec::new(),
-            partial: HashMap::new(),
+    /// The chunk, which begins as what is beneath.
+    fn open<'s>(&self, state: &'s mut State, chunk: u64) -> io::Result<&'s mut OpenChunk> {
+        Ok(match state.open.entry(chunk) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => {
+                let leaves = match &self.below {
+                    None => Vec::new(),
+                    Some(below) => match (below.nodes.get(&chunk), below.contents.chunk(chunk)) {
+                        (Some(leaves), _) => leaves.clone(),
+                        (None, None) => Vec::new(),
+                        (None, Some(_)) => return Err(not_kept()),
+                    },
+                };
+                let left = self.expected(chunk * CHUNK..(chunk + 1) * CHUNK);
+                vacant.insert(OpenChunk { left, leaves, partial: HashMap::new() })
+            }
         })
     }
 
+    /// The bytes of a leaf beneath.
+    fn beneath(&self, leaf: u64, leaves: &[Leaf]) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; LEAF];
+        let Some(below) = &self.below else { return Ok(bytes) };
+        if !leaves.iter().any(|l| l.at == leaf % LEAVES) {
+            return Ok(bytes);
+        }
+        let start = leaf * LEAF_SIZE;
+        // A leaf that is replaced whole, to the file's end, needs nothing.
+        if self.expected(start..start + LEAF_SIZE) == (start + LEAF_SIZE).min(self.size) - start {
+            return Ok(bytes);
+        }
+        match &self.scratch {
+            Some(scratch) if below.later.needs_bytes(leaf) => {
+                let length = (self.size - start).min(LEAF_SIZE) as usize;
+                scratch.read_exact_at(&mut bytes[..length], start)?;
+                Ok(bytes)
+            }
+            _ => Err(not_kept()),
+        }
+    }
+
     /// Adds a part of a leaf; the leaf's bytes when it is complete.
-    fn add_part(&self, leaf: u64, part: &[u8], within_leaf: usize, whole: u64) -> Option<Vec<u8>> {
+    fn add_part(&self, leaf: u64, part: &[u8], within_leaf: usize, whole: u64) -> io::Result<Option<Vec<u8>>> {
         let mut state = self.lock();
-        let chunk = self.open(&mut state, leaf / LEAVES);
-        let partial = chunk.partial.entry(leaf).or_insert_with(|| Partial { left: whole, bytes: vec![0; LEAF] });
+        let chunk = self.open(&mut state, leaf / LEAVES)?;
+        let partial = match chunk.partial.entry(leaf) {
+            Entry::Occupied(partial) => partial.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(Partial { left: whole, bytes: self.beneath(leaf, &chunk.leaves)? }),
+        };
         partial.bytes[within_leaf..within_leaf + part.len()].copy_from_slice(part);
         partial.left = partial.left.saturating_sub(part.len() as u64);
         if partial.left > 0 {
-            return None;
+            return Ok(None);
         }
-        chunk.partial.remove(&leaf).map(|full| full.bytes)
+        Ok(chunk.partial.remove(&leaf).map(|full| full.bytes))
     }
 
-    /// All data of a leaf is there: `bytes`, which stand at `within_leaf` of it.
-    fn leaf_done(&self, leaf: u64, bytes: &[u8], within_leaf: usize) {
-        let padded;
-        let full = if bytes.len() == LEAF {
-            bytes
-        } else {
-            let mut room = vec![0; LEAF];
-            room[within_leaf..within_leaf + bytes.len()].copy_from_slice(bytes);
-            padded = room;
-            &padded
-        };
-        let start = leaf * LEAF as u64;
-        let data_bytes: u64 = (full.chunks(BLOCK as usize).zip((start..).step_by(BLOCK as usize)))
+    /// All data of a leaf is there: `bytes`, padded with zeros.
+    fn leaf_done(&self, leaf: u64, bytes: &[u8]) -> io::Result<()> {
+        let start = leaf * LEAF_SIZE;
+        let data_bytes: u64 = (bytes.chunks(BLOCK as usize).zip((start..).step_by(BLOCK as usize)))
             .filter(|(block, _)| !is_zero(block))
             .map(|(_, at)| (at + BLOCK).min(self.size) - at)
             .sum();
-        let node = (data_bytes > 0).then(|| merkle::leaf(full));
+        let node = (data_bytes > 0).then(|| merkle::leaf(bytes));
+        if let Some(scratch) = self.scratch.as_ref().filter(|_| self.later.needs_bytes(leaf)) {
+            let length = (self.size - start).min(LEAF_SIZE) as usize;
+            scratch.write_all_at(&bytes[..length], start)?;
+        }
         let mut state = self.lock();
         let index = leaf / LEAVES;
-        let chunk = self.open(&mut state, index);
-        chunk.data_bytes += data_bytes;
-        chunk.leaves.extend(node.map(|node| (leaf % LEAVES, node)));
-        chunk.left = chunk.left.saturating_sub(self.expected(start..start + LEAF as u64));
+        let chunk = self.open(&mut state, index)?;
+        let at = leaf % LEAVES;
+        chunk.leaves.retain(|l| l.at != at);
+        chunk.leaves.extend(node.map(|node| Leaf { at, node, data_bytes }));
+        chunk.left = chunk.left.saturating_sub(self.expected(start..start + LEAF_SIZE));
         if chunk.left == 0
             && let Some(mut chunk) = state.open.remove(&index)
-            && !chunk.leaves.is_empty()
         {
-            chunk.leaves.sort_unstable_by_key(|(at, _)| *at);
-            let top = merkle::chunk_top(&chunk.leaves, self.size);
-            state.done.push(Chunk { index, top, data_bytes: chunk.data_bytes });
+            chunk.leaves.sort_unstable_by_key(|l| l.at);
+            if !chunk.leaves.is_empty() {
+                let nodes: Vec<(u64, Node)> = chunk.leaves.iter().map(|l| (l.at, l.node)).collect();
+                let data_bytes = chunk.leaves.iter().map(|l| l.data_bytes).sum();
+                state.done.push(Chunk { index, top: merkle::chunk_top(&nodes, self.size), data_bytes });
+            }
+            if self.later.needs_nodes(index) {
+                state.nodes.insert(index, chunk.leaves);
+            }
         }
+        Ok(())
     }
 
-    /// What the file holds, when all has passed. The tar walker has counted the bytes; data that did not pass is zero.
-    pub fn finish(&self) -> Contents {
-        let mut chunks = std::mem::take(&mut self.lock().done);
+    /// What is known of the file when all has passed. The tar walker has counted the bytes; data that did not pass is what
+    /// is beneath.
+    pub fn finish(&self) -> Passed {
+        let State { done, nodes, .. } = std::mem::take(&mut *self.lock());
+        let (mut chunks, mut nodes) = (done, nodes);
+        if let Some(below) = &self.below {
+            let is_touched = |chunk: u64| self.expected(chunk * CHUNK..(chunk + 1) * CHUNK) > 0;
+            chunks.extend(below.contents.chunks.iter().filter(|c| !is_touched(c.index)));
+            let kept = below.nodes.iter().filter(|(chunk, _)| !is_touched(**chunk) && self.later.needs_nodes(**chunk));
+            nodes.extend(kept.map(|(chunk, leaves)| (*chunk, leaves.clone())));
+        }
         chunks.sort_unstable_by_key(|c| c.index);
-        Contents::new(self.size, chunks)
+        Passed { contents: Contents::new(self.size, chunks), nodes, later: self.later.clone() }
     }
 }
 
 /// Leaves of a chunk.
-const LEAVES: u64 = CHUNK / LEAF as u64;
+const LEAVES: u64 = CHUNK / LEAF_SIZE;
+const LEAF_SIZE: u64 = LEAF as u64;
 
 #[cfg(test)]
 mod tests {
@@ -182,15 +331,87 @@ mod tests {
             pieces.reverse();
             for (at, bytes) in &pieces {
                 file.write_all_at(bytes, *at).unwrap();
-                streamed.take(bytes, *at);
+                streamed.take(bytes, *at).unwrap();
             }
             let view = FileView { file: &file, path: Path::new("x"), size };
             let (expected, _) = contents(view, None, 2, &Silent).unwrap();
-            let found = streamed.finish();
+            let found = streamed.finish().contents;
             assert_eq!(
                 (found.root, found.data_bytes, &found.chunks),
                 (expected.root, expected.data_bytes, &expected.chunks)
             );
         }
+    }
+
+    /// Random changes over random changes, each version against what its whole file gives.
+    #[test]
+    fn deltas_need_no_more_than_what_is_kept() {
+        let mut seed = 20_260_501u64;
+        let mut below = |limit: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % limit
+        };
+        for size in [5, LEAF_SIZE, 3 * CHUNK + 70_001, 9 * CHUNK] {
+            let blocks = size.div_ceil(BLOCK);
+            // Each version: its segments, and the bytes that they hold, some of them zeros.
+            let mut versions: Vec<Vec<(Range<u64>, Vec<u8>)>> = Vec::new();
+            for version in 0..6 {
+                let mut segments: Vec<Range<u64>> = Vec::new();
+                let mut block = below(40);
+                while block < blocks {
+                    let run = 1 + below(if version == 0 { 300 } else { 20 });
+                    segments.push(block * BLOCK..((block + run) * BLOCK).min(size));
+                    block += run + 1 + below(if version == 0 { 60 } else { 900 });
+                }
+                let fill = |range: Range<u64>, byte: u64| {
+                    let bytes = range.clone().map(|i| if (i / BLOCK) % 7 < 2 { 0 } else { (i % 250 + byte) as u8 });
+                    (range, bytes.collect::<Vec<u8>>())
+                };
+                versions.push(segments.into_iter().map(|range| fill(range, version + 1)).collect());
+            }
+            let segments =
+                |version: &[(Range<u64>, Vec<u8>)]| version.iter().map(|(r, _)| r.clone()).collect::<Vec<_>>();
+            let mut later = vec![Arc::new(Later::default())];
+            for version in versions[1..].iter().rev() {
+                let mut needs = (**later.last().unwrap()).clone();
+                needs.add(&segments(version), size);
+                later.push(Arc::new(needs));
+            }
+            later.reverse();
+            let (scratch, whole) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+            whole.set_len(size).unwrap();
+            let mut passed: Option<Passed> = None;
+            for (version, later) in versions.iter().zip(later) {
+                let mut streamed =
+                    StreamedContents::new(size, segments(version)).keeping(later, Some(scratch.try_clone().unwrap()));
+                if let Some(below) = passed.take() {
+                    streamed = streamed.over(below);
+                }
+                for (range, bytes) in version {
+                    whole.write_all_at(bytes, range.start).unwrap();
+                    let cut = bytes.len() / 2 / 512 * 512;
+                    streamed.take(&bytes[cut..], range.start + cut as u64).unwrap();
+                    streamed.take(&bytes[..cut], range.start).unwrap();
+                }
+                let view = FileView { file: &whole, path: Path::new("x"), size };
+                let (expected, _) = contents(view, None, 2, &Silent).unwrap();
+                let found = streamed.finish();
+                assert_eq!(found.contents.root, expected.root, "{size}");
+                assert_eq!(found.contents.chunks, expected.chunks);
+                passed = Some(found);
+            }
+            let allocated = std::os::unix::fs::MetadataExt::blocks(&scratch.metadata().unwrap()) * 512;
+            let all = std::os::unix::fs::MetadataExt::blocks(&whole.metadata().unwrap()) * 512;
+            assert!(size < CHUNK || allocated < all, "{allocated} of {all} bytes are kept");
+        }
+    }
+
+    #[test]
+    fn what_was_not_kept_is_missed() {
+        let size = 2 * CHUNK;
+        let first = StreamedContents::new(size, vec![0..LEAF_SIZE]);
+        first.take(&[7; LEAF], 0).unwrap();
+        let second = StreamedContents::new(size, vec![4096..8192]).over(first.finish());
+        assert_eq!(second.take(&[8; 4096], 4096).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -1,6 +1,6 @@
 //! Writing the outer zstd: independent frames, stored or compressed, and a seek table.
 
-use std::io;
+use std::{io, ops::Range};
 
 use zstd::bulk::Compressor;
 
@@ -104,6 +104,31 @@ impl Framer {
     }
 }
 
+/// Where the content of a frame stands in it, block by block, if it is one of ours that is stored: nothing needs to be
+/// decoded then.
+pub(super) fn stored_blocks(frame: &[u8], content: usize) -> Option<Vec<Range<usize>>> {
+    let size = frame.strip_prefix(&MAGIC)?.strip_prefix(&[DESCRIPTOR])?.first_chunk()?;
+    if u32::from_le_bytes(*size) as usize != content {
+        return None;
+    }
+    let mut at = STORED_HEADER as usize - 3;
+    let (mut blocks, mut left) = (Vec::with_capacity(content / BLOCK + 1), content);
+    loop {
+        let header = frame.get(at..at + 3)?;
+        let header = u32::from_le_bytes([header[0], header[1], header[2], 0]);
+        let (is_last, is_raw, length) = (header & 1 == 1, header >> 1 & 3 == 0, (header >> 3) as usize);
+        let block = at + 3..at + 3 + length;
+        if !is_raw || length > BLOCK || length > left || block.end > frame.len() {
+            return None;
+        }
+        (at, left) = (block.end, left - length);
+        blocks.push(block);
+        if is_last {
+            return (left == 0 && at == frame.len()).then_some(blocks);
+        }
+    }
+}
+
 /// A frame of raw blocks.
 fn stored(content: &[u8]) -> io::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(content.len() + 12 + 3 * (content.len() / BLOCK));
@@ -119,4 +144,32 @@ fn stored(content: &[u8]) -> io::Result<Vec<u8>> {
         out.extend(block);
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_frames_are_read_where_they_stand() {
+        for length in [1, 512, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, FRAME] {
+            let content: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+            let frame = stored(&content).unwrap();
+            let blocks = stored_blocks(&frame, length).unwrap();
+            assert_eq!(blocks.iter().flat_map(|b| frame[b.clone()].to_vec()).collect::<Vec<_>>(), content);
+            assert_eq!(zstd::bulk::decompress(&frame, length).unwrap(), content);
+            // Anything else is for the decoder to judge.
+            assert!(stored_blocks(&frame, length + 1).is_none());
+            for cut in [0, 3, 8, 11, frame.len() - 1] {
+                assert!(stored_blocks(&frame[..cut], length).is_none(), "{length} {cut}");
+            }
+            let longer = [frame.as_slice(), &[0]].concat();
+            assert!(stored_blocks(&longer, length).is_none());
+            let mut compressed = frame.clone();
+            compressed[STORED_HEADER as usize - 3] |= 4;
+            assert!(stored_blocks(&compressed, length).is_none());
+        }
+        let compressed = zstd::bulk::compress(&[7; 1000], 3).unwrap();
+        assert!(stored_blocks(&compressed, 1000).is_none());
+    }
 }

@@ -1,12 +1,12 @@
 //! Reading the outer zstd in place, by its seek table.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
 use zstd::bulk::Decompressor;
 
 use super::{
     bytes::{Bytes, Cursor},
-    zstd_frames::{SEEK_END, SEEK_MAGIC},
+    zstd_frames::{SEEK_END, SEEK_MAGIC, stored_blocks},
 };
 use crate::{
     buffers::Buffer,
@@ -100,6 +100,7 @@ impl Bytes for Frames {
             frames: self,
             current: None,
             data: Buffer::default(),
+            stored: None,
             compressed: Buffer::default(),
             decompressor,
         }))
@@ -111,6 +112,8 @@ struct FrameCursor<'a> {
     /// The frame that `data` holds.
     current: Option<usize>,
     data: Buffer,
+    /// Of a stored frame, where its content stands in `compressed`: `data` is not filled in then.
+    stored: Option<Vec<Range<usize>>>,
     compressed: Buffer,
     decompressor: Decompressor<'static>,
 }
@@ -131,8 +134,13 @@ impl FrameCursor<'_> {
                 (Buffer::with_capacity(MAX_FRAME as usize / 2), Buffer::with_capacity(MAX_FRAME as usize / 2));
         }
         self.compressed.resize((to - from) as usize, 0);
-        self.data.resize((tar_to - tar_from) as usize, 0);
         self.frames.file.read_exact_at(&mut self.compressed, from)?;
+        self.stored = stored_blocks(&self.compressed, (tar_to - tar_from) as usize);
+        if self.stored.is_some() {
+            self.current = Some(frame);
+            return Ok(());
+        }
+        self.data.resize((tar_to - tar_from) as usize, 0);
         let corrupt = |reason: String| {
             io::Error::new(io::ErrorKind::InvalidData, format!("the zstd frame at offset {from} {reason}"))
         };
@@ -148,6 +156,17 @@ impl FrameCursor<'_> {
     }
 }
 
+/// From byte `inside` of a stored frame's content to the end of its block.
+fn rest_of_block(blocks: &[Range<usize>], mut inside: usize) -> Range<usize> {
+    for block in blocks {
+        if inside < block.len() {
+            return block.start + inside..block.end;
+        }
+        inside -= block.len();
+    }
+    0..0
+}
+
 impl Cursor for FrameCursor<'_> {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if offset >= self.frames.size() || buffer.is_empty() {
@@ -157,7 +176,10 @@ impl Cursor for FrameCursor<'_> {
         let frame = self.frames.starts.partition_point(|s| s.1 <= offset).saturating_sub(1);
         self.load(frame)?;
         let inside = (offset - self.frames.starts[frame].1) as usize;
-        let available = &self.data[inside..];
+        let available = match &self.stored {
+            Some(blocks) => &self.compressed[rest_of_block(blocks, inside)],
+            None => &self.data[inside..],
+        };
         let n = buffer.len().min(available.len());
         buffer[..n].copy_from_slice(&available[..n]);
         Ok(n)

@@ -92,7 +92,7 @@ pub(super) struct Ranges {
 /// A large blob.
 pub(super) enum LargeBlob {
     /// Its first part, and how long the reader has waited for it.
-    First { stream: Stream, waited: Duration, ranges: Ranges },
+    First { stream: Box<Stream>, waited: Duration, ranges: Ranges },
     /// All that follows.
     Rest(Box<dyn Read + Send>),
 }
@@ -100,7 +100,7 @@ pub(super) enum LargeBlob {
 impl LargeBlob {
     /// The blob whose first part `stream` is.
     pub fn new(stream: Stream, ranges: Ranges) -> Self {
-        Self::First { stream, waited: Duration::ZERO, ranges }
+        Self::First { stream: Box::new(stream), waited: Duration::ZERO, ranges }
     }
 }
 
@@ -176,7 +176,7 @@ impl Parts {
 
 impl Read for Parts {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.read == self.current.len() && !(!buffer.is_empty() && self.next()?) {
+        if self.read == self.current.len() && (buffer.is_empty() || !self.next()?) {
             return Ok(0);
         }
         let length = buffer.len().min(self.current.len() - self.read);

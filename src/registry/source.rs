@@ -210,10 +210,8 @@ impl Read for Stream {
         let length = if self.is_whole() { buffer.len() } else { buffer.len().min(most) };
         let buffer = &mut buffer[..length];
         loop {
-            if self.body.is_none() || !self.is_whole() {
-                if self.offset >= self.end {
-                    return Ok(0);
-                }
+            if (self.body.is_none() || !self.is_whole()) && self.offset >= self.end {
+                return Ok(0);
             }
             if self.body.is_none() {
                 match self.open() {
