@@ -19,7 +19,7 @@ use crate::{
     layer::{
         analyze::{Contents, FileView, Prior, contents},
         clone::{Beneath, clone_contents},
-        decode::{Budget, EncodedLayer, OutputFile, Place, sparse_maps},
+        decode::{Budget, EncodedLayer, OutputFile, Place, SparseMaps, sparse_maps},
         streamed::{Later, Passed, StreamedContents},
         walk::Sink,
     },
@@ -353,7 +353,7 @@ fn look(
     descriptor: &Descriptor,
     record: &LayerRecord,
     wanted: &HashSet<TarPath>,
-) -> Result<HashMap<TarPath, (u64, Vec<Range<u64>>)>> {
+) -> Result<SparseMaps> {
     let (encoding, blob) = (encoding_of(descriptor, record)?, source.fetch(descriptor)?);
     let corrupt = |e: std::io::Error| into_error(e, descriptor.digest);
     let context = format!("layer {}", descriptor.digest);

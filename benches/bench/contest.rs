@@ -95,6 +95,17 @@ END"#,
         store
     }
 
+    /// A copy of the store: `msb` 0.7 rewrites the older snapshots that it reads.
+    fn msb_store(&self) -> PathBuf {
+        let copy = self.path("msb-store");
+        if !copy.join("snapshots").join(link(CHAIN.links - 1)).exists() {
+            self.remove("msb-store");
+            fs::create_dir(&copy).unwrap();
+            must(&mut shell(r#"cp -r --sparse=always "$1/snapshots" "$2/""#, &[&self.store(), &copy]));
+        }
+        copy
+    }
+
     fn export(&self, store: &Path, snapshot: &str, output: &Path, parents: bool) -> Command {
         let mut command = self.snapcask(["export", snapshot, "--force", "-o"]);
         command.arg(output).arg("--store").arg(store);
@@ -114,7 +125,7 @@ END"#,
     pub fn one(&self) -> Vec<Row> {
         let store = self.store();
         let (dense, bundle) = (self.path("dense"), self.path("one.tar.zst"));
-        let (zst, tar, msb_bundle) = (self.path("dense.zst"), self.path("tar.zst"), self.path("msb-one.tar.zst"));
+        let (zst, tar, msb_bundle) = (self.path("dense.zst"), self.path("tar.zst"), self.path("msb-one.msb"));
         let folder = store.join("snapshots").join(link(0));
         let mut contestants = vec![
             Contestant::new("export", || self.remove("one.tar.zst"), || self.export(&store, &link(0), &bundle, false))
@@ -133,9 +144,11 @@ END"#,
             .writing(&tar),
         ];
         if msb().is_some() {
-            let command = || self.msb_export(&store, &link(0), &msb_bundle, false);
+            let copy = self.msb_store();
+            let output = msb_bundle.clone();
+            let command = move || self.msb_export(&copy, &link(0), &output, false);
             contestants.push(
-                Contestant::new("msb snapshot export", || self.remove("msb-one.tar.zst"), command).writing(&msb_bundle),
+                Contestant::new("msb snapshot export", || self.remove("msb-one.msb"), command).writing(&msb_bundle),
             );
         }
         let out = self.against("export of one", &contestants);
@@ -178,8 +191,7 @@ END"#,
     /// The chain of ten out and in.
     pub fn chain(&self) -> Vec<Row> {
         let store = self.store();
-        let (one, bundle, theirs) =
-            (self.path("one.tar.zst"), self.path("chain.tar.zst"), self.path("msb-chain.tar.zst"));
+        let (one, bundle, theirs) = (self.path("one.tar.zst"), self.path("chain.tar.zst"), self.path("msb-chain.msb"));
         let head = link(CHAIN.links - 1);
         let out = self.against(
             "export of the chain",
@@ -222,11 +234,12 @@ END"#,
             }),
         ];
         if msb().is_some() {
-            let command = || self.msb_export(&store, &head, &theirs, true);
+            let copy = self.msb_store();
+            let command = || self.msb_export(&copy, &head, &theirs, true);
             let rounds = Bench { runs: self.runs.min(3), folder: self.folder.clone(), peaks: RefCell::default() };
             let msb_out = rounds.against(
                 "",
-                &[Contestant::new("msb snapshot export --with-parents", || self.remove("msb-chain.tar.zst"), command)
+                &[Contestant::new("msb snapshot export --with-parents", || self.remove("msb-chain.msb"), command)
                     .writing(&theirs)],
             );
             rows.push(Row::at_least(
@@ -250,8 +263,9 @@ END"#,
             1.1,
             times(&back),
         ));
-        self.remove("msb-chain.tar.zst");
-        self.remove("in");
+        for name in ["msb-chain.msb", "msb-store", "in"] {
+            self.remove(name);
+        }
         rows
     }
 
@@ -458,7 +472,7 @@ END"#,
         if parents {
             command.arg("--with-parents");
         }
-        command.arg(store.join("snapshots").join(snapshot)).arg(output);
+        command.arg(store.join("snapshots").join(snapshot)).arg("-o").arg(output);
         command
     }
 

@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
@@ -109,20 +109,25 @@ pub fn make_chain(store: &Path, shape: &Shape) {
 pub fn make_spread(store: &Path, name: &str, size: u64, data: u64) {
     const RUN: u64 = 256 << 10;
     let mut random = Random(11);
-    let mut bytes = Vec::new();
-    for file in files_below(Path::new("/usr/lib"), 40 << 20, &mut random) {
-        if bytes.len() as u64 >= data {
-            break;
-        }
-        bytes.extend(fs::read(file).unwrap_or_default());
-    }
     let directory = store.join("snapshots").join(name);
     fs::create_dir_all(&directory).unwrap();
     let disk = File::create(directory.join("upper.ext4")).unwrap();
     disk.set_len(size).unwrap();
     let runs = data / RUN;
-    for (number, run) in bytes.chunks_exact(RUN as usize).take(runs as usize).enumerate() {
-        disk.write_all_at(run, (size / runs * number as u64).next_multiple_of(RUN).min(size - RUN)).unwrap();
+    // Not all in memory: a child's peak begins with its parent's.
+    let mut run = Vec::new();
+    let mut number = 0;
+    for file in files_below(Path::new("/usr/lib"), 40 << 20, &mut random) {
+        let Ok(mut file) = File::open(file) else { continue };
+        while number < runs
+            && Read::by_ref(&mut file).take(RUN - run.len() as u64).read_to_end(&mut run).is_ok_and(|n| n > 0)
+        {
+            if run.len() as u64 == RUN {
+                disk.write_all_at(&run, (size / runs * number).next_multiple_of(RUN).min(size - RUN)).unwrap();
+                run.clear();
+                number += 1;
+            }
+        }
     }
     describe(&directory, name, None, size, 0);
 }

@@ -243,6 +243,9 @@ pub fn decode<S: Sink<File: Place> + Send>(
     }
 }
 
+/// The logical sizes and the segments of files.
+pub type SparseMaps = HashMap<TarPath, (u64, Vec<Range<u64>>)>;
+
 /// The sizes and segments of the files in `wanted`, as the layer's tar has them; what follows the last one is not read, and
 /// what is read is not verified.
 ///
@@ -252,7 +255,7 @@ pub fn sparse_maps(
     layer: EncodedLayer<impl Read>,
     wanted: &HashSet<TarPath>,
     corrupt: &dyn Fn(std::io::Error) -> Error,
-) -> Result<HashMap<TarPath, (u64, Vec<Range<u64>>)>> {
+) -> Result<SparseMaps> {
     let EncodedLayer { blob, encoding, context, most } = layer;
     let mut tar: Box<dyn Read> = match encoding {
         LayerEncoding::Plain => Box::new(blob),
@@ -280,7 +283,7 @@ pub fn sparse_maps(
 
 struct MapSink<'a> {
     wanted: &'a HashSet<TarPath>,
-    found: HashMap<TarPath, (u64, Vec<Range<u64>>)>,
+    found: SparseMaps,
 }
 
 impl Sink for MapSink<'_> {

@@ -409,9 +409,10 @@ mod tests {
     #[test]
     fn what_was_not_kept_is_missed() {
         let size = 2 * CHUNK;
-        let first = StreamedContents::new(size, vec![0..LEAF_SIZE]);
+        let segments = |range: Range<u64>| std::iter::once(range).collect();
+        let first = StreamedContents::new(size, segments(0..LEAF_SIZE));
         first.take(&[7; LEAF], 0).unwrap();
-        let second = StreamedContents::new(size, vec![4096..8192]).over(first.finish());
+        let second = StreamedContents::new(size, segments(4096..8192)).over(first.finish());
         assert_eq!(second.take(&[8; 4096], 4096).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }
