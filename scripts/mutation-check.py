@@ -8,6 +8,7 @@ The page goes to target/reliability/full/row-16.md.
     scripts/mutation-check.py              every mutant
     scripts/mutation-check.py NAME ...     some
     scripts/mutation-check.py --list
+    scripts/mutation-check.py --check      only whether the list fits the source
 """
 
 import os
@@ -83,7 +84,7 @@ MUTANTS = {
     "sync of the cache's stage": ("src/import.rs", "cache_stage.sync()?;", "", "durability"),
     "fsync after a snapshot's rename": (
         "src/store/place.rs",
-        "        Err(e) => return Err(Error::io(\"rename into\", target, e.into())),\n    }\n    sync_folder(folder)?;\n"
+        "        Err(e) => return Err(Error::io(\"rename into\", target, e.into())),\n    }\n    folder.sync()?;\n"
         "    Ok(Placed::Placed)\n}\n\n/// Renames a durable file",
         "        Err(e) => return Err(Error::io(\"rename into\", target, e.into())),\n    }\n"
         "    Ok(Placed::Placed)\n}\n\n/// Renames a durable file",
@@ -91,7 +92,7 @@ MUTANTS = {
     ),
     "fsync after a cache file's rename": (
         "src/store/place.rs",
-        "    sync_folder(folder)?;\n    Ok(Placed::Placed)\n}\n\n/// Whether two regular files",
+        "    folder.sync()?;\n    Ok(Placed::Placed)\n}\n\n/// Whether two regular files",
         "    Ok(Placed::Placed)\n}\n\n/// Whether two regular files",
         "durability",
     ),
@@ -138,17 +139,60 @@ MUTANTS = {
     "fsync of an export's new folders": ("src/layout/publish.rs", "        sync_folder(above)?;\n", "        let _ = above;\n", "durability"),
     # leftovers
     "lock of a temporary": ("src/temporary.rs", "Ok(()) => match (file.metadata()", "Ok(()) if flock(file, FlockOperation::Unlock).is_ok() => true,\n        Ok(()) => match (file.metadata()", "--lib temporary"),
-    "leftovers are removed": ("src/temporary.rs", "            remove_if_dead(&entry.path());", "            let _ = remove_if_dead;", "--lib temporary"),
+    "leftovers are removed": (
+        "src/temporary.rs", ".iter().for_each(|path| remove_if_dead(path));", ";\n    let _ = remove_if_dead;", "--lib temporary",
+    ),
+    # verifications: documents and archives
+    "a key twice": ("src/model/json.rs", "if keys.contains(&key) {", "if false {", "--lib json"),
+    "a tar header's sum": (
+        "src/layer/walk.rs", "if number(&block[148..156]) != Some(sum) {", "if false && Some(sum).is_none() {", "hardening",
+    ),
+    "an entry twice": ("src/layer/walk.rs", "if !self.seen.insert(path.clone()) {", "if !self.seen.insert(path.clone()) && false {", "hardening"),
+    "a sparse map beyond its file": (
+        "src/layer/walk.rs", "offset.checked_add(length).filter(|end| *end <= pending.real_size)", "offset.checked_add(length)", "hardening",
+    ),
+    "data after the end": ("src/layer/walk.rs", "                    if rest.iter().any(|b| *b != 0) {", "                    if false {", "hardening"),
+    # verifications: limits
+    "limit of files": ("src/import.rs", "if files > self.options.max_files {", "if false {", "hardening conflicts cli"),
+    "limit of data": ("src/import.rs", "        if data > limit {", "        if false {", "hardening conflicts cli"),
+    "data as the table declares it": (
+        "src/layer/decode.rs", "        self.budget.spend(bytes.len() as u64, &self.path)?;\n", "", "hardening",
+    ),
+    "no links below a folder": (
+        "src/beneath.rs",
+        "ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS",
+        "ResolveFlags::BENEATH",
+        "--lib beneath",
+    ),
+    # verifications: verify --deep
+    "what a delta goes over was kept": (
+        "src/layer/streamed.rs", "            Some(scratch) if below.later.needs_bytes(leaf) => {", "            Some(scratch) => {", "--lib streamed",
+    ),
+    # verifications: registries
+    "credentials stay with their host": (
+        "src/registry/auth.rs", "if url.origin() != self.base.origin() {\n            return None;", "if false {\n            return None;", "registry",
+    ),
+    "a manifest's digest": ("src/registry/repository.rs", "&& Digest::of(&bytes) != *digest", "&& false && Digest::of(&bytes) != *digest", "registry"),
+    "a range begins as asked": (
+        "src/registry/source.rs", "if first_of_range(&range) != Some(self.offset) {", "if false {", "registry",
+    ),
+    "a range's whole size": (
+        "src/registry/source.rs", ".filter(|size| *size != self.descriptor.size)", ".filter(|_| false)", "registry",
+    ),
+    # locks
+    "removals have the store alone": (
+        "src/remove.rs", "lock::share(&folders, progress) } else { lock::take(&folders, progress) }", "lock::share(&folders, progress) } else { lock::share(&folders, progress) }", "remove",
+    ),
 }
 
 
-def place(name):
+def place(name, tree=TREE):
     """The file that has the mutant's text, exactly once."""
     files, text = MUTANTS[name][0], MUTANTS[name][1]
-    found = [f for f in files.split("|") if (TREE / f).exists() and text in (TREE / f).read_text()]
-    if len(found) != 1 or (TREE / found[0]).read_text().count(text) != 1:
+    found = [f for f in files.split("|") if (tree / f).exists() and text in (tree / f).read_text()]
+    if len(found) != 1 or (tree / found[0]).read_text().count(text) != 1:
         sys.exit(f"mutant {name!r}: its text is not once in {files}; bring the list up to date:\n{text}")
-    return TREE / found[0]
+    return tree / found[0]
 
 
 def cargo(*arguments):
@@ -181,6 +225,10 @@ def main():
     names = sys.argv[1:] or list(MUTANTS)
     if names == ["--list"]:
         print("\n".join(MUTANTS))
+        return
+    if names == ["--check"]:
+        for name in MUTANTS:
+            place(name, ROOT)
         return
     unknown = [n for n in names if n not in MUTANTS]
     if unknown:

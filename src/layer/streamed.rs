@@ -412,7 +412,10 @@ mod tests {
         let segments = |range: Range<u64>| std::iter::once(range).collect();
         let first = StreamedContents::new(size, segments(0..LEAF_SIZE));
         first.take(&[7; LEAF], 0).unwrap();
-        let second = StreamedContents::new(size, segments(4096..8192)).over(first.finish());
+        // The scratch file is there, and holds nothing of the leaf.
+        let second = StreamedContents::new(size, segments(4096..8192))
+            .keeping(Arc::default(), Some(tempfile::tempfile().unwrap()))
+            .over(first.finish());
         assert_eq!(second.take(&[8; 4096], 4096).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -22,6 +22,7 @@ mod registry;
 mod remove;
 mod round_trip;
 mod security_doc;
+mod signals;
 #[cfg(target_arch = "x86_64")]
 #[path = "../reliability/trace.rs"]
 #[allow(dead_code, reason = "shared with the scoreboard, which uses all of it")]

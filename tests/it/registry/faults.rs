@@ -24,6 +24,7 @@ fn wrong_bytes_are_never_placed() {
         Behaviour { wrong_bytes: true, ..Default::default() },
         Behaviour { short_bytes: true, ..Default::default() },
         Behaviour { short_bytes: true, wrong_range: true, ..Default::default() },
+        Behaviour { long_bytes: true, ..Default::default() },
     ];
     for behaviour in lies {
         server.behave(behaviour.clone());
@@ -80,6 +81,7 @@ fn large_blobs_come_in_several_ranges_unless_one_is_enough() {
     for behaviour in [
         Behaviour { wrong_bytes: true, ..Default::default() },
         Behaviour { short_bytes: true, ..Default::default() },
+        Behaviour { long_bytes: true, ..Default::default() },
         Behaviour { wrong_range: true, ..Default::default() },
     ] {
         server.behave(behaviour.clone());

@@ -41,6 +41,8 @@ pub struct Behaviour {
     pub wrong_bytes: bool,
     /// Every blob ends early and says that this is all.
     pub short_bytes: bool,
+    /// Every blob goes on behind its end.
+    pub long_bytes: bool,
     /// A range begins elsewhere than asked.
     pub wrong_range: bool,
     /// Ranges are not known: everything is sent.
@@ -478,6 +480,9 @@ fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, be
         return Answer::new(307).header("Location", format!("{base}{}", request.path));
     }
     let mut bytes = bytes.clone();
+    if behaviour.long_bytes {
+        bytes.extend([7; 100]);
+    }
     let size = bytes.len();
     if behaviour.wrong_bytes && size > 4096 {
         bytes[size / 2] ^= 1;
