@@ -23,7 +23,7 @@ use crate::{
         streamed::{Later, Passed, StreamedContents},
         walk::Sink,
     },
-    model::{Descriptor, FileRecord, LayerRecord, TarPath},
+    model::{Descriptor, FileRecord, LayerRecord, TarPath, config::MAX_STACK},
     progress::Progress,
     restore::{EntryRule, decode_blob},
     storage::Source,
@@ -33,10 +33,17 @@ use crate::{
 /// A file of some layer: which one, and its path.
 type Version = (Digest, TarPath);
 
+/// The sizes and segments of files that go over others.
+type Maps = HashMap<Version, (u64, Vec<Range<u64>>)>;
+/// What later deltas need of files, as far as it is known.
+type FoundLater = HashMap<Version, Option<Arc<Later>>>;
+
 /// The most data of a delta's file whose map is kept in mind; of a larger one all is kept on disk.
 const MAX_MAPPED: u64 = 4 << 40;
-/// The most that is read of a layer for its maps, unpacked.
-const MAX_LOOKED_AT: u64 = 16 << 30;
+/// The most that is read of a layer for its maps, in bytes unpacked: they stand before the data that they tell of.
+const MAX_LOOKED_AT: u64 = 256 << 20;
+/// The most segments of all maps together: 16 MiB. Files of the others are kept whole.
+const MAX_SEGMENTS: usize = 1 << 20;
 
 /// The decoder of a bundle's snapshots, one after the other.
 pub struct DeepCheck<'a> {
@@ -47,7 +54,7 @@ pub struct DeepCheck<'a> {
     /// How many files of other layers go over a file.
     uses: HashMap<Version, usize>,
     /// What those need of it, all of them; none where that is not known.
-    later: HashMap<Version, Option<Arc<Later>>>,
+    later: FoundLater,
     /// The layers that are applied.
     stack: Vec<Digest>,
     files: HashMap<TarPath, Held>,
@@ -95,7 +102,7 @@ impl<'a> DeepCheck<'a> {
         let plan = Plan { maps: maps(source, snapshots), sizes: sizes(snapshots), consumers: &consumers };
         let mut later = HashMap::new();
         for version in consumers.keys() {
-            plan.later(version, &mut later);
+            plan.later(version, 0, &mut later);
         }
         let uses = consumers.iter().map(|(version, users)| (version.clone(), users.len())).collect();
         let (stack, files, decoded) = (Vec::new(), HashMap::new(), HashSet::new());
@@ -332,16 +339,23 @@ fn sizes(snapshots: &[BundledSnapshot]) -> HashMap<Version, u64> {
 }
 
 /// The sizes and maps of the files that go over others. A layer that cannot be looked at has none: decoding tells why.
-fn maps(source: &dyn Source, snapshots: &[BundledSnapshot]) -> HashMap<Version, (u64, Vec<Range<u64>>)> {
+fn maps(source: &dyn Source, snapshots: &[BundledSnapshot]) -> Maps {
     let mut maps = HashMap::new();
     let mut seen = HashSet::new();
+    let mut room = MAX_SEGMENTS;
     for snapshot in snapshots {
         let stack = snapshot.manifest.layers.iter().zip(&snapshot.config.layers).take(snapshot.config.stack_len());
         for (descriptor, record) in stack.filter(|(descriptor, _)| seen.insert(descriptor.digest)) {
             let over: HashSet<TarPath> =
                 record.stack_files().iter().filter(|f| f.base.is_some()).map(|f| f.path.clone()).collect();
-            if let (false, Ok(found)) = (over.is_empty(), look(source, descriptor, record, &over)) {
-                maps.extend(found.into_iter().map(|(path, map)| ((descriptor.digest, path), map)));
+            if over.is_empty() {
+                continue;
+            }
+            for (path, map) in look(source, descriptor, record, &over).unwrap_or_default() {
+                if map.1.len() <= room {
+                    room -= map.1.len();
+                    maps.insert((descriptor.digest, path), map);
+                }
             }
         }
     }
@@ -362,24 +376,25 @@ fn look(
 
 /// What is known before anything is decoded.
 struct Plan<'a> {
-    maps: HashMap<Version, (u64, Vec<Range<u64>>)>,
+    maps: Maps,
     sizes: HashMap<Version, u64>,
     consumers: &'a HashMap<Version, HashSet<Version>>,
 }
 
 impl Plan<'_> {
-    /// What all that goes over `version`, directly or not, needs of it; none where that is not known. A stack is at most
-    /// 64 layers deep, and so is this.
-    fn later(&self, version: &Version, found: &mut HashMap<Version, Option<Arc<Later>>>) -> Option<Arc<Later>> {
+    /// What all that goes over `version`, directly or not, needs of it; none where that is not known.
+    fn later(&self, version: &Version, depth: usize, found: &mut FoundLater) -> Option<Arc<Later>> {
         if let Some(later) = found.get(version) {
             return later.clone();
         }
-        let later = self.needs(version, found).map(Arc::new);
+        // Stacks that contradict each other can name layers in circles, and make more of them than any one stack has.
+        found.insert(version.clone(), None);
+        let later = if depth < MAX_STACK { self.needs(version, depth, found).map(Arc::new) } else { None };
         found.insert(version.clone(), later.clone());
         later
     }
 
-    fn needs(&self, version: &Version, found: &mut HashMap<Version, Option<Arc<Later>>>) -> Option<Later> {
+    fn needs(&self, version: &Version, depth: usize, found: &mut FoundLater) -> Option<Later> {
         let size = *self.sizes.get(version)?;
         let mut needs = Later::default();
         for user in self.consumers.get(version).into_iter().flatten() {
@@ -390,7 +405,7 @@ impl Plan<'_> {
             }
             needs.add(segments, size);
             if self.consumers.contains_key(user) {
-                needs.merge(&*self.later(user, found)?);
+                needs.merge(&*self.later(user, depth + 1, found)?);
             }
         }
         Some(needs)

@@ -16,7 +16,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use snapcask::{
     Digest, Error, Result,
     layer::{
-        decode::{EncodedLayer, LayerEncoding, OutputFile, decode},
+        decode::{Budget, EncodedLayer, LayerEncoding, OutputFile, decode, sparse_maps},
+        streamed::Later,
         walk::Sink,
     },
     model::TarPath,
@@ -43,7 +44,14 @@ impl Sink for Files {
             file.write_all_at(&[7; 9000], 0).unwrap();
         }
         file.set_len(size).unwrap();
-        let made = Arc::new(OutputFile { file, path: path.as_str().into(), fresh: !self.delta, writeback: None, unsynced: 0.into() });
+        let made = Arc::new(OutputFile {
+            file,
+            path: path.as_str().into(),
+            fresh: !self.delta,
+            writeback: None,
+            unsynced: 0.into(),
+            budget: Budget::new(u64::MAX),
+        });
         self.made.insert(path.clone(), made.clone());
         Ok(made)
     }
@@ -69,6 +77,13 @@ fuzz_target!(|data: &[u8]| {
     let Some((first, bytes)) = data.split_first() else { return };
     let encoding = if first & 1 == 0 { LayerEncoding::Zstd } else { LayerEncoding::Plain };
     let delta = first & 2 != 0;
+    let wanted = ["a", "base", "upper.ext4"].iter().map(|path| path.parse().unwrap()).collect();
+    let layer = EncodedLayer { blob: bytes, encoding, context: "layer", most: 8 * MOST };
+    for (size, segments) in sparse_maps(layer, &wanted, &|e| into_error(e, Digest::of(b""))).unwrap_or_default().values() {
+        if *size <= 1 << 40 {
+            Later::default().add(segments, *size);
+        }
+    }
     let one = run(bytes, encoding, delta, 1);
     assert!(one == run(bytes, encoding, delta, 3));
 });
