@@ -8,13 +8,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
 seconds=${FUZZ_SECONDS:-60}
 targets=${FUZZ_TARGETS:-tar_walker layout_json descriptor layer_decoder whole_import}
-export RUSTC_BOOTSTRAP=1
 export PATH="$PWD/target/fuzz-tools/bin:$PATH"
 version=0.13.1
+# The seeds first, by the tests' own build: with RUSTC_BOOTSTRAP set everything would be built once more.
+cargo test --locked --quiet --test reliability -- --seeds "$PWD/fuzz/corpus"
+export RUSTC_BOOTSTRAP=1
 if ! cargo fuzz --version 2>/dev/null | grep -qF "$version"; then
     cargo install --locked --quiet cargo-fuzz --version "$version" --root target/fuzz-tools
 fi
-cargo test --locked --quiet --test reliability -- --seeds "$PWD/fuzz/corpus"
 cargo fuzz build
 
 mkdir -p target/reliability/full

@@ -19,61 +19,145 @@ pub(super) const STORED_HEADER: u64 = 4 + 1 + 4 + 3;
 /// Frame header descriptor: a content size of four bytes, single segment, no checksum, no dictionary.
 const DESCRIPTOR: u8 = 0b1010_0000;
 
+/// A frame of raw blocks while it is being filled: the bytes are copied once, to where they stand in it.
+struct StoredFrame {
+    bytes: Vec<u8>,
+    /// Bytes of content.
+    content: usize,
+    /// Where the header of the last block stands, and how full that is.
+    block: Range<usize>,
+}
+
+impl StoredFrame {
+    fn new() -> Self {
+        let mut frame = Self { bytes: Vec::new(), content: 0, block: 0..0 };
+        frame.clear();
+        frame
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.extend(MAGIC);
+        self.bytes.push(DESCRIPTOR);
+        self.bytes.extend([0; 4]);
+        (self.content, self.block) = (0, 0..0);
+    }
+
+    fn extend(&mut self, mut content: &[u8]) {
+        self.content += content.len();
+        while !content.is_empty() {
+            let filled = self.block.len().saturating_sub(3);
+            if self.block.is_empty() || filled == BLOCK {
+                self.end_block(false);
+                self.block = self.bytes.len()..self.bytes.len() + 3;
+                self.bytes.extend([0; 3]);
+                continue;
+            }
+            let (now, rest) = content.split_at(content.len().min(BLOCK - filled));
+            self.bytes.extend_from_slice(now);
+            self.block.end += now.len();
+            content = rest;
+        }
+    }
+
+    /// Bit 0: the last one. Bits 1 and 2: the type, 0 is raw. Then the size.
+    fn end_block(&mut self, is_last: bool) {
+        if let Some(size) = self.block.len().checked_sub(3) {
+            let header = (u32::from(is_last) | (size as u32) << 3).to_le_bytes();
+            self.bytes[self.block.start..self.block.start + 3].copy_from_slice(&header[..3]);
+        }
+    }
+
+    /// The whole frame.
+    fn end(&mut self) -> io::Result<&[u8]> {
+        self.end_block(true);
+        let size = u32::try_from(self.content).map_err(io::Error::other)?;
+        self.bytes[5..9].copy_from_slice(&size.to_le_bytes());
+        Ok(&self.bytes)
+    }
+}
+
+/// What is gathered for the next frame.
+enum Pending {
+    Stored(StoredFrame),
+    Compressed(Vec<u8>, Compressor<'static>),
+}
+
 /// Cuts a stream into frames and remembers their sizes.
 pub(super) struct Framer {
-    pending: Vec<u8>,
+    pending: Pending,
     /// Compressed and decompressed size of each frame.
     table: Vec<[u32; 2]>,
-    compressor: Option<Compressor<'static>>,
 }
 
 impl Framer {
     /// Frames that are stored or, with a level, compressed.
     pub(super) fn new(level: Option<i32>) -> io::Result<Self> {
-        Ok(Self { pending: Vec::new(), table: Vec::new(), compressor: level.map(Compressor::new).transpose()? })
+        let pending = match level {
+            None => Pending::Stored(StoredFrame::new()),
+            Some(level) => Pending::Compressed(Vec::new(), Compressor::new(level)?),
+        };
+        Ok(Self { pending, table: Vec::new() })
     }
 
     /// Takes in data; full frames go to `sink`.
     pub(super) fn data(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         while !bytes.is_empty() {
-            let (now, rest) = bytes.split_at(bytes.len().min(FRAME - self.pending.len()));
-            self.pending.extend_from_slice(now);
+            let (now, rest) = bytes.split_at(bytes.len().min(FRAME - self.gathered()));
+            match &mut self.pending {
+                Pending::Stored(frame) => frame.extend(now),
+                Pending::Compressed(content, _) => content.extend_from_slice(now),
+            }
             bytes = rest;
-            if self.pending.len() == FRAME {
+            if self.gathered() == FRAME {
                 self.end_frame(sink)?;
             }
         }
         Ok(())
     }
 
+    fn gathered(&self) -> usize {
+        match &self.pending {
+            Pending::Stored(frame) => frame.content,
+            Pending::Compressed(content, _) => content.len(),
+        }
+    }
+
+    fn clear(&mut self) {
+        match &mut self.pending {
+            Pending::Stored(frame) => frame.clear(),
+            Pending::Compressed(content, _) => content.clear(),
+        }
+    }
+
     /// Ends the frame that is being gathered, if there is one.
     pub(super) fn end_frame(&mut self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        if self.pending.is_empty() {
+        let gathered = self.gathered();
+        if gathered == 0 {
             return Ok(());
         }
-        let mut pending = std::mem::take(&mut self.pending);
-        let frame = match &mut self.compressor {
-            Some(compressor) => compressor.compress(&pending)?,
-            None => stored(&pending)?,
+        let compressed;
+        let frame = match &mut self.pending {
+            Pending::Stored(frame) => frame.end()?,
+            Pending::Compressed(content, compressor) => {
+                compressed = compressor.compress(content)?;
+                &compressed
+            }
         };
-        self.note(&frame, &pending)?;
-        pending.clear();
-        self.pending = pending;
-        sink(&frame)
+        self.table.push(sizes(frame.len(), gathered)?);
+        sink(frame)?;
+        self.clear();
+        Ok(())
     }
 
     /// A stored frame of its own, whatever the level.
     pub(super) fn stored(&mut self, bytes: &[u8], sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         self.end_frame(sink)?;
-        let frame = stored(bytes)?;
-        self.note(&frame, bytes)?;
-        sink(&frame)
-    }
-
-    fn note(&mut self, frame: &[u8], content: &[u8]) -> io::Result<()> {
-        let size = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
-        self.table.push([size(frame)?, size(content)?]);
-        Ok(())
+        let mut frame = StoredFrame::new();
+        frame.extend(bytes);
+        let frame = frame.end()?;
+        self.table.push(sizes(frame.len(), bytes.len())?);
+        sink(frame)
     }
 
     /// How many frames there are.
@@ -83,7 +167,7 @@ impl Framer {
 
     /// Forgets what is pending and all frames after the first `frames`.
     pub(super) fn rollback(&mut self, frames: usize) {
-        self.pending.clear();
+        self.clear();
         self.table.truncate(frames);
     }
 
@@ -129,21 +213,10 @@ pub(super) fn stored_blocks(frame: &[u8], content: usize) -> Option<Vec<Range<us
     }
 }
 
-/// A frame of raw blocks.
-fn stored(content: &[u8]) -> io::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(content.len() + 12 + 3 * (content.len() / BLOCK));
-    out.extend(MAGIC);
-    out.push(DESCRIPTOR);
-    out.extend(u32::try_from(content.len()).map_err(io::Error::other)?.to_le_bytes());
-    let blocks = content.chunks(BLOCK);
-    let last = blocks.len().saturating_sub(1);
-    for (i, block) in blocks.enumerate() {
-        // Bit 0: the last one. Bits 1 and 2: the type, 0 is raw. Then the size.
-        let header = u32::from(i == last) | (block.len() as u32) << 3;
-        out.extend(&header.to_le_bytes()[..3]);
-        out.extend(block);
-    }
-    Ok(out)
+/// A frame's sizes as the seek table has them.
+fn sizes(frame: usize, content: usize) -> io::Result<[u32; 2]> {
+    let size = |n: usize| u32::try_from(n).map_err(io::Error::other);
+    Ok([size(frame)?, size(content)?])
 }
 
 #[cfg(test)]
@@ -154,7 +227,11 @@ mod tests {
     fn stored_frames_are_read_where_they_stand() {
         for length in [1, 512, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, FRAME] {
             let content: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
-            let frame = stored(&content).unwrap();
+            let mut filling = StoredFrame::new();
+            filling.extend(&content[..length / 3]);
+            filling.extend(&content[length / 3..]);
+            let frame = filling.end().unwrap().to_vec();
+            assert_eq!(frame.len(), content.len() + 9 + 3 * length.div_ceil(BLOCK));
             let blocks = stored_blocks(&frame, length).unwrap();
             assert_eq!(blocks.iter().flat_map(|b| frame[b.clone()].to_vec()).collect::<Vec<_>>(), content);
             assert_eq!(zstd::bulk::decompress(&frame, length).unwrap(), content);
