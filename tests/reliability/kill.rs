@@ -14,7 +14,7 @@ pub fn run(effort: Effort, row: &mut Row) {
     for generation in generations {
         let origin = Origin::new(generation);
         for form in effort.pick(vec![Form::TarZst, Form::Dir], vec![Form::TarZst, Form::Tar, Form::Dir]) {
-            for make in [Subject::import, Subject::export] {
+            for make in [Subject::import, Subject::export, Subject::pull] {
                 let area = place(effort);
                 subject(&make(&origin, form, area.path()), effort, row);
             }

@@ -23,6 +23,9 @@ mod oracle;
 mod power;
 mod score;
 mod seeds;
+#[path = "../it/registry/server.rs"]
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+mod server;
 mod subject;
 mod together;
 #[cfg(target_arch = "x86_64")]

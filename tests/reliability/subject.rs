@@ -4,11 +4,17 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use snapcask::{
-    export::{ExportOptions, Form, export},
+    copy::{CopyOptions, copy},
+    export::{Destination, ExportOptions, Form, export},
+    import::BundleLocation,
     model::Generation,
+    progress::Silent,
+    reference::RegistryReference,
+    registry::{CredentialFiles, Options},
 };
 use tempfile::TempDir;
 
@@ -16,6 +22,7 @@ use crate::{
     fixture::{Fixture, command, export_options, form_name},
     oracle::{BundleOracle, Oracle, StoreOracle},
     score::Effort,
+    server::Server,
 };
 
 /// The logical size of the disks.
@@ -70,6 +77,8 @@ pub struct Subject {
     pub arguments: Vec<String>,
     /// Of TMPDIR and of what the command prints: outside of the area.
     scratch: TempDir,
+    /// The registry that it talks to.
+    server: Option<Server>,
 }
 
 impl Subject {
@@ -94,6 +103,32 @@ impl Subject {
         Self::new("export", origin, form, area, &arguments, Oracle::Bundle(oracle))
     }
 
+    /// A pull of the chain from a registry into an empty folder below `area`.
+    pub fn pull(origin: &Origin, form: Form, area: &Path) -> Self {
+        let (server, folder) = (Server::start(), area.join("out"));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(form_name(form));
+        let options = Options { files: CredentialFiles::default(), cache: None, ..Options::default() };
+        let registry: RegistryReference = server.reference("team/vm:head").parse().unwrap();
+        let move_to = |source, destination, form| {
+            let options =
+                CopyOptions { source, tag: None, destination, form, force: true, jobs: 1, progress: Arc::new(Silent) };
+            copy(&options).unwrap();
+        };
+        let there = || (registry.clone(), Box::new(options.clone()));
+        let (reference, spoken) = there();
+        let bundle = BundleLocation::Path(origin.bundle(Form::Dir));
+        move_to(bundle, Destination::Registry(reference, spoken), Form::Registry);
+        let oracle = BundleOracle::new(&folder, || {
+            let (reference, spoken) = there();
+            move_to(BundleLocation::Registry(reference, spoken), Destination::Path(path.clone()), form);
+        });
+        let arguments = ["pull", &server.reference("team/vm:head"), "-o", path.to_str().unwrap(), "--jobs", "1"];
+        let mut subject = Self::new("pull", origin, form, area, &arguments, Oracle::Bundle(oracle));
+        subject.server = Some(server);
+        subject
+    }
+
     fn new(verb: &str, origin: &Origin, form: Form, area: &Path, arguments: &[&str], oracle: Oracle) -> Self {
         Self {
             name: format!("{verb} of a {} {}", origin.generation.as_str(), form.as_str()),
@@ -102,6 +137,7 @@ impl Subject {
             oracle,
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
             scratch: TempDir::new().unwrap(),
+            server: None,
         }
     }
 
