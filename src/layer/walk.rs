@@ -391,12 +391,13 @@ fn field(bytes: &[u8]) -> &[u8] {
 
 /// A tar number: octal digits with blanks before and blanks or NULs behind them, or base-256. Negative and overflowing ones are none.
 pub fn number(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
-        let (head, tail) = field.split_at(field.len() - 8);
-        if head[0] != 0x80 || head[1..].iter().any(|b| *b != 0) {
-            return None;
+    match field {
+        // Fields of eight bytes, such as the checksum, have no room for it.
+        [0x80, high @ .., a, b, c, d, e, f, g, h] => {
+            return high.iter().all(|b| *b == 0).then(|| u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]));
         }
-        return Some(u64::from_be_bytes(tail.try_into().ok()?));
+        [first, ..] if first & 0x80 != 0 => return None,
+        _ => {}
     }
     let text = std::str::from_utf8(field).ok()?.trim_start_matches(' ').trim_end_matches([' ', '\0']);
     if text.is_empty() || !text.bytes().all(|b| matches!(b, b'0'..=b'7')) {

@@ -139,6 +139,16 @@ fn a_bad_checksum() {
     layer_refused(tar, "InvalidBundle", "a bad checksum");
 }
 
+/// Found by the fuzz target `tar_walker`: a panic.
+#[test]
+fn fuzz_tar_walker_979ec299_a_checksum_in_base_256() {
+    for first in [0x80, 0xff, 0x81] {
+        let mut tar = between(Vec::new());
+        tar[148] = first;
+        layer_refused(tar, "InvalidBundle", "a bad checksum");
+    }
+}
+
 #[test]
 fn a_lone_zero_block() {
     layer_refused(between(vec![0; 512]), "InvalidBundle", "a lone zero block");
