@@ -409,8 +409,12 @@ mod tests {
     #[test]
     fn what_was_not_kept_is_missed() {
         let size = 2 * CHUNK;
-        let segments = |range: Range<u64>| std::iter::once(range).collect();
-        let first = StreamedContents::new(size, segments(0..LEAF_SIZE));
+        let segments = |range: Range<u64>| -> Vec<Range<u64>> { std::iter::once(range).collect() };
+        // A delta that fills the leaf needs its chunk's nodes, and none of its bytes.
+        let mut later = Later::default();
+        later.add(&segments(0..LEAF_SIZE), size);
+        assert!(later.needs_no_bytes());
+        let first = StreamedContents::new(size, segments(0..LEAF_SIZE)).keeping(Arc::new(later), None);
         first.take(&[7; LEAF], 0).unwrap();
         // The scratch file is there, and holds nothing of the leaf.
         let second = StreamedContents::new(size, segments(4096..8192))
