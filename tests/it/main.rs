@@ -23,6 +23,7 @@ mod remove;
 mod round_trip;
 mod security_doc;
 mod signals;
+mod tally;
 #[cfg(target_arch = "x86_64")]
 #[path = "../reliability/trace.rs"]
 #[allow(dead_code, reason = "shared with the scoreboard, which uses all of it")]

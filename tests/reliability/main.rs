@@ -1,7 +1,9 @@
 //! The scoreboard: experiments that try to make snapcask place something wrong, or lose something.
 //!
 //! ```text
-//! cargo test --test reliability                      every row in its short form
+//! cargo test --test reliability                      every row in its short form, but for 7 to 11 and 13: these are
+//!                                                    integration tests (`cargo test --test it`), which run whole
+//! cargo test --test reliability -- --full            every row in full
 //! cargo test --test reliability -- --full 3 4        rows 3 and 4 in full
 //! cargo test --test reliability -- --seeds DIR       no row: seeds for the fuzz targets
 //! ```
@@ -15,6 +17,7 @@
 mod fixture;
 
 mod bytes;
+mod counted;
 mod extents;
 mod faults;
 mod full_disk;
@@ -35,7 +38,7 @@ use std::process::ExitCode;
 
 use score::{Effort, Row};
 
-/// Every row, with what makes it.
+/// The rows that are made here, with what makes them.
 const ROWS: &[(u8, fn(Effort, &mut Row))] = &[
     (1, bytes::sweep),
     (2, bytes::prefixes),
@@ -70,6 +73,10 @@ fn main() -> ExitCode {
     let mut failed = false;
     for (number, run) in ROWS.iter().filter(|(number, _)| wanted.is_empty() || wanted.contains(number)) {
         failed |= !score::measure(*number, effort, *run);
+    }
+    let all = wanted.is_empty() && effort == Effort::Full;
+    for number in counted::numbers().filter(|number| all || wanted.contains(number)) {
+        failed |= !score::measure(number, Effort::Full, |_, row| counted::run(number, row));
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -81,7 +81,7 @@ impl Row {
 }
 
 /// Runs a row, prints it and writes its page. True if it is as it should be.
-pub fn measure(number: u8, effort: Effort, run: fn(Effort, &mut Row)) -> bool {
+pub fn measure(number: u8, effort: Effort, run: impl FnOnce(Effort, &mut Row)) -> bool {
     let started = Instant::now();
     let mut row = Row::default();
     run(effort, &mut row);

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{
-        Barrier,
+        Arc, Barrier,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -11,16 +12,18 @@ use std::{
 
 use serde_json::Value;
 use snapcask::{
-    Error,
+    Error, Result,
     export::{ExportOptions, Form, export},
     import::{ImportOptions, import},
     model::Generation,
-    report::Outcome,
+    progress::Silent,
+    remove::{RemoveOptions, remove},
+    report::{ExportReport, Outcome},
 };
 
 use crate::{
     fixture::{Fixture, export_options, import_options, random, whole_tree},
-    oracle::StoreOracle,
+    oracle::{BundleOracle, StoreOracle},
     score::{Effort, Row},
     subject::{Origin, in_memory},
 };
@@ -31,10 +34,13 @@ pub fn run(effort: Effort, row: &mut Row) {
     row.title("Many at once");
     imports(effort.pick(8, 1000), row);
     import_against_export(effort.pick(8, 1000), row);
+    against_removal(effort.pick(8, 1000), row);
     row.note(
         "Imports at once: all succeed, each snapshot is placed by exactly one, the store is that of a single import, \
          nothing is left over. Import against export: snapshots are replaced by force while they are exported; every \
-         bundle is wholly of one of the two, or the export fails and leaves nothing.",
+         bundle is wholly of one of the two, or the export fails and leaves nothing. Against removal: a chain is \
+         imported, exported and removed at once; each run sees all of it or none, and none fails for another reason \
+         than that it is not there.",
     );
 }
 
@@ -124,4 +130,81 @@ fn import_against_export(rounds: u64, row: &mut Row) {
         replacements = importer.join().unwrap();
     });
     row.note(format!("Against {replacements} replacements, {exported} exports succeeded and {refused} were refused."));
+}
+
+/// An import, an export and a removal of one chain at once.
+fn against_removal(rounds: u64, row: &mut Row) {
+    let origin = Origin::new(Generation::V066);
+    let bundle = origin.bundle(Form::Tar);
+    let place = in_memory();
+    let (store, out) = (place.path().join("store"), place.path().join("out"));
+    let oracle = StoreOracle::new(&bundle, &store);
+    let exported = BundleOracle::new(&out, || {
+        fs::create_dir_all(&out).unwrap();
+        chain(&origin.fixture.store, &out).unwrap();
+    });
+    let line = row.line("rounds of an import, an export and a removal of one chain at once", place.path());
+    let (mut exports, mut removals) = (0, 0);
+    for round in 0..rounds {
+        // Every second round begins with the whole chain in place.
+        if round % 2 == 1 {
+            import(&import_options(&bundle, &store)).unwrap();
+        }
+        let start = Barrier::new(3);
+        let (import, export, removal) = thread::scope(|scope| {
+            let import = scope.spawn(|| {
+                start.wait();
+                import(&import_options(&bundle, &store))
+            });
+            let export = scope.spawn(|| {
+                start.wait();
+                chain(&store, &out)
+            });
+            let removal = scope.spawn(|| {
+                start.wait();
+                remove(&removal_of_all(&store))
+            });
+            (import.join().unwrap(), export.join().unwrap(), removal.join().unwrap())
+        });
+        let result = import
+            .map(|_| ())
+            .map_err(|error| format!("the import fails: {error}"))
+            .and_then(|()| seen(export, "export", &mut exports))
+            .and_then(|()| seen(removal, "removal", &mut removals))
+            .and_then(|()| exported.check_visible())
+            .and_then(|()| oracle.check_visible());
+        line.case(format!("round {round}"), result);
+        exported.clear();
+        oracle.clear();
+    }
+    row.note(format!(
+        "Against removal, {exports} exports and {removals} removals found the chain; the others found none of it."
+    ));
+}
+
+/// Exports the chain of the head into a folder.
+fn chain(store: &Path, out: &Path) -> Result<ExportReport> {
+    let options = export_options(store, "head", Form::Tar, &out.join("x.tar"));
+    export(&ExportOptions { with_parents: true, with_image: true, jobs: 1, ..options })
+}
+
+fn removal_of_all(store: &Path) -> RemoveOptions {
+    RemoveOptions {
+        store: store.into(),
+        snapshots: ["head", "middle", "base"].map(str::to_owned).into(),
+        dry_run: false,
+        orphan_children: false,
+        prune_image: false,
+        progress: Arc::new(Silent),
+    }
+}
+
+/// Counts a run that found the chain; one that found none of it is as good.
+fn seen<T>(result: Result<T>, what: &str, count: &mut u64) -> std::result::Result<(), String> {
+    match result {
+        Ok(_) => *count += 1,
+        Err(Error::SnapshotNotFound { .. }) => {}
+        Err(error) => return Err(format!("the {what} fails: {error}")),
+    }
+    Ok(())
 }

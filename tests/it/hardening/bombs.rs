@@ -12,10 +12,13 @@ use serde_json::json;
 use snapcask::import::ImportOptions;
 
 use super::{
-    craft::{Arena, Craft, DISK, Made, frame, snapshot_descriptor},
+    craft::{Arena, Craft, DISK, Made, counted, frame, snapshot_descriptor},
     tar::*,
 };
-use crate::fixture::{command, import_options, write};
+use crate::{
+    fixture::{command, import_options, write},
+    tally,
+};
 
 const MEMORY: u64 = 128 << 20;
 const TIME: Duration = Duration::from_secs(2);
@@ -24,8 +27,6 @@ const TIME: Duration = Duration::from_secs(2);
 struct Cost {
     code: Option<i32>,
     text: String,
-    memory: u64,
-    time: Duration,
     disk: u64,
 }
 
@@ -64,7 +65,11 @@ fn import(arena: &Arena, bundle: &Path) -> Cost {
     let output = child.wait_with_output().unwrap();
     // On a busy machine a short run can be over before it is looked at; one that unpacks a bomb is not short.
     assert!(memory > 0 || time < TIME, "its memory was never seen in {time:?}");
-    Cost { code: output.status.code(), text: String::from_utf8_lossy(&output.stderr).into_owned(), memory, time, disk }
+    assert!(memory <= MEMORY, "{memory} bytes of memory");
+    // An unoptimized build on a busy machine is slower; the measured row of the scoreboard is of a release build.
+    assert!(time <= if cfg!(debug_assertions) { TIME * 5 } else { TIME }, "it took {time:?}");
+    tally::process(9, "bombs", memory, time);
+    Cost { code: output.status.code(), text: String::from_utf8_lossy(&output.stderr).into_owned(), disk }
 }
 
 #[track_caller]
@@ -76,13 +81,11 @@ fn harmless(made: &Made, code: i32, text: &str, disk: u64) {
     let cost = import(&arena, &bundle);
     assert_eq!(cost.code, Some(code), "{}", cost.text);
     assert!(cost.text.contains(text), "{}\nlacks {text:?}", cost.text);
-    assert!(cost.memory <= MEMORY, "{} bytes of memory", cost.memory);
-    // An unoptimized build on a busy machine is slower; the measured row of the scoreboard is of a release build.
-    assert!(cost.time <= TIME * 5, "it took {:?}", cost.time);
     assert!(cost.disk <= disk, "{} bytes of disk", cost.disk);
     if code != 0 {
         assert_eq!(arena.watched(), before);
     }
+    counted("refused");
 }
 
 /// Frames of zeros: 9 KB become 300 MB.
@@ -159,7 +162,6 @@ fn a_window_of_two_gibibytes() {
         write(bundle.clone(), &blob);
         let cost = import(&arena, &bundle);
         assert_eq!(cost.code, Some(3), "{}", cost.text);
-        assert!(cost.memory <= MEMORY, "{} bytes of memory", cost.memory);
     }
 }
 
@@ -194,7 +196,6 @@ fn an_outer_stream_of_zeros() {
     let cost = import(&arena, &bundle);
     assert_eq!(cost.code, Some(3), "{}", cost.text);
     assert!(cost.text.contains("1 MiB of zeros"), "{}", cost.text);
-    assert!(cost.memory <= MEMORY && cost.time <= TIME * 5, "{} bytes, {:?}", cost.memory, cost.time);
 }
 
 #[test]

@@ -21,7 +21,10 @@ use snapcask::{
 use tempfile::TempDir;
 
 use super::tar;
-use crate::fixture::{descriptor, import_options, random, write};
+use crate::{
+    fixture::{descriptor, import_options, random, write},
+    tally,
+};
 
 /// The victim's name.
 pub const NAME: &str = "victim";
@@ -270,6 +273,7 @@ impl Arena {
         assert_eq!(kind(&error), want, "{error}");
         assert!(error.to_string().contains(text), "{error}\nlacks {text:?}");
         assert_eq!(self.watched(), before, "something changed: {error}");
+        counted("refused");
         error
     }
 
@@ -283,8 +287,17 @@ impl Arena {
         after.retain(|path, _| !path.starts_with(&format!("store/snapshots/{NAME}")));
         after.retain(|path, _| path != "store/.snapcask.lock");
         assert_eq!(after, before);
+        counted("accepted");
         placed
     }
+}
+
+/// A case of the hostile corpus, by the test's file.
+#[track_caller]
+pub fn counted(verdict: &str) {
+    let file = std::panic::Location::caller().file();
+    let module = Path::new(file).file_stem().unwrap().to_str().unwrap();
+    tally::cases(7, format!("{}, {verdict}", module.replace('_', " ")), 1);
 }
 
 /// The name of an error's variant.

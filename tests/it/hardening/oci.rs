@@ -15,9 +15,12 @@ use super::{
     craft::{Arena, Craft, DISK, craft_refused, describes, disk, frame, kind, snapshot_descriptor},
     tar,
 };
-use crate::fixture::{Fixture, GENERATIONS, import_options, write};
+use crate::{
+    fixture::{Fixture, GENERATIONS, import_options, write},
+    tally,
+};
 
-/// 45 strings that are no digest of ours (row 10).
+/// Strings that are no digest of ours (row 10).
 fn no_digests() -> Vec<String> {
     let good = Digest::of(b"x").hex();
     let mut all: Vec<String> = [
@@ -107,6 +110,7 @@ fn strings_that_are_no_digest() {
             assert!(!error.to_string().contains("is missing"), "{place}, {text:?} was looked for: {error}");
             assert_eq!(error.exit_code(), 3);
             fs::remove_dir_all(&bundle).unwrap();
+            tally::cases(10, format!("{} strings in a bundle's {place}", all.len()), 1);
         }
     }
     assert_eq!(arena.watched(), before);

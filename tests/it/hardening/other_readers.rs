@@ -11,7 +11,7 @@ use super::{
     craft::{Arena, Craft, DISK, SIZE as DISK_SIZE, disk, snapshot_descriptor},
     tar::*,
 };
-use crate::{fixture::*, interop::tools::have};
+use crate::{fixture::*, interop::tools::have, tally};
 
 fn unpack(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap();
@@ -81,6 +81,7 @@ fn what_we_place_is_what_others_see() {
         };
         assert_eq!(plain(&gnu), plain(&placed), "GNU tar: {what}");
         assert_eq!(plain(&python), plain(&placed), "tarfile: {what}");
+        tally::cases(8, "layer tars, in every form that is accepted", 1);
     }
 }
 
@@ -115,5 +116,6 @@ fn what_we_write_is_what_others_see() {
         let placed = tree(&placed);
         assert_eq!(gnu, placed);
         assert_eq!(python, placed);
+        tally::cases(8, "archives and base layers that we write, of every generation", 2);
     }
 }

@@ -12,7 +12,7 @@ use snapcask::{
     import::{ImportOptions, import},
 };
 
-use crate::fixture::*;
+use crate::{fixture::*, tally};
 
 /// Another byte at the same size, and the same time.
 fn poison(path: &Path) {
@@ -54,6 +54,7 @@ fn every_file_at_equal_size() {
             assert_eq!(whole_tree(&store), before, "{}", path.display());
             import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
             assert_eq!(whole_tree(&store), good, "{} is not repaired", path.display());
+            tally::cases(11, format!("files of a {} chain and its image", generation.as_str()), 1);
         }
     }
 }
@@ -73,4 +74,5 @@ fn a_parent_is_no_base() {
     // The head alone does not need the parent's bytes: the bundle has the whole stack.
     import(&ImportOptions { head_only: true, ..import_options(&bundle, &store) }).unwrap();
     assert_same_snapshot(fixture.head(), &store.join("snapshots/head"));
+    tally::cases(11, "a parent that a delta would be laid over", 1);
 }

@@ -9,6 +9,7 @@ use super::{
     server::{Behaviour, Server},
     *,
 };
+use crate::tally;
 
 const SMALL: u64 = 16 << 20;
 /// Of these pushes.
@@ -43,6 +44,7 @@ fn a_push_that_is_cut() {
             let again = server.received() - whole;
             assert!(again <= CHUNK, "{again} bytes twice after a cut at {percent} %");
             server.check_blobs();
+            tally::cases(13, "pushes cut at a per cent, of a bundle and straight from the store", 1);
         }
     }
     // Many cuts in one push, as far apart as a blob that goes in one piece needs.
@@ -73,6 +75,7 @@ fn a_pull_that_is_cut() {
         // What was on its way at the cut is what the server's last write held.
         let again = server.sent() - whole;
         assert!(again <= CHUNK, "{again} bytes twice after a cut at {percent} %");
+        tally::cases(13, "pulls cut at a per cent", 1);
     }
     let cuts: Vec<u64> = percents().iter().map(|percent| whole * percent / 100).collect();
     server.behave(Behaviour { cut_sent: cuts.clone(), ..Default::default() });
