@@ -22,12 +22,9 @@ use crate::{
     progress::Progress,
     report::{FileReport, Finding, InspectReport, InspectedSnapshot, LayerReport, VerifyReport},
     storage::Source,
-    temporary::Folder,
+    temporary::{Folder, SCRATCH},
     verify::into_error,
 };
-
-/// Of the folder in $TMPDIR that a deep verification works in; the next one removes what a dead one left.
-const SCRATCH: &str = ".snapcask-scratch-";
 
 /// Verifies a bundle: all blobs, the graph, the tables; with `deep`, decodes everything and compares the roots.
 ///

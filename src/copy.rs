@@ -24,15 +24,12 @@ use crate::{
     progress::Progress,
     report::{CopiedSnapshot, CopyReport},
     storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
-    temporary::Folder,
+    temporary::{Folder, SCRATCH},
     verify::into_error,
 };
 
 /// Most blobs at once: each on its way to a registry has up to three chunks in memory.
 const MAX_AT_ONCE: usize = 4;
-
-/// Where a source is spooled that cannot be read in place.
-const SCRATCH: &str = ".snapcask-scratch-";
 
 /// What to copy, where to, and how.
 #[derive(Clone)]

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, mpsc::sync_channel},
     time::Instant,
@@ -442,7 +442,6 @@ impl Import<'_> {
                 let expanded = vmdk::expand(&reduced, &absolute(&cache)?)?;
                 fs::write(&staged, expanded).context("write", &staged)?;
             }
-            File::open(&staged).context("open", &staged)?.sync_all().context("fsync", &staged)?;
             files.push((staged, cache.join(path)));
         }
         Ok(Some((stage, files)))

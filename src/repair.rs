@@ -25,6 +25,7 @@ use crate::{
         record::ImportRecord,
         vmdk,
     },
+    temporary::{Folder, SCRATCH},
 };
 
 /// Repairs one store.
@@ -37,7 +38,7 @@ pub(crate) struct Repair<'a> {
 impl Repair<'_> {
     /// Repairs what the source holds of what is bad; the rest stays, and the next look finds it again.
     pub fn run(&self, location: &BundleLocation, found: &Found) -> Result<()> {
-        let scratch = tempfile::tempdir().context("create", std::env::temp_dir())?;
+        let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
         // Leftovers go with the first stage, so there is one even where nothing else is bad.
         let snapshots = self.store.snapshots();
         let stage = Stage::create(&snapshots)?;

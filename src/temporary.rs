@@ -1,11 +1,13 @@
 //! Temporary files and folders beside their destinations: each is locked by its owner as long as that lives, so that
 //! any later run can tell what a dead one left, and remove it.
 //!
+//! What this process has alive is known too ([`abandon`]): one that is told to end removes it, and publishes nothing after.
+//!
 //! The lock is on the file or folder itself (`flock`, which dies with the process). Between making and locking, a run
 //! that reclaims may take it for dead: its maker then finds it locked or gone, and makes another.
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::{BTreeSet, hash_map::RandomState},
     ffi::OsStr,
     fs::{self, DirBuilder, File, OpenOptions},
     hash::{BuildHasher, Hasher},
@@ -15,6 +17,8 @@ use std::{
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use rustix::{
@@ -26,6 +30,15 @@ use crate::error::{Error, IoContext, Result};
 
 /// Names are 64 random bits: one that is taken is no accident, many are a fault.
 const ATTEMPTS: usize = 32;
+
+/// Of a folder in `$TMPDIR`: for a source that cannot be read in place, for what is decoded only to be looked at.
+pub const SCRATCH: &str = ".snapcask-scratch-";
+
+/// The temporaries of this process.
+static LIVING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Held for reading around each rename of something temporary into its place, for writing by [`abandon`].
+static GATE: RwLock<()> = RwLock::new(());
 
 /// A folder of our own, readable by nobody else, that vanishes with its owner.
 #[derive(Debug)]
@@ -54,7 +67,44 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.path);
+        forget(&self.path);
     }
+}
+
+/// Renames something temporary into its place; never, once this process abandons what it has.
+pub fn publish<T>(rename: impl FnOnce() -> T) -> T {
+    let _open = GATE.read().unwrap_or_else(PoisonError::into_inner);
+    rename()
+}
+
+/// What was temporary is in its place, or gone.
+pub fn forget(path: &Path) {
+    LIVING.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+}
+
+/// Removes every temporary file and folder of this process, for it is about to end. Whatever other threads still do,
+/// nothing is renamed into its place from here on; what they write meanwhile may have to be removed twice.
+pub fn abandon() {
+    /// In all a second: what a thread still writes into a folder keeps it from being removed.
+    const ROUNDS: usize = 100;
+    std::mem::forget(GATE.write().unwrap_or_else(PoisonError::into_inner));
+    for _ in 0..ROUNDS {
+        let living = LIVING.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if living.iter().filter(|path| !remove(path)).count() == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether it is gone.
+fn remove(path: &Path) -> bool {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    matches!(removed, Err(error) if error.kind() == io::ErrorKind::NotFound) || path.symlink_metadata().is_err()
 }
 
 /// Makes an empty folder in `parent`, of the name `prefix`, something random, `suffix`. It is alive as long as the handle.
@@ -88,7 +138,10 @@ fn make(
         name.push(format!("{:016x}{suffix}", RandomState::new().build_hasher().finish()));
         let path = parent.join(name);
         match create(&path) {
-            Ok(file) if hold(&file, &path) => return Ok((path, file)),
+            Ok(file) if hold(&file, &path) => {
+                LIVING.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+                return Ok((path, file));
+            }
             // Taken for dead, and removed.
             Ok(_) => {}
             Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists) => last = Some(e),

@@ -15,15 +15,16 @@ mod registry;
 mod remove;
 mod verify;
 
-use std::{ffi::OsStr, io::IsTerminal, process::ExitCode};
+use std::{ffi::OsStr, io::IsTerminal, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use snapcask::{Error, Result};
+use tokio::signal::unix::{SignalKind, signal};
 
 use args::{Cli, Verb};
 
-/// The exit code of a run that Ctrl-C ended: 128 and the signal's number, as shells count.
-const INTERRUPTED: u8 = 130;
+/// How long a run that was told to end may take to remove what it has not finished, before it ends all the same.
+const LAST_WORK: Duration = Duration::from_secs(10);
 
 /// How a run ended.
 enum Ended {
@@ -31,8 +32,8 @@ enum Ended {
     Returned(Result<()>),
     /// A bug: the verb panicked.
     Panicked,
-    /// Ctrl-C.
-    Interrupted,
+    /// By this signal's number.
+    Interrupted(u8),
 }
 
 /// Parses the command line. When there is nothing to run, the code to exit with: 0 after `--help` and `--version`,
@@ -50,13 +51,13 @@ pub fn parse() -> std::result::Result<Cli, ExitCode> {
     })
 }
 
-/// Runs a verb and reports its error. The verb works on a blocking thread; this one waits for it or for Ctrl-C.
+/// Runs a verb and reports its error. The verb works on a blocking thread; this one waits for it or for a signal to end.
 ///
-/// After Ctrl-C the process ends at once and removes nothing itself: what is not finished has a temporary name that
-/// no reader takes for a snapshot or a bundle, and the next run on the same place reclaims it. (Waiting for the threads
-/// to notice would make Ctrl-C slow exactly when much is being written.)
+/// After Ctrl-C (or SIGTERM, SIGHUP) nothing is put in place any more, what is temporary is removed, and the process
+/// ends without waiting for the verb's threads: that would make Ctrl-C slow exactly when much is being written. What a
+/// second signal leaves behind has a name that no reader takes for a snapshot or a bundle, and the next run reclaims it.
 pub fn run(cli: Cli) -> ExitCode {
-    let json = cli.verb.json();
+    let (json, registry) = (cli.verb.json(), matches!(cli.verb, Verb::Push(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -68,7 +69,15 @@ pub fn run(cli: Cli) -> ExitCode {
         let work = tokio::task::spawn_blocking(move || dispatch(cli.verb));
         tokio::select! {
             done = work => done.map_or(Ended::Panicked, Ended::Returned),
-            Ok(()) = tokio::signal::ctrl_c() => Ended::Interrupted,
+            number = told_to_end() => {
+                let removed = tokio::task::spawn_blocking(snapcask::temporary::abandon);
+                tokio::select! {
+                    _ = removed => {}
+                    _ = told_to_end() => {}
+                    () = tokio::time::sleep(LAST_WORK) => {}
+                }
+                Ended::Interrupted(number)
+            }
         }
     });
     let (message, code) = match ended {
@@ -82,11 +91,12 @@ pub fn run(cli: Cli) -> ExitCode {
         Ended::Panicked => {
             ("internal error: this is a bug in snapcask; please report it with the text above".into(), 1)
         }
-        Ended::Interrupted => {
-            ("interrupted; nothing half-written is in place. Run the same command again: a transfer goes on where it stopped".into(), INTERRUPTED)
+        Ended::Interrupted(signal) => {
+            let again = if registry { ": a push goes on where it stopped" } else { "" };
+            (format!("interrupted; nothing half-written is in place. Run the same command again{again}"), 128 + signal)
         }
     };
-    if code == INTERRUPTED {
+    if code > 128 {
         // The shell's ^C and a progress bar may stand on this line.
         let line = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
         eprint!("{line}");
@@ -99,6 +109,17 @@ pub fn run(cli: Cli) -> ExitCode {
     }
     // Not by returning: that would wait for the threads that still run after Ctrl-C.
     std::process::exit(code.into())
+}
+
+/// Waits for a signal that tells the process to end, and gives its number.
+async fn told_to_end() -> u8 {
+    let kinds = [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)];
+    let mut signals: Vec<_> = kinds.into_iter().filter_map(|(kind, n)| Some((signal(kind).ok()?, n))).collect();
+    std::future::poll_fn(|context| {
+        let told = signals.iter_mut().find_map(|(signal, n)| signal.poll_recv(context).is_ready().then_some(*n));
+        told.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+    })
+    .await
 }
 
 /// `{"error":{"message":...,"exitCode":...}}` on standard output.

@@ -95,7 +95,7 @@ impl Partial {
     pub(super) fn publish_file(mut self) -> Result<()> {
         refuse_existing_file(&self.destination, self.force)?;
         let (from, to) = (&self.path, &self.destination);
-        let renamed = if self.force { fs::rename(from, to) } else { rename_new(from, to) };
+        let renamed = temporary::publish(|| if self.force { fs::rename(from, to) } else { rename_new(from, to) });
         match renamed {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -113,13 +113,14 @@ impl Partial {
         let exists = Error::AlreadyExists { path: self.destination.clone() };
         if self.force && !is_vacant(&self.destination)? {
             // Neither name is ever missing: a crash leaves the old tree or the new one.
-            rustix::fs::renameat_with(CWD, &self.path, CWD, &self.destination, RenameFlags::EXCHANGE)
-                .context("exchange with", &self.destination)?;
+            let (from, to) = (&self.path, &self.destination);
+            temporary::publish(|| rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE))
+                .context("exchange with", to)?;
             // From here on, the temporary name holds the old tree; it goes when `self` is dropped.
             return sync_folder(&self.parent);
         }
         // rename(2) takes a missing destination or an empty folder, and refuses all else.
-        match rustix::fs::rename(&self.path, &self.destination) {
+        match temporary::publish(|| rustix::fs::rename(&self.path, &self.destination)) {
             Ok(()) => {}
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => return Err(exists),
             Err(e) => return Err(Error::io("rename to", &self.destination, e.into())),
@@ -132,7 +133,7 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.armed {
-            return;
+            return temporary::forget(&self.path);
         }
         let removed = match fs::symlink_metadata(&self.path) {
             Ok(m) if m.is_dir() => fs::remove_dir_all(&self.path),
@@ -142,6 +143,7 @@ impl Drop for Partial {
         if let Err(error) = removed {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary file");
         }
+        temporary::forget(&self.path);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     beneath::Folder,
     error::{Error, IoContext, Result},
     model::SnapshotName,
-    temporary,
+    temporary::{self, publish},
 };
 
 const PREFIX: &str = ".snapcask-stage-";
@@ -125,10 +125,10 @@ pub fn check_way(root: &Path, target: &Path) -> Result<()> {
 /// [`Error::AlreadyExists`] without `force`; [`Error::UnsafePath`] where a link is on the way.
 pub fn place_directory(root: &Path, staged: &Path, target: &Path, force: bool) -> Result<Placed> {
     let (folder, name) = way(root, target)?;
-    match renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::NOREPLACE) {
+    match publish(|| renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::NOREPLACE)) {
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) if force => {
-            renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::EXCHANGE)
+            publish(|| renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::EXCHANGE))
                 .context("exchange with", target)?;
         }
         Err(rustix::io::Errno::EXIST) => return Err(Error::AlreadyExists { path: target.into() }),
@@ -144,7 +144,7 @@ pub fn place_directory(root: &Path, staged: &Path, target: &Path, force: bool) -
 /// [`Error::Different`] without `force`; [`Error::UnsafePath`] where a link is on the way.
 pub fn place_file(root: &Path, staged: &Path, target: &Path, force: bool) -> Result<Placed> {
     let (folder, name) = way(root, target)?;
-    match renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::NOREPLACE) {
+    match publish(|| renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::NOREPLACE)) {
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) => {
             if same_contents(staged, target)? {
@@ -157,7 +157,8 @@ pub fn place_file(root: &Path, staged: &Path, target: &Path, force: bool) -> Res
                     incoming: "this image-cache file".into(),
                 });
             }
-            renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::empty()).context("rename into", target)?;
+            publish(|| renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::empty()))
+                .context("rename into", target)?;
         }
         Err(e) => return Err(Error::io("rename into", target, e.into())),
     }
@@ -238,7 +239,7 @@ pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let staged = stage.path().join("group.json");
     write_durable(&staged, &serde_json::json!({ "name": name }).to_string())?;
-    match renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE) {
+    match publish(|| renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE)) {
         // Another import was faster.
         Ok(()) | Err(rustix::io::Errno::EXIST) => sync_folder(folder),
         Err(e) => Err(Error::io("rename into", &path, e.into())),
