@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
-    io::Read,
+    io::ErrorKind,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +14,8 @@ use std::{
 use rustix::fs::OFlags;
 
 use crate::{
-    beneath::Folder,
+    beneath,
+    cached::CachedFile,
     digest::Digest,
     error::{Error, IoContext, Result},
     import::BundleLocation,
@@ -27,12 +28,12 @@ use crate::{
     snapshot::{Snapshot, scan::scan},
     store::{
         Store,
-        image_cache::{cached_images, files_for},
+        image_cache::{cached_images, files_for, manifest_of},
         lock,
         place::dead_stages,
         record::ImportRecord,
-        vmdk,
     },
+    temporary::{Folder, SCRATCH},
 };
 
 /// What to check, and how.
@@ -57,6 +58,13 @@ pub(crate) struct BadSnapshot {
     pub digest: Option<Digest>,
 }
 
+impl BadSnapshot {
+    /// Whether nobody misses its parent.
+    pub fn without_parent(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.without_parent)
+    }
+}
+
 /// What was found, and what can be repaired.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -64,6 +72,10 @@ pub(crate) struct Found {
     pub snapshots: Vec<BadSnapshot>,
     /// Rows of the records: what stands in the cache is not that.
     pub cache: Vec<FileRecord>,
+    /// Parents that are not there, each with a child's directory.
+    pub missing: Vec<(SnapshotIdentity, PathBuf)>,
+    /// By what name a child can know its parent, of every snapshot that is there.
+    pub known: HashSet<SnapshotIdentity>,
     /// Snapshots that are as they should be, by digest.
     pub good: HashMap<Digest, PathBuf>,
     counts: Counts,
@@ -85,24 +97,33 @@ struct Counts {
 pub fn check(options: &CheckOptions) -> Result<CheckReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
-    if !options.store.is_dir() {
-        let hint = "; --store or $MSB_HOME says where it is".into();
-        return Err(Error::NotFound { what: "store", path: options.store.clone(), hint });
-    }
     let progress = options.progress.as_ref();
     let (snapshots, cache) = (store.snapshots(), store.cache());
+    let missing = |path: &Path| match fs::metadata(path) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(true),
+        other => other.context("look at", path).map(|meta| !meta.is_dir()),
+    };
+    if missing(&snapshots)? && missing(&cache)? {
+        let hint = ", or it has neither snapshots nor cache; --store or $MSB_HOME says where it is".into();
+        return Err(Error::NotFound { what: "store", path: options.store.clone(), hint });
+    }
     let folders = [snapshots.as_path(), cache.as_path()];
     let _locks = match options.repair_from {
         Some(_) => lock::take(&folders, progress)?,
         None => lock::share(&folders, progress)?,
     };
+    // Before the long look at the store: a source that is none says so at once.
+    let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
+    let source = options.repair_from.as_ref().map(|location| location.open(scratch.path())).transpose()?;
     let mut found = look(&store, options.jobs, &options.progress)?;
     let mut repaired = Vec::new();
-    if let Some(source) = options.repair_from.as_ref().filter(|_| !found.findings.is_empty()) {
-        Repair { store: &store, jobs: options.jobs, progress: &options.progress }.run(source, &found)?;
+    if let Some(source) = source.filter(|_| !found.findings.is_empty()) {
+        let repair = Repair { store: &store, jobs: options.jobs, progress: &options.progress };
+        let refused = repair.run(source.as_ref(), &found)?;
         let before = std::mem::take(&mut found.findings);
         found = look(&store, options.jobs, &options.progress)?;
         repaired = before.into_iter().filter(|f| !found.findings.contains(f)).collect();
+        found.findings.extend(refused);
     }
     Ok(CheckReport {
         store: options.store.clone(),
@@ -129,7 +150,7 @@ fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>) -> Result<Foun
     }
     look.parents(&snapshots);
     look.images(&snapshots)?;
-    look.cache_rows()?;
+    look.cache_rows(&snapshots)?;
     Ok(look.found)
 }
 
@@ -252,10 +273,10 @@ impl Look<'_> {
         analyses: &mut HashMap<TarPath, (fs::File, Contents)>,
     ) {
         let path = directory.join(relative);
-        let opened = Folder::open(directory).and_then(|folder| folder.file(relative, OFlags::RDONLY));
+        let opened = beneath::Folder::open(directory).and_then(|folder| folder.file(relative, OFlags::RDONLY));
         let file = match opened {
             Ok(file) => file,
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 return self.report("file-missing", &path, "it was imported and is not there");
             }
             Err(error) => return self.report("file-unreadable", &path, error),
@@ -293,15 +314,18 @@ impl Look<'_> {
         let mut known: HashMap<SnapshotIdentity, &Snapshot> = HashMap::new();
         for snapshot in snapshots {
             for identity in snapshot.identities() {
+                self.found.known.insert(identity.clone());
                 known.entry(identity).or_insert(snapshot);
             }
         }
         for snapshot in snapshots {
             let Some(parent) = &snapshot.descriptor.parent else { continue };
-            if !known.contains_key(parent) {
+            let alone = ImportRecord::read(&snapshot.directory).is_ok_and(|r| r.is_some_and(|r| r.without_parent));
+            if !known.contains_key(parent) && !alone {
                 let text =
                     format!("its parent {parent} is not in the store; import it, or export without --with-parents");
                 self.report("parent-missing", &snapshot.directory, text);
+                self.found.missing.push((parent.clone(), snapshot.directory.clone()));
             }
             let mut seen = HashSet::from([snapshot.descriptor.digest]);
             let mut at = snapshot;
@@ -344,53 +368,40 @@ impl Look<'_> {
     }
 
     /// Image-cache files against what came with the snapshots.
-    fn cache_rows(&mut self) -> Result<()> {
+    fn cache_rows(&mut self, snapshots: &[Snapshot]) -> Result<()> {
         let cache = self.store.cache();
+        let pinned: HashSet<Digest> =
+            snapshots.iter().filter_map(|s| Some(s.descriptor.image.as_ref()?.manifest_digest)).collect();
+        // A tag moves, and its metadata with it: whole in itself, of an image that no snapshot pins.
+        let has_moved = |path: &TarPath| {
+            let manifest = manifest_of(&cache.join(path)).filter(|_| path.as_str().starts_with("manifests/"));
+            manifest.is_some_and(|manifest| !pinned.contains(&manifest))
+        };
         for (path, rows) in std::mem::take(&mut self.cache) {
-            let absolute = cache.join(&path);
-            let (code, text) = match self.cache_file(&cache, &path, &rows) {
-                Ok(None) => continue,
-                Ok(Some(text)) => ("cache-corrupt", text),
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                    ("cache-missing", "it came with a snapshot and is not there".into())
+            let (code, text) = match CachedFile::look(&cache, &path, self.jobs, self.progress.as_ref()) {
+                Ok(Some(file)) => {
+                    self.found.counts.files += 1;
+                    self.found.counts.data_bytes += file.contents.data_bytes;
+                    match rows.iter().any(|row| file.is(row)) {
+                        false if has_moved(&path) => continue,
+                        true if !file.elsewhere => continue,
+                        true => ("cache-corrupt", format!("it names files outside of {}", cache.display())),
+                        false => {
+                            let expected: Vec<String> = rows.iter().map(|row| row.root.to_string()).collect();
+                            let expected = expected.join(" or ");
+                            let text = format!("its root is {}; {expected} came with a snapshot", file.contents.root);
+                            ("cache-corrupt", text)
+                        }
+                    }
                 }
+                Ok(None) => ("cache-missing", "it came with a snapshot and is not there".into()),
+                // A VMDK that is none.
+                Err(error @ Error::ImageCache { .. }) => ("cache-corrupt", error.to_string()),
                 Err(error) => ("cache-unreadable", error.to_string()),
             };
-            self.report(code, &absolute, text);
+            self.report(code, &cache.join(&path), text);
             self.found.cache.extend(rows);
         }
         Ok(())
-    }
-
-    /// What is wrong with it.
-    fn cache_file(&mut self, cache: &Path, path: &TarPath, rows: &[FileRecord]) -> Result<Option<String>> {
-        let absolute = cache.join(path);
-        let mut file = Folder::open(cache)?.file(path, OFlags::RDONLY)?;
-        let mut size = file.metadata().context("look at", &absolute)?.len();
-        if path.as_str().starts_with("vmdk/") {
-            // It was rebuilt with this machine's paths: reduced again it must be what came, and expanded what is there.
-            let mut bytes = Vec::new();
-            (&mut file).take(vmdk::MAX_VMDK as u64 + 1).read_to_end(&mut bytes).context("read", &absolute)?;
-            let here = std::path::absolute(cache).context("resolve", cache)?;
-            let reduced = match vmdk::reduce(&bytes) {
-                Ok(reduced) => reduced,
-                Err(error) => return Ok(Some(error.to_string())),
-            };
-            if vmdk::expand(&reduced, &here)? != bytes {
-                return Ok(Some(format!("it names files outside of {}", here.display())));
-            }
-            file = tempfile::tempfile().context("create", std::env::temp_dir())?;
-            std::io::Write::write_all(&mut file, &reduced).context("write", std::env::temp_dir())?;
-            size = reduced.len() as u64;
-        }
-        let view = FileView { file: &file, path: &absolute, size };
-        let (analysis, _) = contents(view, None, self.jobs, self.progress.as_ref())?;
-        self.found.counts.files += 1;
-        self.found.counts.data_bytes += analysis.data_bytes;
-        if rows.iter().any(|row| row.size == size && row.root == analysis.root) {
-            return Ok(None);
-        }
-        let expected: Vec<String> = rows.iter().map(|row| row.root.to_string()).collect();
-        Ok(Some(format!("its root is {}; {} came with a snapshot", analysis.root, expected.join(" or "))))
     }
 }

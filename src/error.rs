@@ -157,6 +157,30 @@ pub enum Error {
         /// What would be placed.
         incoming: String,
     },
+    /// The image cache holds another file where this one belongs.
+    #[error("{} holds other contents than the image-cache file of the bundle; use --force to replace it", path.display())]
+    DifferentFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file is not what was imported.
+    #[error("{} is not as it was imported ({reason}); `snapcask check --repair-from` brings it back, and where the change is meant, removing {} makes it the snapshot's own", path.display(), record.display())]
+    NotAsImported {
+        /// The file.
+        path: PathBuf,
+        /// In what it differs.
+        reason: String,
+        /// The record of the import.
+        record: PathBuf,
+    },
+    /// Whether a removal would leave children without their parents cannot be told.
+    #[error("{} cannot be read ({reason}), so whose child it is is not known; see `snapcask check`, or use --orphan-children", path.display())]
+    UnreadableSnapshot {
+        /// The snapshot's directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Snapshots that would lose their parent are in the way of its removal.
     #[error("{snapshot} is the parent of {}; remove these too, or use --orphan-children", children.join(", "))]
     HasChildren {
@@ -354,13 +378,14 @@ impl Error {
             | Self::InvalidPath { .. }
             | Self::InvalidDigest { .. }
             | Self::RootMismatch { .. }
+            | Self::NotAsImported { .. }
             | Self::Findings { .. } => 3,
             Self::SnapshotNotFound { .. }
             | Self::ParentNotFound { .. }
             | Self::NotFound { .. }
             | Self::TagNotFound { .. }
             | Self::RemoteNotFound { .. } => 4,
-            Self::AlreadyExists { .. } | Self::Different { .. } => 5,
+            Self::AlreadyExists { .. } | Self::Different { .. } | Self::DifferentFile { .. } => 5,
             _ => 1,
         }
     }

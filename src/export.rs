@@ -41,6 +41,7 @@ use crate::{
         Store,
         image_cache::{CacheContent, CacheFile, files_for},
         lock,
+        record::{ImportRecord, RECORD_FILE},
     },
 };
 
@@ -142,6 +143,28 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
     })
 }
 
+/// What an import placed leaves as it came: a payload that has changed since is not passed on under the same digest.
+fn as_imported(snapshot: &Snapshot, files: &[PackedFile]) -> Result<()> {
+    let record = snapshot.directory.join(RECORD_FILE);
+    let changed = |path, reason| Err(Error::NotAsImported { path, reason, record: record.clone() });
+    let imported = match ImportRecord::read(&snapshot.directory) {
+        Ok(Some(imported)) => imported,
+        Ok(None) => return Ok(()),
+        Err(reason) => return changed(snapshot.directory.clone(), format!("its record cannot be read: {reason}")),
+    };
+    for row in imported.files.iter().filter(|row| row.path != snapshot.descriptor.file) {
+        let path = snapshot.directory.join(&row.path);
+        match files.binary_search_by(|file| file.source.path.cmp(&row.path)) {
+            Err(_) => return changed(path, "it is gone".into()),
+            Ok(at) if files[at].source.size != row.size || files[at].analysis.contents.root != row.root => {
+                return changed(path, format!("its root is {}, not {}", files[at].analysis.contents.root, row.root));
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// The tag of every snapshot, head first: its name, or `--tag` for the head.
 fn tags(chain: &[Snapshot], head: Option<&str>) -> Result<Vec<SnapshotName>> {
     let mut tags: Vec<SnapshotName> = Vec::new();
@@ -238,6 +261,7 @@ impl Packer<'_> {
                 (files, layer, record)
             }
         };
+        as_imported(snapshot, &files)?;
         let (mut stack, mut records) = match parent_beneath {
             Some(parent) => (parent.stack.clone(), parent.config.layers[..parent.stack.len()].to_vec()),
             None => (Vec::new(), Vec::new()),

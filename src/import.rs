@@ -5,7 +5,7 @@
 //! rename into place, cache files first, parents before children. Before the renames nothing is visible in the store.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, mpsc::sync_channel},
@@ -15,6 +15,7 @@ use std::{
 use crate::{
     ahead::Ahead,
     bundle::{self, BundledSnapshot},
+    cached::CachedFile,
     error::{Error, IoContext, Result},
     layout,
     model::{Descriptor, FileRecord, LayerRecord, SnapshotIdentity, SnapshotName, TarPath},
@@ -28,11 +29,14 @@ use crate::{
     snapshot::Snapshot,
     storage::Source,
     store::{
-        Store, lock,
+        Store,
+        image_cache::{check_belongs, is_of_another_manifest},
+        lock,
         place::{
             Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_names,
             write_member,
         },
+        record::ImportRecord,
         vmdk,
     },
     writeback::Writeback,
@@ -117,8 +121,21 @@ struct Import<'a> {
 /// Where a snapshot goes, and for a `final` one its group's folder and its alias there.
 type Place = (PathBuf, Option<(PathBuf, SnapshotName)>);
 
-/// Image-cache files in their stage, each with its place.
-type StagedCache = (Stage, Vec<(PathBuf, PathBuf)>);
+/// The image cache's part of an import.
+struct StagedCache {
+    stage: Stage,
+    files: Vec<StagedFile>,
+    /// What was there already, the same or as good.
+    found: Vec<PathBuf>,
+}
+
+/// An image-cache file that is ready.
+struct StagedFile {
+    staged: PathBuf,
+    target: PathBuf,
+    /// What is there is exchanged.
+    replace: bool,
+}
 
 /// A snapshot on its way.
 struct Incoming<'a> {
@@ -143,8 +160,8 @@ impl Import<'_> {
         let source = options.source.open(stage.path())?;
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
         let chain = bundle::chain(source.as_ref(), &head, options.head_only)?;
-        let most = self.check_limits(&chain)?;
         let targets = self.targets(&chain)?;
+        let most = self.check_limits(&chain, &targets)?;
         targets.iter().try_for_each(|(target, _)| check_way(&self.destination, target))?;
         let ahead = Ahead::new(source.as_ref(), layers_to_come(&chain, &targets));
         let writeback = Arc::new(Writeback::start().context("start a thread for", stage.path())?);
@@ -162,13 +179,14 @@ impl Import<'_> {
         let finished = Arc::into_inner(writeback).ok_or_else(in_use).and_then(Writeback::finish);
         finished.context("fsync files in", stage.path())?;
         stage.sync()?;
-        self.make_room(&stage, &incoming, cache.as_ref().map_or(&[], |(_, files)| files), missing)?;
+        self.make_room(&stage, &incoming, cache.as_ref().map_or(&[], |cache| &cache.files), missing)?;
         let mut cache_files = Vec::new();
-        if let Some((cache_stage, files)) = &cache {
+        if let Some(StagedCache { stage: cache_stage, files, found }) = &cache {
             cache_stage.sync()?;
-            for (staged, path) in files {
-                place_file(&self.store.cache(), staged, path, options.force)?;
-                cache_files.push(path.clone());
+            cache_files.extend(found.iter().cloned());
+            for StagedFile { staged, target, replace } in files {
+                place_file(&self.store.cache(), staged, target, *replace)?;
+                cache_files.push(target.clone());
             }
         }
         // Oldest first: a child is never there without its parent.
@@ -229,11 +247,11 @@ impl Import<'_> {
         &self,
         stage: &Stage,
         incoming: &[Incoming],
-        cache: &[(PathBuf, PathBuf)],
+        cache: &[StagedFile],
         missing: &mut Vec<PathBuf>,
     ) -> Result<()> {
         let snapshots = incoming.iter().filter(|s| s.outcome == Outcome::Placed);
-        for path in cache.iter().map(|(_, path)| path).chain(snapshots.clone().map(|s| &s.target)) {
+        for path in cache.iter().map(|file| &file.target).chain(snapshots.clone().map(|s| &s.target)) {
             let folder = path.parent().unwrap_or(path);
             missing.extend(Stage::folders_missing(folder));
             make_folders(folder)?;
@@ -258,11 +276,15 @@ impl Import<'_> {
     }
 
     /// Gives the most bytes that may be restored.
-    fn check_limits(&self, chain: &[BundledSnapshot]) -> Result<u64> {
+    fn check_limits(&self, chain: &[BundledSnapshot], targets: &[Place]) -> Result<u64> {
+        // What is there already is compared, or an error: it takes no room.
+        let takes_room = |target: &Path| self.options.force || fs::symlink_metadata(target).is_err();
         let (mut files, mut data) = (0u64, 0u64);
-        for snapshot in chain {
+        for (snapshot, (target, _)) in chain.iter().zip(targets) {
             files += snapshot.config.files.len() as u64;
-            data = snapshot.config.files.iter().fold(data, |sum, f| sum.saturating_add(f.data_bytes));
+            if takes_room(target) {
+                data = snapshot.config.files.iter().fold(data, |sum, f| sum.saturating_add(f.data_bytes));
+            }
         }
         let mut cache = HashSet::new();
         for layer in chain.iter().flat_map(|snapshot| &snapshot.config.layers) {
@@ -270,7 +292,9 @@ impl Import<'_> {
                 && cache.insert(&file.path)
             {
                 files += 1;
-                data = data.saturating_add(file.data_bytes);
+                if takes_room(&self.store.cache().join(&file.path)) {
+                    data = data.saturating_add(file.data_bytes);
+                }
             }
         }
         if files > self.options.max_files {
@@ -303,7 +327,7 @@ impl Import<'_> {
         let oldest = chain.iter().rev().find(|s| s.config.snapshot.id.is_some());
         let group = match &self.options.group {
             Some(name) => Some(name.parse::<SnapshotName>()?),
-            None => self.parents_group(chain)?.or(oldest.map(|s| s.config.snapshot.name.clone())),
+            None => self.its_group(chain)?.or(oldest.map(|s| s.config.snapshot.name.clone())),
         };
         for (position, snapshot) in chain.iter().enumerate() {
             let record = &snapshot.config.snapshot;
@@ -336,19 +360,27 @@ impl Import<'_> {
         }
     }
 
-    /// The group of the installed parent of the chain's oldest snapshot.
-    fn parents_group(&self, chain: &[BundledSnapshot]) -> Result<Option<SnapshotName>> {
-        let Some(SnapshotIdentity::Id(id)) = chain.last().and_then(|s| s.config.snapshot.parent.as_ref()) else {
-            return Ok(None);
-        };
+    /// The group where a snapshot of the chain is already, else that of the installed parent of its oldest one.
+    fn its_group(&self, chain: &[BundledSnapshot]) -> Result<Option<SnapshotName>> {
+        let mut ids: Vec<&str> = chain.iter().filter_map(|s| s.config.snapshot.id.as_deref()).collect();
+        if let Some(SnapshotIdentity::Id(id)) = chain.last().and_then(|s| s.config.snapshot.parent.as_ref()) {
+            ids.push(id);
+        }
         let Ok(entries) = fs::read_dir(&self.destination) else { return Ok(None) };
+        let mut found: Option<(usize, SnapshotName)> = None;
         for entry in entries {
             let entry = entry.context("read", &self.destination)?;
-            if entry.path().join(id).is_dir() {
-                return Ok(entry.file_name().to_str().and_then(|n| n.parse().ok()));
+            let Some(name) = entry.file_name().to_str().and_then(|n| n.parse::<SnapshotName>().ok()) else { continue };
+            // Of several the one with the newest, and of these the first by name.
+            if let Some(at) = ids.iter().position(|id| entry.path().join(id).is_dir()) {
+                let this = (at, name);
+                found = Some(match found {
+                    Some(best) if (best.0, best.1.as_str()) <= (this.0, this.1.as_str()) => best,
+                    _ => this,
+                });
             }
         }
-        Ok(None)
+        Ok(found.map(|(_, name)| name))
     }
 
     fn prepare<'b>(
@@ -373,7 +405,9 @@ impl Import<'_> {
         let below = below.filter(|below| bundled.extends(below.bundled));
         let parent = below.map(|below| Below { bundled: below.bundled, directory: &below.directory });
         let inherited = restorer.restore(bundled, &directory, parent)?;
-        record_of(bundled).write(&directory)?;
+        // The oldest of a chain may be a child of what did not travel.
+        let without_parent = below.is_none() && bundled.config.snapshot.parent.is_some();
+        ImportRecord { without_parent, ..record_of(bundled) }.write(&directory)?;
         let over_previous = below.is_some_and(|below| below.outcome == Outcome::Placed);
         let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
         Ok((Incoming { bundled, target, member, directory, outcome: Outcome::Placed }, Some(restored)))
@@ -398,54 +432,103 @@ impl Import<'_> {
             .map_err(|e| different(format!("the same descriptor with other contents ({e})")))
     }
 
-    /// Restores the image-cache files beside the cache; those that are there and identical are left alone.
+    /// Restores the image-cache files beside the cache. Those that are there and identical are left alone, and what is
+    /// there and different is found before anything is placed.
     fn stage_cache(&self, restorer: &Restorer, chain: &[BundledSnapshot]) -> Result<Option<StagedCache>> {
-        let mut wanted: HashMap<&TarPath, (&FileRecord, usize, usize)> = HashMap::new();
-        let mut order: Vec<&TarPath> = Vec::new();
-        for (s, snapshot) in chain.iter().enumerate() {
-            for (l, layer) in snapshot.config.layers.iter().enumerate() {
-                let LayerRecord::Cache { file, .. } = layer else { continue };
-                match wanted.get(&file.path) {
-                    None => {
-                        wanted.insert(&file.path, (file, s, l));
-                        order.push(&file.path);
-                    }
-                    Some((other, ..)) if (other.root, other.size) == (file.root, file.size) => {}
-                    Some(_) => {
-                        let reason = format!("its snapshots have different files for {}", file.path);
-                        return Err(Error::bundle("the image cache", reason));
-                    }
+        let wanted = wanted_cache(chain)?;
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let cache = self.store.cache();
+        let stage = Stage::create(&cache)?;
+        let staged = |path: &TarPath| stage.path().join(path.as_str().replace('/', "_"));
+        let restore = |file: &WantedFile| {
+            check_way(&cache, &cache.join(&file.record.path))?;
+            restorer.restore_cache_file(file.descriptor, file.layer, file.record, &staged(&file.record.path))
+        };
+        let (documents, others): (Vec<&WantedFile>, Vec<&WantedFile>) =
+            wanted.iter().partition(|file| is_document(&file.record.path));
+        documents.iter().try_for_each(|file| restore(file))?;
+        let read = |path: &TarPath| fs::read(staged(path)).context("read", staged(path));
+        for snapshot in chain {
+            let paths = snapshot.config.layers.iter().filter_map(|layer| match layer {
+                LayerRecord::Cache { file, .. } => Some(&file.path),
+                _ => None,
+            });
+            match &snapshot.config.snapshot.image {
+                Some(image) => check_belongs(image, paths, read)?,
+                None if paths.clone().next().is_none() => {}
+                None => {
+                    return Err(Error::bundle("the image cache", "its files come with a snapshot that has no image"));
                 }
             }
         }
-        if order.is_empty() {
-            return Ok(None);
-        }
+        let (mut files, mut found) = (Vec::new(), Vec::new());
         // What others refer to comes first, the VMDK that names all of them last.
-        order.sort_by_key(|path| (path.as_str().starts_with("vmdk/"), path.as_str().starts_with("manifests/"), *path));
-        let cache = self.store.cache();
-        let stage = Stage::create(&cache)?;
-        let mut files = Vec::new();
-        for path in order {
-            let (record, s, l) = wanted[path];
-            let kind = ["layers/", "fsmeta/", "vmdk/", "manifests/"].iter().find(|k| path.as_str().starts_with(**k));
-            if kind.is_none() || path.as_str().matches('/').count() != 1 {
-                return Err(Error::bundle("the image cache", format!("{path} is no image-cache file")));
+        for file in others.into_iter().chain(documents) {
+            let path = &file.record.path;
+            let target = cache.join(path);
+            let there = CachedFile::look(&cache, path, self.options.jobs, self.options.progress.as_ref());
+            let replace = match there {
+                Ok(None) => false,
+                Ok(Some(there)) if there.is(file.record) && !there.elsewhere => {
+                    found.push(target);
+                    continue;
+                }
+                // The same one, of a cache that was moved.
+                Ok(Some(there)) if there.is(file.record) => true,
+                // A tag that has moved on: the snapshot's image is found by its VMDK.
+                Ok(Some(_)) if !self.options.force && is_of_another_manifest(&target, &staged(path)) => {
+                    found.push(target);
+                    continue;
+                }
+                Ok(Some(_)) | Err(Error::ImageCache { .. }) if self.options.force => true,
+                Ok(Some(_)) | Err(Error::ImageCache { .. }) => return Err(Error::DifferentFile { path: target }),
+                Err(error) => return Err(error),
+            };
+            if !is_document(path) {
+                restore(file)?;
             }
-            check_way(&cache, &cache.join(path))?;
-            let staged = stage.path().join(path.as_str().replace('/', "_"));
-            let snapshot = &chain[s];
-            let (layer, config) = (&snapshot.manifest.layers[l], &snapshot.config.layers[l]);
-            restorer.restore_cache_file(layer, config, record, &staged)?;
             if path.as_str().starts_with("vmdk/") {
-                let reduced = fs::read(&staged).context("read", &staged)?;
-                let expanded = vmdk::expand(&reduced, &absolute(&cache)?)?;
-                fs::write(&staged, expanded).context("write", &staged)?;
+                vmdk::expand_file(&staged(path), &cache)?;
             }
-            files.push((staged, cache.join(path)));
+            files.push(StagedFile { staged: staged(path), target, replace });
         }
-        Ok(Some((stage, files)))
+        Ok(Some(StagedCache { stage, files, found }))
     }
+}
+
+/// An image-cache file that a chain brings.
+struct WantedFile<'a> {
+    record: &'a FileRecord,
+    descriptor: &'a Descriptor,
+    layer: &'a LayerRecord,
+}
+
+/// Every image-cache file of the chain once, in the order in which they are placed.
+fn wanted_cache(chain: &[BundledSnapshot]) -> Result<Vec<WantedFile<'_>>> {
+    let mut wanted: BTreeMap<(u8, &TarPath), WantedFile> = BTreeMap::new();
+    for snapshot in chain {
+        for (descriptor, layer) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers) {
+            let LayerRecord::Cache { file: record, .. } = layer else { continue };
+            let rank = match record.path.as_str().split('/').next() {
+                Some("vmdk") => 2,
+                Some("manifests") => 1,
+                _ => 0,
+            };
+            let other = wanted.entry((rank, &record.path)).or_insert(WantedFile { record, descriptor, layer });
+            if (other.record.root, other.record.size) != (record.root, record.size) {
+                let reason = format!("its snapshots have different files for {}", record.path);
+                return Err(Error::bundle("the image cache", reason));
+            }
+        }
+    }
+    Ok(wanted.into_values().collect())
+}
+
+/// Whether it says which files an image has, rather than being one of them.
+fn is_document(path: &TarPath) -> bool {
+    path.as_str().starts_with("manifests/") || path.as_str().starts_with("vmdk/")
 }
 
 /// The layers that will be asked for, in their order, as far as that can be told now.
@@ -460,10 +543,6 @@ fn layers_to_come(chain: &[BundledSnapshot], targets: &[Place]) -> Vec<Descripto
         below = Some(snapshot);
     }
     layers
-}
-
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).context("find the absolute path of", path)
 }
 
 impl Incoming<'_> {

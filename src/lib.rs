@@ -12,6 +12,7 @@ pub mod ahead;
 pub mod beneath;
 pub mod buffers;
 pub mod bundle;
+mod cached;
 pub mod check;
 pub mod check_bundle;
 pub mod copy;

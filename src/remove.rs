@@ -15,12 +15,13 @@ use crate::{
     model::{ImageRecord, SnapshotIdentity, TarPath},
     progress::Progress,
     report::{RemoveReport, RemovedSnapshot},
-    snapshot::{GROUP_FILE, Snapshot},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE},
     store::{
         Store,
-        image_cache::{cached_images, files_for},
+        image_cache::{cached_images, files_for, named_files},
         lock,
         place::{Stage, sync_folder},
+        record::{ImportRecord, RECORD_FILE},
     },
 };
 
@@ -57,6 +58,15 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     let (all, unreadable) = store.all()?;
     let gone: HashSet<&Path> = doomed.iter().map(|s| s.directory.as_path()).collect();
     let staying: Vec<&Snapshot> = all.iter().filter(|s| !gone.contains(s.directory.as_path())).collect();
+    // A child may be among them: whose it is, its descriptor would say.
+    let is_snapshot = |directory: &Path| {
+        [SNAPSHOT_FILE, V066_FILE, RECORD_FILE].iter().any(|file| directory.join(file).symlink_metadata().is_ok())
+    };
+    if !options.orphan_children
+        && let Some((path, reason)) = unreadable.iter().find(|(directory, _)| is_snapshot(directory))
+    {
+        return Err(Error::UnreadableSnapshot { path: path.clone(), reason: reason.clone() });
+    }
     let orphans = orphans(&doomed, &staying);
     if let (false, Some((parent, _))) = (options.orphan_children, orphans.first()) {
         let children = orphans.iter().map(|(_, child)| display(child)).collect();
@@ -170,6 +180,9 @@ fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<
     let kept = images(&mut staying.iter().copied());
     let mut pruned = images(&mut doomed.iter());
     pruned.retain(|image| !kept.iter().any(|other| other.manifest_digest == image.manifest_digest));
+    if pruned.is_empty() {
+        return Ok(Vec::new());
+    }
     let cached = cached_images(cache)?;
     let mut candidates = BTreeSet::new();
     for image in &pruned {
@@ -183,15 +196,26 @@ fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<
         }
     }
     let mut needed = BTreeSet::new();
-    // Images without a snapshot are somebody's, too.
-    for other in cached.iter().filter(|c| !pruned.iter().any(|p| p.manifest_digest == c.manifest_digest)) {
-        needed.insert(other.path.clone());
-        needed.extend(other.layers.iter().cloned());
+    // Images without a snapshot are somebody's, too: by their metadata, or by their VMDK alone.
+    for (path, named) in named_files(cache)?.into_iter().filter(|(path, _)| !candidates.contains(path)) {
+        let files = named.map_err(|reason| Error::ImageCache {
+            image: "of a removed snapshot".into(),
+            reason: format!(
+                "{} cannot be read ({reason}), so which files it needs is not known; pull that image again, or leave out \
+                 --prune-image",
+                cache.join(&path).display()
+            ),
+        })?;
+        needed.extend(files);
+    }
+    // What came with a snapshot that stays.
+    for record in staying.iter().filter_map(|snapshot| ImportRecord::read(&snapshot.directory).ok().flatten()) {
+        needed.extend(record.cache.into_iter().map(|row| row.path));
     }
     for image in &kept {
         let there = cached.iter().any(|c| c.manifest_digest == image.manifest_digest)
             || cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex())).exists();
-        if there && !pruned.is_empty() {
+        if there {
             needed.extend(files_for(cache, image)?.into_iter().map(|file| file.path));
         }
     }

@@ -2,30 +2,34 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, mpsc::sync_channel},
 };
 
+use rustix::fs::OFlags;
+
 use crate::{
-    bundle::BundledSnapshot,
+    beneath::Folder,
+    bundle::{BundledSnapshot, MAX_CHAIN, MAX_DOCUMENTS},
     check::{BadSnapshot, Found},
     digest::Digest,
     error::{Error, IoContext, Result},
-    import::BundleLocation,
-    model::{Descriptor, FileRecord, LayerRecord},
+    layer::analyze::{FileView, contents},
+    model::{Descriptor, FileRecord, LayerRecord, SnapshotIdentity},
     progress::Progress,
+    report::Finding,
     restore::{Below, Restorer},
     settle::{Restored, Settler},
-    snapshot::MEMBER_FILE,
+    snapshot::{MEMBER_FILE, Snapshot, scan::MAX_DEPTH},
     storage::Source,
     store::{
         Store,
-        place::{Stage, place_directory, place_file},
-        record::ImportRecord,
+        place::{Stage, place_directory, place_file, sync_tree, write_member},
+        record::{ImportRecord, RECORD_FILE},
         vmdk,
     },
-    temporary::{Folder, SCRATCH},
 };
 
 /// Repairs one store.
@@ -36,35 +40,105 @@ pub(crate) struct Repair<'a> {
 }
 
 impl Repair<'_> {
-    /// Repairs what the source holds of what is bad; the rest stays, and the next look finds it again.
-    pub fn run(&self, location: &BundleLocation, found: &Found) -> Result<()> {
-        let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
+    /// Repairs what the source holds of what is bad; the rest stays, and the next look finds it again. Gives why.
+    pub fn run(&self, source: &dyn Source, found: &Found) -> Result<Vec<Finding>> {
         // Leftovers go with the first stage, so there is one even where nothing else is bad.
         let snapshots = self.store.snapshots();
         let stage = Stage::create(&snapshots)?;
-        let cache = self.store.cache();
-        let cache_stage = if cache.is_dir() { Some(Stage::create(&cache)?) } else { None };
-        let source = location.open(scratch.path())?;
-        let bundled = all(source.as_ref())?;
+        let bundled = all(source)?;
+        let mut refused = Vec::new();
+        let mut refuse = |path: &Path, reason: String| {
+            let subject = path.strip_prefix(&self.store.root).unwrap_or(path).display().to_string();
+            refused.push(Finding { code: "repair-refused", subject, message: reason });
+        };
         for (number, bad) in found.snapshots.iter().enumerate() {
-            if let Some(same) = same(bad, &bundled)? {
-                let directory = stage.path().join(number.to_string());
-                self.snapshot(source.as_ref(), same, &bundled, found, &directory)?;
-                let alias = bad.directory.join(MEMBER_FILE);
-                if alias.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
-                    let copy = directory.join(MEMBER_FILE);
-                    fs::copy(&alias, &copy).context("copy to", &copy)?;
+            let same = match self.same(bad, &bundled)? {
+                Ok(same) => same,
+                Err(reason) => {
+                    refuse(&bad.directory, reason);
+                    continue;
                 }
-                stage.sync()?;
-                place_directory(&snapshots, &directory, &bad.directory, true)?;
+            };
+            let directory = stage.path().join(number.to_string());
+            match self.snapshot(source, same, &bundled, found, &directory, bad.without_parent()) {
+                // The bundle is bad itself, here at least.
+                Err(error) if error.exit_code() == 3 => {
+                    refuse(&bad.directory, error.to_string());
+                    continue;
+                }
+                other => other?,
+            }
+            keep_own_files(&bad.directory, &directory)?;
+            sync_tree(&directory)?;
+            place_directory(&snapshots, &directory, &bad.directory, true)?;
+        }
+        for (identity, child) in &found.missing {
+            match self.missing(source, &bundled, found, identity, child, &stage)? {
+                true => {}
+                false => refuse(child, format!("the bundle does not hold its parent {identity}")),
             }
         }
-        if let Some(stage) = &cache_stage {
+        let cache = self.store.cache();
+        if cache.is_dir() || !found.cache.is_empty() {
+            let cache_stage = Stage::create(&cache)?;
             for row in &found.cache {
-                self.cache_file(source.as_ref(), &bundled, row, stage)?;
+                // Snapshots may record different files under one name: one of them is enough.
+                let others = found.cache.iter().filter(|other| other.path == row.path);
+                if !self.cache_file(source, &bundled, row, &cache_stage)? && others.count() == 1 {
+                    refuse(&cache.join(&row.path), "the bundle does not hold it".into());
+                }
             }
         }
-        Ok(())
+        Ok(refused)
+    }
+
+    /// Places a parent that is not in the store, and what it descends from of what is missing too; false if the bundle
+    /// does not hold it. A final one goes into its child's group.
+    fn missing(
+        &self,
+        source: &dyn Source,
+        bundled: &[BundledSnapshot],
+        found: &Found,
+        identity: &SnapshotIdentity,
+        child: &Path,
+        stage: &Stage,
+    ) -> Result<bool> {
+        let snapshots = self.store.snapshots();
+        let holds = |identity: &SnapshotIdentity| {
+            bundled.iter().find(|b| {
+                let record = &b.config.snapshot;
+                SnapshotIdentity::all_of(&record.digest, record.id.as_deref()).contains(identity)
+            })
+        };
+        let Some(first) = holds(identity) else { return Ok(false) };
+        let (mut chain, mut next) = (Vec::new(), Some(first));
+        while let Some(snapshot) = next.filter(|_| chain.len() < MAX_CHAIN) {
+            chain.push(snapshot);
+            let parent = snapshot.config.snapshot.parent.as_ref();
+            next = parent.filter(|parent| !found.known.contains(*parent)).and_then(holds);
+        }
+        // The oldest first: a child is never there without its parent.
+        for snapshot in chain.into_iter().rev() {
+            let record = &snapshot.config.snapshot;
+            let group = child.parent().filter(|folder| *folder != snapshots);
+            let target = match (&record.id, group) {
+                (Some(id), Some(group)) => group.join(id),
+                _ => snapshots.join(record.name.as_str()),
+            };
+            if target.symlink_metadata().is_ok() {
+                // Another one that was missing it has brought it, or something else has its name.
+                continue;
+            }
+            let directory = stage.path().join(format!("parent-{}", record.digest.hex()));
+            let without_parent = record.parent.as_ref().is_some_and(|p| !found.known.contains(p) && holds(p).is_none());
+            self.snapshot(source, snapshot, bundled, found, &directory, without_parent)?;
+            if record.id.is_some() && group.is_some() {
+                write_member(&directory, &record.name)?;
+            }
+            sync_tree(&directory)?;
+            place_directory(&snapshots, &directory, &target, false)?;
+        }
+        Ok(true)
     }
 
     /// The snapshot from the bundle, into a new folder, with every check of an import.
@@ -75,6 +149,7 @@ impl Repair<'_> {
         bundled: &[BundledSnapshot],
         found: &Found,
         directory: &Path,
+        without_parent: bool,
     ) -> Result<()> {
         fs::create_dir(directory).context("create", directory)?;
         // A parent that is good saves fetching what is beneath the snapshot's own layer.
@@ -89,7 +164,11 @@ impl Repair<'_> {
                 matches!(record, Ok(Some(record)) if record.files == below.bundled.config.files)
             });
         let most = Some(Stage::free_bytes(directory)?);
-        let inherited = self.restorer(source, most).restore(same, directory, parent)?;
+        let inherited = self.restorer(source, most).restore(same, directory, parent).map_err(|error| match error {
+            // Here the limit is the disk's.
+            Error::Limit { what, value, limit, .. } => Error::Limit { what, value, limit, hint: "; free some space" },
+            other => other,
+        })?;
         // The parent may be changed by others meanwhile: nothing is known of it, every file is looked at whole.
         let restored = Restored { bundled: same, directory: directory.into(), inherited, over_previous: false };
         let (sender, receiver) = sync_channel(1);
@@ -98,34 +177,123 @@ impl Repair<'_> {
         let _ = sender.send(restored);
         drop(sender);
         settler.run(receiver)?;
-        record_of(same).write(directory)
+        ImportRecord { without_parent, ..record_of(same) }.write(directory)
     }
 
     fn restorer<'s>(&'s self, source: &'s dyn Source, most: Option<u64>) -> Restorer<'s> {
         Restorer { source, jobs: self.jobs, progress: self.progress.as_ref(), most, writeback: None }
     }
 
+    /// False if the bundle does not hold it.
     fn cache_file(
         &self,
         source: &dyn Source,
         bundled: &[BundledSnapshot],
         row: &FileRecord,
         stage: &Stage,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let layers = bundled.iter().flat_map(|b| b.manifest.layers.iter().zip(&b.config.layers));
         let mut matching = layers.filter(|(_, layer)| matches!(layer, LayerRecord::Cache { file, .. } if file == row));
-        let Some((descriptor, layer)) = matching.next() else { return Ok(()) };
+        let Some((descriptor, layer)) = matching.next() else { return Ok(false) };
         let cache = self.store.cache();
         let staged = stage.path().join(row.path.as_str().replace('/', "_"));
         self.restorer(source, None).restore_cache_file(descriptor, layer, row, &staged)?;
         if row.path.as_str().starts_with("vmdk/") {
-            let here = std::path::absolute(&cache).context("resolve", &cache)?;
-            let reduced = fs::read(&staged).context("read", &staged)?;
-            fs::write(&staged, vmdk::expand(&reduced, &here)?).context("write", &staged)?;
+            vmdk::expand_file(&staged, &cache)?;
         }
         stage.sync()?;
-        place_file(&cache, &staged, &cache.join(&row.path), true).map(drop)
+        place_file(&cache, &staged, &cache.join(&row.path), true)?;
+        Ok(true)
     }
+
+    /// The same snapshot of the source, or why it may not take the bad one's place: what is not known to be bad is not
+    /// replaced by something else, whatever its descriptor says.
+    fn same<'b>(
+        &self,
+        bad: &BadSnapshot,
+        bundled: &'b [BundledSnapshot],
+    ) -> Result<std::result::Result<&'b BundledSnapshot, String>> {
+        let Some(digest) = bad.record.as_ref().map(|record| record.snapshot).or(bad.digest) else {
+            return Ok(Err(
+                "which snapshot it was cannot be told: neither its record nor its descriptor is readable".into()
+            ));
+        };
+        let Some(same) = bundled.iter().find(|b| b.config.snapshot.digest == digest) else {
+            return Ok(Err(format!("the bundle does not hold {digest}")));
+        };
+        match &bad.record {
+            Some(record) if record.files == same.config.files => Ok(Ok(same)),
+            Some(record) => Ok(Err(format!(
+                "it was imported from the manifest {}; the bundle has {digest} with other files (manifest {})",
+                record.manifest, same.descriptor.digest
+            ))),
+            None => Ok(self.unlike(bad, same)?.map_or(Ok(same), Err)),
+        }
+    }
+
+    /// Without a record: what of the directory would be lost, for nothing says that it is bad.
+    fn unlike(&self, bad: &BadSnapshot, same: &BundledSnapshot) -> Result<Option<String>> {
+        let descriptor = match Snapshot::open(&bad.directory) {
+            Ok(snapshot) => snapshot.descriptor,
+            Err(error) => return Ok(Some(format!("without a record of its import nothing is replaced ({error})"))),
+        };
+        for path in files_below(&bad.directory, Path::new(""), 0)? {
+            let Some(row) = same.config.files.iter().find(|row| Path::new(row.path.as_str()) == path) else {
+                return Ok(Some(format!("the bundle does not have its {}", path.display())));
+            };
+            // What the descriptor binds is compared with what it says, and the bundle's file with the same.
+            if row.path == descriptor.file || descriptor.recorded.iter().any(|recorded| recorded.path == row.path) {
+                continue;
+            }
+            let absolute = bad.directory.join(&path);
+            let file = Folder::open(&bad.directory)?.file(&path, OFlags::RDONLY)?;
+            let size = file.metadata().context("look at", &absolute)?.len();
+            let view = FileView { file: &file, path: &absolute, size };
+            if size != row.size || contents(view, None, self.jobs, self.progress.as_ref())?.0.root != row.root {
+                return Ok(Some(format!(
+                    "its {} is not the bundle's, and neither a record of an import nor its descriptor says which is right",
+                    path.display()
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The plain files of a directory whose names do not begin with a dot; links and other things hold nothing.
+fn files_below(directory: &Path, below: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+    let folder = directory.join(below);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).context("read", &folder)? {
+        let entry = entry.context("read", &folder)?;
+        let (path, kind) = (below.join(entry.file_name()), entry.file_type().context("stat", entry.path())?);
+        if is_own(&entry.file_name()) {
+            continue;
+        }
+        if kind.is_dir() && depth < MAX_DEPTH {
+            found.extend(files_below(directory, &path, depth + 1)?);
+        } else if kind.is_file() || kind.is_dir() {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// What no bundle holds and no check looks at: an alias, and names that begin with a dot.
+fn is_own(name: &OsStr) -> bool {
+    name == MEMBER_FILE || name.as_encoded_bytes().starts_with(b".")
+}
+
+/// They belong to the directory, whatever is wrong with the rest of it.
+fn keep_own_files(bad: &Path, directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(bad).context("read", bad)? {
+        let entry = entry.context("read", bad)?;
+        let name = entry.file_name();
+        if is_own(&name) && name != RECORD_FILE && entry.file_type().context("stat", entry.path())?.is_file() {
+            fs::copy(entry.path(), directory.join(&name)).context("copy", entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// What an import of this snapshot leaves behind.
@@ -140,36 +308,30 @@ pub(crate) fn record_of(bundled: &BundledSnapshot) -> ImportRecord {
         snapshot: bundled.config.snapshot.digest,
         files: bundled.config.files.clone(),
         cache: cache.collect(),
+        without_parent: false,
     }
 }
 
 /// Every snapshot of the source.
 fn all(source: &dyn Source) -> Result<Vec<BundledSnapshot>> {
-    let mut queue: Vec<Descriptor> = source.index().manifests.clone();
+    let mut queue: Vec<Descriptor> = source.index().snapshots().cloned().collect();
     let (mut seen, mut loaded) = (HashSet::new(), HashMap::<Digest, BundledSnapshot>::new());
+    let mut documents = 0u64;
     while let Some(descriptor) = queue.pop() {
         if seen.insert(descriptor.digest) {
             let snapshot = BundledSnapshot::load(source, &descriptor)?;
+            documents = documents.saturating_add(descriptor.size).saturating_add(snapshot.manifest.config.size);
+            if documents > MAX_DOCUMENTS {
+                return Err(Error::Limit {
+                    what: "the size of the bundle's manifests and configs".into(),
+                    value: documents,
+                    limit: MAX_DOCUMENTS,
+                    hint: "",
+                });
+            }
             queue.extend(snapshot.manifest.subject.clone());
             loaded.entry(snapshot.config.snapshot.digest).or_insert(snapshot);
         }
     }
     Ok(loaded.into_values().collect())
-}
-
-/// The same snapshot of the source; none where the source does not have it.
-///
-/// # Errors
-/// [`Error::Different`]: it has a snapshot of the same digest with other files.
-fn same<'b>(bad: &BadSnapshot, bundled: &'b [BundledSnapshot]) -> Result<Option<&'b BundledSnapshot>> {
-    let Some(digest) = bad.record.as_ref().map(|record| record.snapshot).or(bad.digest) else { return Ok(None) };
-    let Some(same) = bundled.iter().find(|b| b.config.snapshot.digest == digest) else { return Ok(None) };
-    match &bad.record {
-        Some(record) if record.files != same.config.files => Err(Error::Different {
-            path: PathBuf::from(&bad.directory),
-            existing: format!("{digest} with the files of the manifest {}", record.manifest),
-            incoming: format!("{digest} with other files (manifest {})", same.descriptor.digest),
-        }),
-        _ => Ok(Some(same)),
-    }
 }

@@ -57,6 +57,7 @@ pub fn parse() -> std::result::Result<Cli, ExitCode> {
 /// ends without waiting for the verb's threads: that would make Ctrl-C slow exactly when much is being written. What a
 /// second signal leaves behind has a name that no reader takes for a snapshot or a bundle, and the next run reclaims it.
 pub fn run(cli: Cli) -> ExitCode {
+    raise_open_files();
     let (json, registry) = (cli.verb.json(), matches!(cli.verb, Verb::Push(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
@@ -109,6 +110,14 @@ pub fn run(cli: Cli) -> ExitCode {
     }
     // Not by returning: that would wait for the threads that still run after Ctrl-C.
     std::process::exit(code.into())
+}
+
+/// A snapshot may have many files, all open until they are known not to have changed; the usual 1,024 are for programs
+/// that use select(2). What the system does not give is missed only by those who need it.
+fn raise_open_files() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
 }
 
 /// Waits for a signal that tells the process to end, and gives its number.

@@ -92,32 +92,50 @@ impl Partial {
     }
 
     /// Renames the file, which the caller has fsynced, to its destination.
-    pub(super) fn publish_file(mut self) -> Result<()> {
+    pub(super) fn publish_file(self) -> Result<()> {
         refuse_existing_file(&self.destination, self.force)?;
         let (from, to) = (&self.path, &self.destination);
-        let renamed = temporary::publish(|| if self.force { fs::rename(from, to) } else { rename_new(from, to) });
-        match renamed {
+        match temporary::publish(|| rename_new(from, to)) {
             Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.force => match self.exchange() {
+                // A filesystem without exchanges: the old file is gone with the rename.
+                Err(Error::Io { source, .. }) if unsupported(&source) => {
+                    temporary::publish(|| fs::rename(from, to)).context("rename to", to)?;
+                }
+                other => return other,
+            },
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::AlreadyExists { path: self.destination.clone() });
+                return Err(Error::AlreadyExists { path: to.clone() });
             }
             Err(e) => return Err(Error::io("rename to", to, e)),
         }
-        self.armed = false;
-        sync_folder(&self.parent)
+        self.appeared()
+    }
+
+    /// Makes the new name durable. One that may not last is taken back, and what had it goes when `self` is dropped.
+    fn appeared(mut self) -> Result<()> {
+        let synced = sync_folder(&self.parent);
+        self.armed = synced.is_err() && rename_new(&self.destination, &self.path).is_ok();
+        synced
+    }
+
+    /// Exchanges the two names durably: a crash leaves the old or the new, and so does an fsync that fails. What is under
+    /// the temporary name then goes when `self` is dropped.
+    fn exchange(&self) -> Result<()> {
+        let (from, to) = (&self.path, &self.destination);
+        let exchange = || temporary::publish(|| rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE));
+        exchange().context("exchange with", to)?;
+        sync_folder(&self.parent).inspect_err(|_| {
+            let _ = exchange();
+        })
     }
 
     /// Renames the folder, which the caller has fsynced with all that is in it, to its destination.
-    pub(super) fn publish_folder(mut self) -> Result<()> {
+    pub(super) fn publish_folder(self) -> Result<()> {
         refuse_existing_folder(&self.destination, self.force)?;
         let exists = Error::AlreadyExists { path: self.destination.clone() };
         if self.force && !is_vacant(&self.destination)? {
-            // Neither name is ever missing: a crash leaves the old tree or the new one.
-            let (from, to) = (&self.path, &self.destination);
-            temporary::publish(|| rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE))
-                .context("exchange with", to)?;
-            // From here on, the temporary name holds the old tree; it goes when `self` is dropped.
-            return sync_folder(&self.parent);
+            return self.exchange();
         }
         // rename(2) takes a missing destination or an empty folder, and refuses all else.
         match temporary::publish(|| rustix::fs::rename(&self.path, &self.destination)) {
@@ -125,8 +143,7 @@ impl Partial {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => return Err(exists),
             Err(e) => return Err(Error::io("rename to", &self.destination, e.into())),
         }
-        self.armed = false;
-        sync_folder(&self.parent)
+        self.appeared()
     }
 }
 
@@ -158,6 +175,11 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+fn unsupported(error: &io::Error) -> bool {
+    let numbers = [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
+}
+
 fn kind_of(path: &Path) -> Result<Option<fs::FileType>> {
     match fs::symlink_metadata(path) {
         Ok(m) => Ok(Some(m.file_type())),
@@ -170,8 +192,22 @@ fn refuse_existing_file(path: &Path, force: bool) -> Result<()> {
     match kind_of(path)? {
         None => Ok(()),
         Some(kind) if kind.is_dir() => Err(Error::io("replace", path, Errno::ISDIR.into())),
+        Some(kind) if !kind.is_file() && is_special(path)? => {
+            let reason = "it is a device, a pipe or a socket, which is not replaced; write to - and redirect it there";
+            Err(Error::UnsafePath { path: path.to_path_buf(), reason })
+        }
         Some(_) if force => Ok(()),
         Some(_) => Err(Error::AlreadyExists { path: path.to_path_buf() }),
+    }
+}
+
+/// Whether something is there, or at the end of a link, that is neither a file nor a folder.
+fn is_special(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(!meta.is_file() && !meta.is_dir()),
+        // A link to nowhere.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("look at", path, e)),
     }
 }
 

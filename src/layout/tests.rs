@@ -458,3 +458,19 @@ fn the_grammar_refuses_the_rest_by_name() {
         assert!(text.contains(message), "{text} lacks {message:?}");
     }
 }
+
+/// A device that is gone is no file that comes back.
+#[test]
+fn force_replaces_no_pipe_and_no_device() {
+    let temp = tempfile::tempdir().unwrap();
+    let (pipe, link) = (temp.path().join("pipe"), temp.path().join("link"));
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    for path in [&pipe, &link] {
+        for force in [false, true] {
+            let error = create_tar(path, None, force).err().unwrap();
+            assert!(matches!(error, Error::UnsafePath { .. }), "{error}");
+        }
+    }
+    assert!(link.is_symlink() && !pipe.is_file() && fs::read_dir(temp.path()).unwrap().count() == 2);
+}

@@ -69,10 +69,11 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
         if let Some(problem) = metadata.problems().first() {
             return Err(fail(format!("{path}: {problem}")));
         }
-        needed.push(path.clone());
-        for layer in &metadata.layers {
-            needed.push(format!("layers/sha256_{}.erofs", layer.diff_id.hex()).parse()?);
-        }
+        // Another tag of the same manifest, perhaps: it travels under the name that the descriptor gives it.
+        let known = spellings(&image.reference).iter().any(|name| path.as_str() == metadata_name(name));
+        let name = if known { path.clone() } else { metadata_name(&image.reference).parse()? };
+        files.insert(name, CacheContent::File(cache.join(path)));
+        needed.extend(metadata.layer_files()?);
     }
 
     let vmdk_path: TarPath = format!("vmdk/sha256_{hex}.vmdk").parse()?;
@@ -112,6 +113,87 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
     Ok(files.into_iter().map(|(path, content)| CacheFile { path, content }).collect())
 }
 
+/// What cache files that came with a snapshot must be: those of its image, and nothing else. `read` gives a file's bytes.
+///
+/// The metadata's documents must hash to the digest that the descriptor pins, its diff ids be those of the image's
+/// config, its name be that of the image's reference: whatever a bundle says, the cache of another image stays as it is.
+/// (An EROFS file's bytes cannot be compared with a diff id.)
+///
+/// # Errors
+/// [`Error::InvalidBundle`], and those of `read`.
+pub fn check_belongs<'p>(
+    image: &ImageRecord,
+    paths: impl Iterator<Item = &'p TarPath> + Clone,
+    read: impl Fn(&TarPath) -> Result<Vec<u8>>,
+) -> Result<()> {
+    let fail = |reason: String| Error::bundle(format!("the cache files of the image {}", image.reference), reason);
+    let hex = image.manifest_digest.hex();
+    let own = [format!("fsmeta/sha256_{hex}.erofs"), format!("vmdk/sha256_{hex}.vmdk")];
+    let mut layers: Option<Vec<TarPath>> = None;
+    for path in paths.clone().filter(|path| path.as_str().starts_with("manifests/")) {
+        let metadata: Metadata = serde_json::from_slice(&read(path)?).map_err(|e| fail(format!("{path}: {e}")))?;
+        if metadata.manifest_digest != image.manifest_digest {
+            return Err(fail(format!("{path} is of the manifest {}", metadata.manifest_digest)));
+        }
+        if let Some(problem) = metadata.problems().first() {
+            return Err(fail(format!("{path}: {problem}")));
+        }
+        if !spellings(&image.reference).iter().any(|name| path.as_str() == metadata_name(name)) {
+            return Err(fail(format!("{path} is the name of another reference")));
+        }
+        layers = Some(metadata.layer_files()?);
+    }
+    if let (None, Some(path)) = (&layers, paths.clone().find(|path| path.as_str() == own[1])) {
+        layers = Some(vmdk::reduced_extents(&read(path)?)?);
+    }
+    let layers = layers.unwrap_or_default();
+    match paths.clone().find(|path| {
+        !path.as_str().starts_with("manifests/") && !own.contains(&path.to_string()) && !layers.contains(path)
+    }) {
+        Some(path) => Err(fail(format!("{path} is no file of this image"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether two files are metadata of different manifests, each whole.
+pub fn is_of_another_manifest(there: &Path, incoming: &Path) -> bool {
+    matches!((manifest_of(there), manifest_of(incoming)), (Some(there), Some(incoming)) if there != incoming)
+}
+
+/// The manifest that a file is the metadata of; none if it is not whole in itself.
+pub fn manifest_of(metadata: &Path) -> Option<Digest> {
+    let bytes = read_file(metadata, MAX_METADATA).ok().flatten()?;
+    let metadata: Metadata = serde_json::from_slice(&bytes).ok()?;
+    metadata.problems().is_empty().then_some(metadata.manifest_digest)
+}
+
+/// The file of the metadata of a reference, as it is spelled.
+fn metadata_name(reference: &str) -> String {
+    format!("manifests/{}.json", Digest::of(reference.as_bytes()).hex())
+}
+
+/// The ways to spell an image's reference: with and without what is understood (the Docker Hub, its `library`, `latest`).
+fn spellings(reference: &str) -> Vec<String> {
+    let hub = ["docker.io/library/", "docker.io/", "index.docker.io/library/", "index.docker.io/", ""];
+    let rest = hub.iter().find_map(|prefix| reference.strip_prefix(prefix)).unwrap_or(reference);
+    let rest = rest.strip_prefix("library/").unwrap_or(rest);
+    let elsewhere = rest == reference
+        && rest.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']) || host == "localhost");
+    let untagged = !rest.contains('@') && !rest.rsplit('/').next().is_some_and(|name| name.contains(':'));
+    let short = rest.strip_suffix(":latest");
+    let tags: Vec<String> = match (untagged, short) {
+        (true, _) => vec![rest.to_owned(), format!("{rest}:latest")],
+        (false, Some(short)) => vec![rest.to_owned(), short.to_owned()],
+        (false, None) => vec![rest.to_owned()],
+    };
+    let prefixes: &[&str] = match (elsewhere, rest.contains('/')) {
+        (true, _) => &[""],
+        (false, true) => &["", "docker.io/", "index.docker.io/"],
+        (false, false) => &["", "library/", "docker.io/", "docker.io/library/", "index.docker.io/library/"],
+    };
+    prefixes.iter().flat_map(|prefix| tags.iter().map(move |tag| format!("{prefix}{tag}"))).collect()
+}
+
 /// An image whose metadata is in the cache.
 #[derive(Clone, Debug)]
 pub struct CachedImage {
@@ -144,18 +226,57 @@ pub fn cached_images(cache: &Path) -> Result<Vec<CachedImage>> {
         }
         let Some(bytes) = read_file(&cache.join(&path), MAX_METADATA)? else { continue };
         let Ok(metadata) = serde_json::from_slice::<Metadata>(&bytes) else { continue };
-        let mut layers = Vec::new();
-        for layer in &metadata.layers {
-            layers.push(format!("layers/sha256_{}.erofs", layer.diff_id.hex()).parse()?);
-        }
-        let problems = metadata.problems();
+        let (layers, problems) = (metadata.layer_files()?, metadata.problems());
         images.push(CachedImage { path, manifest_digest: metadata.manifest_digest, layers, problems });
     }
     images.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(images)
 }
 
+/// Which files something in the cache names, or why that cannot be told.
+type Named = std::result::Result<Vec<TarPath>, String>;
+
+/// What every VMDK and every image's metadata of the cache names, itself too, with its path; sorted by path.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn named_files(cache: &Path) -> Result<Vec<(TarPath, Named)>> {
+    let mut all = Vec::new();
+    for (folder, ending, limit) in [("manifests", ".json", MAX_METADATA), ("vmdk", ".vmdk", vmdk::MAX_VMDK as u64)] {
+        let entries = match fs::read_dir(cache.join(folder)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            entries => entries.context("read", cache.join(folder))?,
+        };
+        for entry in entries {
+            let Ok(name) = entry.context("read", cache.join(folder))?.file_name().into_string() else { continue };
+            let Ok(path) = format!("{folder}/{name}").parse::<TarPath>() else { continue };
+            if !name.ends_with(ending) || name.starts_with('.') {
+                continue;
+            }
+            let named = match read_file(&cache.join(&path), limit)? {
+                None => Err(format!("it is no file of at most {limit} bytes")),
+                Some(bytes) if folder == "vmdk" => vmdk::extents(&bytes).map_err(|error| error.to_string()),
+                Some(bytes) => serde_json::from_slice::<Metadata>(&bytes)
+                    .map_err(|error| error.to_string())
+                    .and_then(|metadata| metadata.layer_files().map_err(|error| error.to_string())),
+            };
+            let named = named.map(|mut files| {
+                files.push(path.clone());
+                files
+            });
+            all.push((path, named));
+        }
+    }
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(all)
+}
+
 impl Metadata {
+    /// The files of its layers.
+    fn layer_files(&self) -> Result<Vec<TarPath>> {
+        self.layers.iter().map(|layer| format!("layers/sha256_{}.erofs", layer.diff_id.hex()).parse()).collect()
+    }
+
     /// Raw documents that do not hash to their digests.
     fn problems(&self) -> Vec<String> {
         let documents = [
@@ -168,6 +289,37 @@ impl Metadata {
             if actual != digest {
                 found.push(format!("{name} has the digest {actual}, not {digest}; pull the image again"));
             }
+        }
+        #[derive(Deserialize)]
+        struct Pinned {
+            digest: Digest,
+        }
+        #[derive(Deserialize)]
+        struct Manifest {
+            config: Pinned,
+        }
+        #[derive(Deserialize)]
+        struct Rootfs {
+            diff_ids: Vec<Digest>,
+        }
+        #[derive(Deserialize)]
+        struct Config {
+            rootfs: Rootfs,
+        }
+        // What the pinned manifest says, where it says it.
+        if let Ok(manifest) = serde_json::from_str::<Manifest>(&self.raw_manifest_json)
+            && manifest.config.digest != self.config_digest
+        {
+            found.push(format!(
+                "config_digest is {}, the manifest names {}",
+                self.config_digest, manifest.config.digest
+            ));
+        }
+        if let Ok(config) = serde_json::from_str::<Config>(&self.raw_config_json)
+            && !config.rootfs.diff_ids.is_empty()
+            && !self.layers.iter().all(|layer| config.rootfs.diff_ids.contains(&layer.diff_id))
+        {
+            found.push("its layers are not those of the image's config".into());
         }
         found
     }

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::{
+    fs::{AtFlags, CWD, RenameFlags, linkat, renameat, renameat_with},
+    io::Errno,
+};
 
 use crate::{
     beneath::Folder,
@@ -80,13 +83,15 @@ pub fn dead_stages(destination: &Path) -> Result<Vec<PathBuf>> {
     if destination.exists() { temporary::dead(destination, PREFIX.as_ref()) } else { Ok(Vec::new()) }
 }
 
-fn sync_tree(folder: &Path) -> Result<()> {
+/// Makes everything in a folder durable.
+pub fn sync_tree(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).context("read", folder)? {
         let entry = entry.context("read", folder)?;
-        let path = entry.path();
-        if entry.file_type().context("stat", &path)?.is_dir() {
+        let (path, kind) = (entry.path(), entry.file_type().context("stat", entry.path())?);
+        if kind.is_dir() {
             sync_tree(&path)?;
-        } else {
+        } else if kind.is_file() {
+            // What came by an exchange may hold anything: a link or a FIFO has nothing to make durable.
             File::open(&path).context("open", &path)?.sync_all().context("fsync", &path)?;
         }
     }
@@ -96,16 +101,6 @@ fn sync_tree(folder: &Path) -> Result<()> {
 /// Makes the names in a folder durable.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder).context("open", folder)?.sync_all().context("fsync", folder)
-}
-
-/// The folder of `target` below `root`, made if missing, and the name in it. No link below `root` is followed.
-fn way(root: &Path, target: &Path) -> Result<(Folder, PathBuf)> {
-    let below = target.strip_prefix(root).ok().and_then(|below| Some((below.parent()?, below.file_name()?)));
-    let Some((folder, name)) = below else {
-        return Err(Error::UnsafePath { path: target.into(), reason: "it is not below its folder" });
-    };
-    make_folders(root)?;
-    Ok((Folder::open(root)?.make(folder)?, name.into()))
 }
 
 /// Whether `target` can be placed: no link stands on the way from `root` to its folder.
@@ -122,48 +117,101 @@ pub fn check_way(root: &Path, target: &Path) -> Result<()> {
 /// Renames a durable directory into place below `root`; an existing one is exchanged with `force`, else kept.
 ///
 /// # Errors
-/// [`Error::AlreadyExists`] without `force`; [`Error::UnsafePath`] where a link is on the way.
+/// [`Error::AlreadyExists`] without `force`; [`Error::UnsafePath`] where a link is on the way. After any error what was
+/// there is there.
 pub fn place_directory(root: &Path, staged: &Path, target: &Path, force: bool) -> Result<Placed> {
-    let (folder, name) = way(root, target)?;
-    match publish(|| renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::NOREPLACE)) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) if force => {
-            publish(|| renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::EXCHANGE))
-                .context("exchange with", target)?;
-        }
-        Err(rustix::io::Errno::EXIST) => return Err(Error::AlreadyExists { path: target.into() }),
-        Err(e) => return Err(Error::io("rename into", target, e.into())),
+    let way = Way::to(root, target)?;
+    if way.appears(staged)? {
+        return Ok(Placed::Placed);
     }
-    folder.sync()?;
+    if !force {
+        return Err(Error::AlreadyExists { path: target.into() });
+    }
+    way.exchange(staged)?;
     Ok(Placed::Placed)
 }
 
-/// Renames a durable file into place below `root`; an equal one is kept, a different one replaced with `force`.
+/// Renames a durable file into place below `root`; an equal one is kept, a different one exchanged with `force`.
 ///
 /// # Errors
-/// [`Error::Different`] without `force`; [`Error::UnsafePath`] where a link is on the way.
+/// [`Error::DifferentFile`] without `force`; [`Error::UnsafePath`] where a link is on the way. After any error what was
+/// there is there.
 pub fn place_file(root: &Path, staged: &Path, target: &Path, force: bool) -> Result<Placed> {
-    let (folder, name) = way(root, target)?;
-    match publish(|| renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::NOREPLACE)) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) => {
-            if same_contents(staged, target)? {
-                return Ok(Placed::AlreadyThere);
-            }
-            if !force {
-                return Err(Error::Different {
-                    path: target.into(),
-                    existing: "other contents".into(),
-                    incoming: "this image-cache file".into(),
-                });
-            }
-            publish(|| renameat_with(CWD, staged, folder.handle(), &name, RenameFlags::empty()))
-                .context("rename into", target)?;
-        }
-        Err(e) => return Err(Error::io("rename into", target, e.into())),
+    let way = Way::to(root, target)?;
+    if way.appears(staged)? {
+        return Ok(Placed::Placed);
     }
-    folder.sync()?;
+    if same_contents(staged, target)? {
+        return Ok(Placed::AlreadyThere);
+    }
+    if !force {
+        return Err(Error::DifferentFile { path: target.into() });
+    }
+    way.exchange(staged)?;
     Ok(Placed::Placed)
+}
+
+/// The name of something below a root, by its folder's handle.
+struct Way<'a> {
+    folder: Folder,
+    name: PathBuf,
+    target: &'a Path,
+}
+
+impl<'a> Way<'a> {
+    /// The folder is made if missing. No link below `root` is followed.
+    fn to(root: &Path, target: &'a Path) -> Result<Self> {
+        let below = target.strip_prefix(root).ok().and_then(|below| Some((below.parent()?, below.file_name()?)));
+        let Some((folder, name)) = below else {
+            return Err(Error::UnsafePath { path: target.into(), reason: "it is not below its folder" });
+        };
+        make_folders(root)?;
+        Ok(Self { folder: Folder::open(root)?.make(folder)?, name: name.into(), target })
+    }
+
+    fn rename(&self, staged: &Path, flags: RenameFlags) -> rustix::io::Result<()> {
+        publish(|| renameat_with(CWD, staged, self.folder.handle(), &self.name, flags))
+    }
+
+    /// Durably under a name that is not taken; false if it is.
+    fn appears(&self, staged: &Path) -> Result<bool> {
+        match self.rename(staged, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(false),
+            // Without the flags there are no exchanges either, but what appears needs none.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => return self.appears_without_flags(staged),
+            Err(e) => return Err(Error::io("rename into", self.target, e.into())),
+        }
+        // A name that may not last is no name: what cannot be made durable does not stay.
+        self.folder.sync().inspect_err(|_| {
+            let _ = renameat_with(self.folder.handle(), &self.name, CWD, staged, RenameFlags::NOREPLACE);
+        })?;
+        Ok(true)
+    }
+
+    fn appears_without_flags(&self, staged: &Path) -> Result<bool> {
+        let is_folder = fs::symlink_metadata(staged).context("stat", staged)?.is_dir();
+        let (folder, name) = (self.folder.handle(), &self.name);
+        let renamed = publish(|| match is_folder {
+            // rename(2) takes the name of an empty folder and refuses all else that a folder would replace.
+            true => renameat(CWD, staged, folder, name),
+            false => linkat(CWD, staged, folder, name, AtFlags::empty()),
+        });
+        match renamed {
+            Ok(()) => self.folder.sync().map(|()| true),
+            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(false),
+            Err(e) => Err(Error::io("rename into", self.target, e.into())),
+        }
+    }
+
+    /// Durably, with what has the name; that is staged then.
+    fn exchange(&self, staged: &Path) -> Result<()> {
+        self.rename(staged, RenameFlags::EXCHANGE).context("exchange with", self.target)?;
+        // What is staged vanishes: it must be what is known to be durable.
+        self.folder.sync().inspect_err(|_| {
+            let _ = self.rename(staged, RenameFlags::EXCHANGE);
+        })
+    }
 }
 
 /// Whether two regular files hold the same bytes; a symlink is no file.
@@ -241,7 +289,7 @@ pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
     write_durable(&staged, &serde_json::json!({ "name": name }).to_string())?;
     match publish(|| renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE)) {
         // Another import was faster.
-        Ok(()) | Err(rustix::io::Errno::EXIST) => sync_folder(folder),
+        Ok(()) | Err(Errno::EXIST) => sync_folder(folder),
         Err(e) => Err(Error::io("rename into", &path, e.into())),
     }
 }

@@ -36,6 +36,9 @@ pub struct ImportRecord {
     pub files: Vec<FileRecord>,
     /// The image-cache files that came with it, as they travelled (a VMDK with its paths reduced).
     pub cache: Vec<FileRecord>,
+    /// It was imported without its parent, which nobody misses then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_parent: bool,
 }
 
 impl ImportRecord {

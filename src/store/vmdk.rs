@@ -1,10 +1,14 @@
 //! The VMDK of an image: text that names the EROFS files by absolute path. It travels with those paths reduced to
 //! `fsmeta/...` and `layers/...`, is written with the destination's paths on import, and is never trusted as it came.
 
-use std::path::Path;
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, IoContext, Result},
     model::TarPath,
 };
 
@@ -30,6 +34,32 @@ pub fn extents(bytes: &[u8]) -> Result<Vec<TarPath>> {
         Ok(String::new())
     })
     .map_err(outgoing)?;
+    Ok(found)
+}
+
+/// Rewrites a file in the reduced form with the paths below `cache`.
+///
+/// # Errors
+/// As [`expand`]; [`Error::Io`].
+pub fn expand_file(path: &Path, cache: &Path) -> Result<()> {
+    let here = std::path::absolute(cache).context("find the absolute path of", cache)?;
+    let mut reduced = Vec::new();
+    let file = File::open(path).context("open", path)?;
+    file.take(MAX_VMDK as u64 + 1).read_to_end(&mut reduced).context("read", path)?;
+    fs::write(path, expand(&reduced, &here)?).context("write", path)
+}
+
+/// The files that a VMDK in its reduced form names.
+///
+/// # Errors
+/// [`Error::InvalidBundle`]: not exactly the reduced form.
+pub fn reduced_extents(reduced: &[u8]) -> Result<Vec<TarPath>> {
+    let mut found = Vec::new();
+    let collect = |path: &str| {
+        found.push(relative(path)?);
+        Ok(String::new())
+    };
+    rewrite(reduced, collect).map_err(|reason| Error::bundle("the image's VMDK", reason))?;
     Ok(found)
 }
 

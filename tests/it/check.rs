@@ -9,10 +9,9 @@ use std::{
 
 use serde_json::Value;
 use snapcask::{
-    Error,
     check::{CheckOptions, check},
     export::Form,
-    import::BundleLocation,
+    import::{BundleLocation, ImportOptions, import},
     model::Generation,
     progress::Silent,
     report::CheckReport,
@@ -224,26 +223,33 @@ fn repair_refuses_another_snapshot() {
     let other = fixture.path("other.tar");
     fixture.export_chain(Form::Tar, &other);
     let before = whole_tree(&store);
-    let error = check(&options(&store, Some(&other))).unwrap_err();
-    assert!(matches!(error, Error::Different { .. }), "{error}");
+    let report = check(&options(&store, Some(&other))).unwrap();
+    assert_eq!(codes(&report), [("file-corrupt", "snapshots/head/state.bin"), ("repair-refused", "snapshots/head")]);
+    assert!(report.findings[1].message.contains("with other files"), "{report:?}");
     assert_eq!(whole_tree(&store), before);
     // A bundle that does not have it: the finding stays.
     let unrelated = Fixture::sized(Generation::V066, SMALL);
     let bundle = unrelated.path("b.tar");
     unrelated.export_chain(Form::Tar, &bundle);
     let report = check(&options(&store, Some(&bundle))).unwrap();
-    assert_eq!(codes(&report), [("file-corrupt", "snapshots/head/state.bin")]);
+    assert_eq!(codes(&report), [("file-corrupt", "snapshots/head/state.bin"), ("repair-refused", "snapshots/head")]);
+    assert!(report.findings[1].message.contains("the bundle does not hold"), "{report:?}");
     assert_eq!(whole_tree(&store), before);
     // A corrupt bundle repairs nothing.
+    write(fixture.head().directory.join("notes.txt"), b"notes of head\n");
     let broken = fixture.path("broken");
     fixture.export_chain(Form::Dir, &broken);
     for hex in blobs(&broken) {
         let path = broken.join("blobs/sha256").join(hex);
-        if fs::metadata(&path).unwrap().len() > 20_000 {
-            poison(&path, 9000);
+        // Layers; documents are text.
+        let bytes = fs::read(&path).unwrap();
+        if bytes[0] != b'{' {
+            poison(&path, bytes.len() as u64 / 2);
         }
     }
-    check(&options(&store, Some(&broken))).unwrap_err();
+    let report = check(&options(&store, Some(&broken))).unwrap();
+    assert_eq!(codes(&report)[1], ("repair-refused", "snapshots/head"));
+    assert!(report.findings[1].message.contains("is corrupt"), "{report:?}");
     assert_eq!(whole_tree(&store), before);
 }
 
@@ -269,9 +275,99 @@ fn the_command() {
     assert_eq!(report["repaired"][0]["code"], "file-corrupt");
     assert!(succeeds(&run(["check", "--store", store])).contains("good"));
     fails(&run(["check", "--store", "/nonexistent/store"]), 4);
-    // Nothing is bad, so the source is not even opened.
-    succeeds(&run(["check", "--store", store, "--repair-from", "/nonexistent.tar"]));
-    poison(&head.join("state.bin"), 7);
+    // A store's folder that is none.
+    fails(&run(["check", "--store", "/etc"]), 4);
+    // Before the long look at the store, which is good.
     fails(&run(["check", "--store", store, "--repair-from", "/nonexistent.tar"]), 4);
     fails(&run(["check", "stray", "--store", store]), 2);
+}
+
+#[test]
+fn missing_parents_and_a_missing_cache_come_back() {
+    for generation in GENERATIONS {
+        let (fixture, bundle, store, head) = imported(generation, Form::TarZst);
+        let before = whole_tree(&store);
+        fs::remove_dir_all(store.join("cache")).unwrap();
+        for made in &fixture.snapshots[..2] {
+            let place = if generation == Generation::Final { &made.identity } else { &made.name };
+            fs::remove_dir_all(head.parent().unwrap().join(place)).unwrap();
+        }
+        let report = checked(&store);
+        assert!(report.findings.iter().any(|f| f.code == "parent-missing"), "{report:?}");
+        assert!(report.findings.iter().filter(|f| f.code == "cache-missing").count() >= 5, "{report:?}");
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        assert_eq!(codes(&report), []);
+        assert_eq!(whole_tree(&store), before);
+    }
+}
+
+#[test]
+fn what_was_imported_without_its_parent_misses_none() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, alone) = (fixture.path("chain.tar"), fixture.path("alone.tar"));
+        fixture.export_chain(Form::Tar, &bundle);
+        snapcask::export::export(&fixture.export_options(Form::Tar, &alone)).unwrap();
+        for (source, head_only) in [(&bundle, true), (&alone, false)] {
+            let store = fixture.path("target");
+            import(&ImportOptions { head_only, ..import_options(source, &store) }).unwrap();
+            assert_eq!(codes(&checked(&store)), []);
+            // A repair keeps that in mind.
+            let report = import_ok(source, &store);
+            let head = report.snapshots[0].path.clone().unwrap();
+            poison(&head.join("state.bin"), 9);
+            assert_eq!(codes(&check(&options(&store, Some(source))).unwrap()), []);
+            assert_eq!(codes(&checked(&store)), []);
+            fs::remove_dir_all(&store).unwrap();
+        }
+    }
+}
+
+/// What came by an exchange may be anything: the next repair must not open it.
+#[test]
+fn several_snapshots_with_strange_things_in_them() {
+    let (_fixture, bundle, store, _) = imported(Generation::Flat, Form::TarZst);
+    let before = whole_tree(&store);
+    for name in ["base", "middle", "head"] {
+        let folder = store.join("snapshots").join(name);
+        std::os::unix::fs::symlink("/nonexistent/target", folder.join("dangling")).unwrap();
+        let pipe = folder.join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        write(folder.join(".mine"), b"a file that no check looks at");
+    }
+    let report = check(&options(&store, Some(&bundle))).unwrap();
+    assert_eq!((codes(&report), report.repaired.len()), (vec![], 3));
+    for name in ["base", "middle", "head"] {
+        let mine = store.join("snapshots").join(name).join(".mine");
+        assert_eq!(fs::read(&mine).unwrap(), b"a file that no check looks at");
+        fs::remove_file(mine).unwrap();
+    }
+    assert_eq!(whole_tree(&store), before);
+}
+
+/// A descriptor that records no integrity says nothing of the disk: another bundle's disk does not replace it.
+#[test]
+fn without_a_record_nothing_is_replaced_that_may_be_good() {
+    let (fixture, bundle, store, head) = imported(Generation::Flat, Form::TarZst);
+    // The record is lost, and the disk is newer than the bundle.
+    fs::write(head.join(".snapcask.json"), "").unwrap();
+    poison(&head.join("upper.ext4"), 4096);
+    let before = whole_tree(&store);
+    let report = check(&options(&store, Some(&bundle))).unwrap();
+    assert_eq!(
+        codes(&report),
+        [("record-invalid", "snapshots/head/.snapcask.json"), ("repair-refused", "snapshots/head")]
+    );
+    assert!(report.findings[1].message.contains("its upper.ext4 is not the bundle's"), "{report:?}");
+    assert_eq!(whole_tree(&store), before);
+    // A snapshot that was never imported, with a link in it and a file that the bundle lacks.
+    let native = &fixture.head().directory;
+    write(native.join("new.txt"), b"mine");
+    let before = whole_tree(&fixture.store);
+    std::os::unix::fs::symlink("/etc/passwd", native.join("evil")).unwrap();
+    let report = check(&options(&fixture.store, Some(&bundle))).unwrap();
+    assert_eq!(codes(&report), [("directory-invalid", "snapshots/head"), ("repair-refused", "snapshots/head")]);
+    assert!(report.findings[1].message.contains("does not have its new.txt"), "{report:?}");
+    fs::remove_file(native.join("evil")).unwrap();
+    assert_eq!(whole_tree(&fixture.store), before);
 }

@@ -1,6 +1,9 @@
 //! What is there already, and imports beside each other.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use snapcask::{
     Error,
@@ -137,5 +140,135 @@ fn a_directory_that_is_exchanged_is_not_mixed() {
         std::fs::rename(&other, &made.directory).unwrap();
         let error = snapcask::opened::open_all(&snapshot).err().unwrap();
         assert!(matches!(error, snapcask::Error::SourceChanged { .. }), "{error}");
+    }
+}
+
+/// The files of a store's image cache that were imported, by folder.
+fn cache_file(store: &Path, folder: &str) -> PathBuf {
+    let mut found: Vec<_> =
+        fs::read_dir(store.join("cache").join(folder)).unwrap().map(|e| e.unwrap().path()).collect();
+    found.sort();
+    found.remove(0)
+}
+
+/// It is found before anything is placed, not between two files.
+#[test]
+fn a_conflict_in_the_image_cache_places_nothing() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar.zst"), fixture.path("target"));
+        fixture.export_chain(Form::TarZst, &bundle);
+        import_ok(&bundle, &store);
+        let good = whole_tree(&store);
+        for folder in ["layers", "fsmeta", "vmdk"] {
+            let path = cache_file(&store, folder);
+            let bytes = fs::read(&path).unwrap();
+            let other = String::from_utf8_lossy(&bytes).replacen("version=1", "version=2", 1).into_bytes();
+            fs::write(&path, if folder == "vmdk" { other } else { vec![7; bytes.len()] }).unwrap();
+            let kept = fs::read(&path).unwrap();
+            fs::remove_dir_all(store.join("snapshots")).unwrap();
+            for other in ["layers", "fsmeta", "vmdk", "manifests"].into_iter().filter(|other| *other != folder) {
+                fs::remove_dir_all(store.join("cache").join(other)).unwrap();
+            }
+            let before = whole_tree(&store.join("cache"));
+            let error = import(&import_options(&bundle, &store)).unwrap_err();
+            assert!(matches!(error, Error::DifferentFile { .. }), "{error}");
+            assert_eq!(error.exit_code(), 5);
+            assert_eq!(whole_tree(&store.join("cache")), before, "{folder}");
+            assert_eq!(fs::read(&path).unwrap(), kept);
+            import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
+            assert_eq!(whole_tree(&store), good, "{folder}");
+        }
+    }
+}
+
+/// The machine has pulled the tag since: its metadata is not taken away, and the snapshot does not need it.
+#[test]
+fn a_tag_that_has_moved_on_is_kept() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    import_ok(&bundle, &store);
+    let path = cache_file(&store, "manifests");
+    let mut newer = json_file(&path);
+    let raw = r#"{"schemaVersion":2,"layers":[],"newer":true}"#;
+    newer["raw_manifest_json"] = raw.into();
+    newer["manifest_digest"] = snapcask::Digest::of(raw.as_bytes()).to_string().into();
+    fs::remove_dir_all(&store).unwrap();
+    write(path.clone(), newer.to_string().as_bytes());
+    import_ok(&bundle, &store);
+    assert_eq!(json_file(&path), newer);
+    let options = snapcask::check::CheckOptions {
+        store: store.clone(),
+        repair_from: None,
+        jobs: 1,
+        progress: std::sync::Arc::new(snapcask::progress::Silent),
+    };
+    assert!(snapcask::check::check(&options).unwrap().findings.is_empty());
+}
+
+#[test]
+fn a_store_that_was_moved_takes_the_same_image() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, store, moved) = (fixture.path("bundle.tar"), fixture.path("target"), fixture.path("moved"));
+    fixture.export_chain(Form::Tar, &bundle);
+    import_ok(&bundle, &store);
+    fs::rename(&store, &moved).unwrap();
+    import_ok(&bundle, &moved);
+    let text = fs::read_to_string(cache_file(&moved, "vmdk")).unwrap();
+    assert!(text.contains(moved.to_str().unwrap()) && !text.contains(store.to_str().unwrap()), "{text}");
+}
+
+#[test]
+fn what_is_there_takes_no_room() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    import_ok(&bundle, &store);
+    let none = ImportOptions { max_bytes: Some(0), ..import_options(&bundle, &store) };
+    import(&none).unwrap();
+    assert!(matches!(import(&ImportOptions { force: true, ..none }).unwrap_err(), Error::Limit { .. }));
+}
+
+/// Without `--group` it goes where it is.
+#[test]
+fn a_chain_in_a_group_is_found_there() {
+    let fixture = Fixture::sized(Generation::Final, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    import(&ImportOptions { group: Some("team".into()), ..import_options(&bundle, &store) }).unwrap();
+    let before = whole_tree(&store);
+    let again = import_ok(&bundle, &store);
+    assert!(again.snapshots.iter().all(|s| s.outcome == Some(Outcome::AlreadyThere)));
+    assert_eq!(whole_tree(&store), before);
+}
+
+/// What an import placed is passed on only as it came.
+#[test]
+fn a_payload_that_changed_since_its_import_is_not_exported() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+        fixture.export_chain(Form::Tar, &bundle);
+        let head = import_ok(&bundle, &store).snapshots[0].path.clone().unwrap();
+        let out = fixture.path("again.tar");
+        let options = export_options(&store, "head", Form::Tar, &out);
+        let name = if generation == Generation::Final { "base:head" } else { "head" };
+        let options = ExportOptions { snapshot: name.into(), ..options };
+        export(&options).unwrap();
+        fs::remove_file(&out).unwrap();
+        let whole = fs::read(head.join("state.bin")).unwrap();
+        let mut other = whole.clone();
+        other[9] ^= 1;
+        fs::write(head.join("state.bin"), &other).unwrap();
+        let error = export(&options).unwrap_err();
+        assert!(matches!(error, Error::NotAsImported { .. }), "{error}");
+        assert_eq!((error.exit_code(), out.exists()), (3, false));
+        fs::remove_file(head.join("state.bin")).unwrap();
+        assert!(export(&options).unwrap_err().to_string().contains("it is gone"));
+        // A change that is meant: the snapshot is the owner's then.
+        fs::write(head.join("state.bin"), &other).unwrap();
+        fs::remove_file(head.join(".snapcask.json")).unwrap();
+        export(&options).unwrap();
     }
 }

@@ -3,11 +3,15 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use snapcask::{export::Form, model::Generation};
+use snapcask::{
+    export::{Form, export},
+    model::Generation,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -174,4 +178,65 @@ fn an_import_that_finds_the_work_of_a_killed_one_makes_it_durable() {
         volatile.assert_nothing_left(&format!("killed after name {dies_after}"));
     }
     assert!(killed > 3 + 5, "{killed}: three snapshots, five cache files, a group at least");
+}
+
+/// Fails the first fsync after something got a visible name.
+fn fail_after_naming(command: &mut Command, area: &Path) -> Ended {
+    let (mut named, mut failed) = (false, false);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let ended = trace(command, &[area], |call, phase| {
+        let visible = call.kind == Kind::Names && call.to.as_ref().is_some_and(|to| !temporary(to));
+        if phase == Phase::After {
+            named |= visible && call.result >= 0;
+        } else if named && !failed && call.name == "fsync" {
+            failed = true;
+            return Verdict::Fail(libc::EIO);
+        }
+        Verdict::Run
+    })
+    .unwrap();
+    assert!(failed, "no fsync follows a name");
+    ended
+}
+
+/// A failed fsync is final: what may not last does not stay, and what was there is not given away for it.
+#[test]
+fn a_name_that_cannot_be_made_durable_is_taken_back() {
+    for generation in [Generation::V066, Generation::Final] {
+        let fixtures = [11, 12].map(|seed| {
+            let mut fixture = Fixture::empty(generation);
+            let made = fixture.add("one", 0, 1 << 20, &[(0, random(1 << 20, 7))], serde_json::Value::Null);
+            write(made.directory.join("state.bin"), &random(4096, seed));
+            fixture
+        });
+        for form in [Form::Dir, Form::Tar, Form::TarZst] {
+            let area = TempDir::new().unwrap();
+            let folder = area.path().join("out");
+            let to = folder.join(form_name(form));
+            export(&export_options(&fixtures[0].store, "one", form, &to)).unwrap();
+            let before = whole_tree(&folder);
+            let (store, path) = (fixtures[1].store.to_str().unwrap(), to.to_str().unwrap());
+            let mut export = command(["export", "one", "--store", store, "-o", path, "--force"]);
+            assert_eq!(fail_after_naming(&mut export, &folder), Ended::Code(1));
+            assert_eq!(whole_tree(&folder), before, "{form:?}");
+            fs::remove_dir_all(&folder).unwrap();
+            fs::create_dir(&folder).unwrap();
+            let mut export = command(["export", "one", "--store", store, "-o", path]);
+            assert_eq!(fail_after_naming(&mut export, &folder), Ended::Code(1));
+            assert!(whole_tree(&folder).is_empty(), "{form:?}: {:?}", whole_tree(&folder));
+        }
+        let bundles = [0, 1].map(|i| {
+            let path = fixtures[i].path("b.tar");
+            export(&export_options(&fixtures[i].store, "one", Form::Tar, &path)).unwrap();
+            path
+        });
+        let area = TempDir::new().unwrap();
+        let store = area.path().join("store");
+        import_ok(&bundles[0], &store);
+        let before = whole_tree(&store);
+        let mut replace = import(&bundles[1], &store);
+        replace.arg("--force");
+        assert_eq!(fail_after_naming(&mut replace, &store), Ended::Code(1));
+        assert_eq!(whole_tree(&store), before);
+    }
 }

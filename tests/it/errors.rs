@@ -129,6 +129,25 @@ fn texts_and_exit_codes() {
             1,
             s("the registry h lost the unfinished upload of a blob (odd). Run the same command again"),
         ),
+        (
+            Error::DifferentFile { path: "/c/x".into() },
+            5,
+            s("/c/x holds other contents than the image-cache file of the bundle; use --force to replace it"),
+        ),
+        (
+            Error::NotAsImported { path: "/s/x".into(), reason: s("odd"), record: "/s/.snapcask.json".into() },
+            3,
+            s(
+                "/s/x is not as it was imported (odd); `snapcask check --repair-from` brings it back, and where the change is meant, removing /s/.snapcask.json makes it the snapshot's own",
+            ),
+        ),
+        (
+            Error::UnreadableSnapshot { path: "/s".into(), reason: s("odd") },
+            1,
+            s(
+                "/s cannot be read (odd), so whose child it is is not known; see `snapcask check`, or use --orphan-children",
+            ),
+        ),
         (Error::Interrupted, 1, s("interrupted; nothing half-written is in place. Run the same command again")),
         (Error::Findings { count: 2 }, 3, s("verification failed: 2 finding(s)")),
     ];

@@ -34,9 +34,9 @@ pub const DISK: u64 = 64 << 20;
 /// Content that is written to a disk at an offset.
 pub type Extent = (u64, Vec<u8>);
 
-const IMAGE_MANIFEST: &str = r#"{"schemaVersion":2,"layers":[]}"#;
-const IMAGE_CONFIG: &str = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
-const IMAGE_REFERENCE: &str = "docker.io/library/alpine:3.20";
+pub const IMAGE_MANIFEST: &str = r#"{"schemaVersion":2,"layers":[]}"#;
+pub const IMAGE_CONFIG: &str = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+pub const IMAGE_REFERENCE: &str = "docker.io/library/alpine:3.20";
 
 /// One snapshot of a fixture.
 #[derive(Clone, Debug)]

@@ -138,10 +138,11 @@ fn an_unreadable_snapshot_keeps_the_image() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);
     write(fixture.store.join("snapshots/odd/snapshot.json"), b"{");
     let before = whole_tree(&fixture.store);
-    let error = remove(&RemoveOptions { prune_image: true, ..options(&fixture.store, &["head"]) }).unwrap_err();
+    let all = RemoveOptions { prune_image: true, orphan_children: true, ..options(&fixture.store, &["head"]) };
+    let error = remove(&all).unwrap_err();
     assert!(matches!(error, Error::ImageCache { .. }), "{error}");
     assert_eq!(whole_tree(&fixture.store), before);
-    removed(&fixture.store, &["head"]).unwrap();
+    remove(&RemoveOptions { prune_image: false, ..all }).unwrap();
 }
 
 #[test]
@@ -209,4 +210,49 @@ fn the_command() {
     assert!(succeeds(&run(["remove", "base", "--store", store])).contains("removed  sha256:"));
     let text = succeeds(&run(["list", "--store", store]));
     assert!(!text.contains("base"), "{text}");
+}
+
+/// Whose child it is, its descriptor would say.
+#[test]
+fn an_unreadable_child_keeps_its_parent() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        removed(&fixture.store, &["head"]).unwrap();
+        let middle = &fixture.snapshots[1];
+        fs::write(middle.directory.join(middle.descriptor), "{").unwrap();
+        let before = whole_tree(&fixture.store);
+        let error = removed(&fixture.store, &["base"]).unwrap_err();
+        assert!(matches!(error, Error::UnreadableSnapshot { .. }), "{error}");
+        assert_eq!(whole_tree(&fixture.store), before);
+        // A folder that never was a snapshot is nobody's child.
+        fs::remove_file(middle.directory.join(middle.descriptor)).unwrap();
+        removed(&fixture.store, &["base"]).unwrap();
+    }
+}
+
+/// A tag has moved: of the older image only the VMDK is left, which names its layers.
+#[test]
+fn a_vmdk_alone_needs_its_layers() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let cache = fixture.store.join("cache");
+    let vmdk = fs::read_dir(cache.join("vmdk"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "vmdk"));
+    let vmdk = vmdk.unwrap();
+    let text = fs::read_to_string(&vmdk).unwrap();
+    let extents: Vec<&str> = text.lines().filter(|line| line.starts_with("RW")).collect();
+    let shared = extents[1].split('"').nth(1).unwrap().to_owned();
+    let other = cache.join(format!("vmdk/sha256_{}.vmdk", snapcask::Digest::of(b"older").hex()));
+    write(other.clone(), format!("{}\n", extents[1]).as_bytes());
+    let all = RemoveOptions { prune_image: true, ..options(&fixture.store, &["head", "middle", "base"]) };
+    let report = remove(&RemoveOptions { dry_run: true, ..all.clone() }).unwrap();
+    assert!(!report.cache_files.contains(&shared.clone().into()), "{report:?}");
+    // One that cannot be read may need anything.
+    write(other.clone(), b"RW x");
+    let error = remove(&RemoveOptions { dry_run: true, ..all.clone() }).unwrap_err();
+    assert!(error.to_string().contains("which files it needs is not known"), "{error}");
+    write(other.clone(), format!("{}\n", extents[1]).as_bytes());
+    remove(&all).unwrap();
+    assert!(Path::new(&shared).exists() && other.exists() && !vmdk.exists());
 }

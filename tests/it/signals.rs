@@ -1,4 +1,4 @@
-//! Ctrl-C: the command ends at once, says how to go on, and leaves nothing that anybody could take for finished.
+//! Ctrl-C, SIGTERM and SIGHUP: the command ends at once, says how to go on, and leaves nothing behind.
 
 use std::{
     fs,
@@ -26,9 +26,13 @@ fn until(what: &str, mut happened: impl FnMut() -> bool) {
 }
 
 /// Interrupts a command that is stuck in the middle of its work.
-fn interrupted(mut child: Child) -> Output {
+fn interrupted(child: Child) -> Output {
+    told_to_end(child, Signal::INT)
+}
+
+fn told_to_end(mut child: Child, signal: Signal) -> Output {
     assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    kill_process(Pid::from_child(&child), signal).unwrap();
     until("the end after Ctrl-C", || child.try_wait().unwrap().is_some());
     child.wait_with_output().unwrap()
 }
@@ -55,12 +59,52 @@ fn an_import_leaves_the_store_as_it_was() {
     until("the stage", || snapshots.is_dir() && !names(&snapshots).is_empty());
     assert_says_how_to_go_on(&interrupted(child));
     drop(stdin);
-    let left = names(&snapshots);
-    assert!(left.iter().all(|name| name.starts_with('.')), "{left:?}");
+    assert!(names(&snapshots).is_empty(), "{:?}", names(&snapshots));
     succeeds(&run(["import", bundle.to_str().unwrap(), "--store", store.to_str().unwrap()]));
     let mut there = names(&snapshots);
     there.sort();
-    assert_eq!(there, ["base", "head", "middle"], "what the interrupted one left is gone");
+    assert_eq!(there, ["base", "head", "middle"]);
+}
+
+/// A service manager's and a closed terminal's way.
+#[test]
+fn other_signals_that_end_a_run() {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129)] {
+        let fixture = Fixture::sized(Generation::Flat, 16 << 20);
+        let bundle = fixture.path("bundle.tar");
+        fixture.export_chain(Form::Tar, &bundle);
+        let bytes = fs::read(&bundle).unwrap();
+        let (out, scratch) = (fixture.path("out"), fixture.path("scratch"));
+        fs::create_dir_all(&out).unwrap();
+        fs::create_dir(&scratch).unwrap();
+        let mut copy = command(["copy", "-", out.join("copy").to_str().unwrap(), "--format", "dir"]);
+        copy.env("TMPDIR", &scratch).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = copy.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(&bytes[..bytes.len() / 2]).unwrap();
+        until("the scratch folder", || !names(&scratch).is_empty());
+        let text = fails(&told_to_end(child, signal), code);
+        assert!(text.contains("Run the same command again"), "{text}");
+        drop(stdin);
+        assert!(names(&out).is_empty() && names(&scratch).is_empty(), "{:?} {:?}", names(&out), names(&scratch));
+    }
+}
+
+#[test]
+fn an_export_leaves_no_partial_file() {
+    let mut fixture = Fixture::empty(Generation::Flat);
+    fixture.add("big", 0, 256 << 20, &[(0, random(192 << 20, 5))], serde_json::Value::Null);
+    for form in ["dir", "tar", "tar.zst"] {
+        let out = fixture.path("out");
+        fs::create_dir_all(&out).unwrap();
+        let to = out.join("bundle");
+        let mut export = command(["export", "big", "-o", to.to_str().unwrap(), "--format", form]);
+        export.args(["--store", fixture.store.to_str().unwrap(), "--jobs", "1", "--compression", "zstd:19"]);
+        let mut child = export.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until("the partial file", || !names(&out).is_empty() || child.try_wait().unwrap().is_some());
+        assert_says_how_to_go_on(&interrupted(child));
+        assert!(names(&out).is_empty(), "{form}: {:?}", names(&out));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use snapcask::{
 };
 
 use super::craft::{Arena, Craft, DISK, NAME, craft_refused, disk, snapshot_descriptor};
-use crate::fixture::{Fixture, GROUP, import_ok, import_options, write};
+use crate::fixture::{Fixture, GROUP, IMAGE_CONFIG, IMAGE_MANIFEST, IMAGE_REFERENCE, import_ok, import_options, write};
 
 /// A bundle whose table and layer hold these files too.
 fn with(paths: &[&str]) -> Craft {
@@ -223,26 +223,80 @@ fn image_cache_paths() {
         (&format!("vmdk/sha256_{hex}.erofs"), "is no image-cache file"),
     ] {
         let arena = Arena::new();
-        let layer = super::craft::frame(&[super::tar::file("layers/x", b"x"), super::tar::END.to_vec()].concat());
-        let (of, bytes, path) = (snapcask::Digest::of(&layer).to_string(), layer.clone(), path.to_owned());
-        let row = {
-            let mut row = super::craft::row("x", b"x");
-            row["path"] = json!(path);
-            row
-        };
-        let craft = Craft {
-            config: Box::new(move |v: &mut Value| {
-                let record = json!({ "kind": "cache", "digest": of, "file": row });
-                v["layers"].as_array_mut().unwrap().push(record);
-            }),
-            manifest: Box::new(move |v| {
-                let layer = super::craft::describes(snapcask::media_type::LAYER_ZSTD, &bytes);
-                v["layers"].as_array_mut().unwrap().push(layer);
-            }),
-            more: vec![layer],
-            ..Craft::default()
-        };
+        let craft = with_cache(vec![(path.to_owned(), b"x".to_vec())]);
         write(arena.bundle("b.tar"), &craft.make().tar());
         arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
     }
+}
+
+/// A snapshot with these image-cache files.
+fn with_cache(files: Vec<(String, Vec<u8>)>) -> Craft {
+    let made: Vec<_> = files
+        .into_iter()
+        .map(|(path, bytes)| {
+            let layer = super::craft::frame(&[super::tar::file(&path, &bytes), super::tar::END.to_vec()].concat());
+            let mut row = super::craft::row("x", &bytes);
+            row["path"] = json!(path);
+            (row, layer)
+        })
+        .collect();
+    let more: Vec<Vec<u8>> = made.iter().map(|(_, layer)| layer.clone()).collect();
+    let blobs = more.clone();
+    Craft {
+        config: Box::new(move |v: &mut Value| {
+            for (row, layer) in &made {
+                let record = json!({ "kind": "cache", "digest": snapcask::Digest::of(layer), "file": row });
+                v["layers"].as_array_mut().unwrap().push(record);
+            }
+        }),
+        manifest: Box::new(move |v| {
+            for layer in &blobs {
+                let layer = super::craft::describes(snapcask::media_type::LAYER_ZSTD, layer);
+                v["layers"].as_array_mut().unwrap().push(layer);
+            }
+        }),
+        more,
+        ..Craft::default()
+    }
+}
+
+/// The image cache belongs to all images: a bundle brings the files of its own snapshot's image and no others.
+#[test]
+fn cache_files_of_another_image() {
+    let hex = |text: &str| snapcask::Digest::of(text.as_bytes()).hex();
+    let metadata = |manifest: &str, diff: &str| {
+        json!({
+            "manifest_digest": snapcask::Digest::of(manifest.as_bytes()),
+            "config_digest": snapcask::Digest::of(IMAGE_CONFIG.as_bytes()),
+            "raw_manifest_json": manifest,
+            "raw_config_json": IMAGE_CONFIG,
+            "layers": [{ "diff_id": snapcask::Digest::of(diff.as_bytes()) }],
+        })
+        .to_string()
+        .into_bytes()
+    };
+    let own = |reference: &str| format!("manifests/{}.json", hex(reference));
+    let layer = |diff: &str| format!("layers/sha256_{}.erofs", hex(diff));
+    let (good, erofs) = (metadata(IMAGE_MANIFEST, "1"), b"erofs".to_vec());
+    let other_documents = String::from_utf8(good.clone()).unwrap().replace("schemaVersion", "schema").into_bytes();
+    for (files, text) in [
+        (vec![(layer("1"), erofs.clone())], "is no file of this image"),
+        (vec![(own(IMAGE_REFERENCE), good.clone()), (layer("2"), erofs.clone())], "is no file of this image"),
+        (vec![(format!("fsmeta/sha256_{}.erofs", hex("other")), erofs.clone())], "is no file of this image"),
+        (vec![(format!("vmdk/sha256_{}.vmdk", hex("other")), erofs.clone())], "is no file of this image"),
+        (vec![(own("docker.io/library/ubuntu:latest"), good.clone())], "is the name of another reference"),
+        (vec![(own(IMAGE_REFERENCE), metadata("{}", "1"))], "is of the manifest"),
+        (vec![(own(IMAGE_REFERENCE), other_documents)], "raw_manifest_json has the digest"),
+        (vec![(own(IMAGE_REFERENCE), b"{}".to_vec())], "missing field"),
+    ] {
+        let arena = Arena::new();
+        write(arena.bundle("b.tar"), &with_cache(files).make().tar());
+        arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
+    }
+    // Its own, under the reference's short spelling.
+    let arena = Arena::new();
+    let files = vec![(own("alpine:3.20"), good), (layer("1"), erofs)];
+    write(arena.bundle("b.tar"), &with_cache(files).make().tar());
+    snapcask::import::import(&crate::fixture::import_options(&arena.bundle("b.tar"), &arena.store)).unwrap();
+    assert!(arena.store.join("cache").join(layer("1")).exists());
 }

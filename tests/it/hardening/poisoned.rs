@@ -49,8 +49,19 @@ fn every_file_at_equal_size() {
             poison(&path);
             let before = whole_tree(&store);
             assert_ne!(before, good, "{} was not poisoned", path.display());
-            let error = import(&import_options(&bundle, &store)).expect_err(&path.display().to_string());
-            assert!(matches!(error, Error::Different { .. }), "{}: {error}", path.display());
+            let error = match import(&import_options(&bundle, &store)) {
+                // A path in a VMDK is this machine's to write.
+                Ok(_) if path.extension().is_some_and(|e| e == "vmdk") => {
+                    assert_eq!(whole_tree(&store), good, "{} is not repaired", path.display());
+                    continue;
+                }
+                other => other.expect_err(&path.display().to_string()),
+            };
+            assert!(
+                matches!(error, Error::Different { .. } | Error::DifferentFile { .. }),
+                "{}: {error}",
+                path.display()
+            );
             assert_eq!(whole_tree(&store), before, "{}", path.display());
             import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
             assert_eq!(whole_tree(&store), good, "{} is not repaired", path.display());
