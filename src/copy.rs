@@ -25,7 +25,6 @@ use crate::{
     report::{CopiedSnapshot, CopyReport},
     storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
     temporary::{Folder, SCRATCH},
-    verify::into_error,
 };
 
 /// Most blobs at once: each on its way to a registry has up to three chunks in memory.
@@ -68,7 +67,11 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let graph = Graph::load(source.as_ref(), &heads)?;
     let plain = graph.blobs().any(|d| matches!(d.media_type.as_str(), media_type::LAYER_TAR | media_type::DELTA_TAR));
     let mut target = create_target(&options.destination, options.form, plain.then_some(3), options.force)?;
-    let counts = copy_graph(source.as_ref(), target.as_mut(), &graph, options.jobs, options.progress.as_ref())?;
+    let place = match &options.destination {
+        Destination::Stdout => "standard output".into(),
+        other => other.display(),
+    };
+    let counts = copy_graph(source.as_ref(), target.as_mut(), &place, &graph, options.jobs, options.progress.as_ref())?;
     let index = graph.index(source.as_ref(), &heads);
     target.finish(&index)?;
     let tag_of = |digest| index.manifests.iter().find(|d| d.digest == digest).and_then(Index::tag_of);
@@ -206,13 +209,14 @@ impl Counts {
 }
 
 /// Copies a graph's blobs and manifests, children before parents in the sense of content: what a manifest names is there
-/// before it is. The target is not finished.
+/// before it is. The target, which messages call `place`, is not finished.
 ///
 /// # Errors
 /// [`Error::CorruptBlob`], [`Error::MissingBlob`], and whatever the target says.
 pub fn copy_graph(
     source: &dyn Source,
     target: &mut dyn Target,
+    place: &str,
     graph: &Graph,
     jobs: usize,
     progress: &dyn Progress,
@@ -220,13 +224,19 @@ pub fn copy_graph(
     progress.begin("copying", Some(graph.blobs().map(|d| d.size).sum()));
     let counts = match target.shared() {
         Some(shared) => at_once(source, shared, graph, jobs, progress)?,
-        None => one_by_one(source, target, graph, progress)?,
+        None => one_by_one(source, target, place, graph, progress)?,
     };
     progress.end();
     Ok(counts)
 }
 
-fn one_by_one(source: &dyn Source, target: &mut dyn Target, graph: &Graph, progress: &dyn Progress) -> Result<Counts> {
+fn one_by_one(
+    source: &dyn Source,
+    target: &mut dyn Target,
+    place: &str,
+    graph: &Graph,
+    progress: &dyn Progress,
+) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut seen = HashSet::new();
     let all = graph.snapshots.iter().flat_map(|s| blobs_of(s).chain([&s.descriptor])).filter(|d| seen.insert(d.digest));
@@ -238,7 +248,7 @@ fn one_by_one(source: &dyn Source, target: &mut dyn Target, graph: &Graph, progr
             }
             let mut blob = source.fetch(descriptor)?;
             let mut writer = target.blob()?;
-            pour(&mut blob, &mut writer, &|n| progress.advance(n)).map_err(|e| into_error(e, descriptor.digest))?;
+            pour(&mut blob, descriptor.digest, &mut writer, place, &|n| progress.advance(n))?;
             let written = writer.commit(&descriptor.media_type)?;
             if written.digest != descriptor.digest {
                 let reason = format!("it was written as {}", written.digest);
