@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     ahead::Ahead,
-    bundle::{self, BundledSnapshot, MAX_CHAIN},
+    bundle::{self, BundledSnapshot, Documents},
     destination::{Destination, Form, create_target},
     digest::Digest,
     error::{Error, Result},
@@ -59,7 +59,8 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let source = options.source.open(scratch.path())?;
     let heads = match &options.tag {
         Some(tag) => vec![bundle::head(source.as_ref(), Some(tag))?],
-        None => source.index().manifests.clone(),
+        // An index among them leads to no snapshot.
+        None => source.index().snapshots().cloned().collect(),
     };
     if heads.is_empty() {
         return Err(Error::bundle("index.json", "it lists no snapshot"));
@@ -112,20 +113,14 @@ impl Graph {
     pub fn load(source: &dyn Source, heads: &[Descriptor]) -> Result<Self> {
         let mut snapshots: Vec<BundledSnapshot> = Vec::new();
         let mut seen: HashSet<Digest> = HashSet::new();
+        let mut documents = Documents::default();
         for head in heads {
             let mut chain = Vec::new();
             let mut next = Some(head.clone());
             while let Some(descriptor) = next.filter(|d| seen.insert(d.digest)) {
-                if snapshots.len() + chain.len() >= MAX_CHAIN {
-                    return Err(Error::Limit {
-                        what: "the number of snapshots in the bundle".into(),
-                        value: MAX_CHAIN as u64 + 1,
-                        limit: MAX_CHAIN as u64,
-                        hint: "",
-                    });
-                }
                 let bare = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
                 let snapshot = BundledSnapshot::load(source, &bare)?;
+                documents.add(&bare, &snapshot.manifest.config)?;
                 next = snapshot.manifest.subject.clone();
                 chain.push(snapshot);
             }
@@ -196,11 +191,11 @@ pub struct Counts {
 impl Counts {
     fn count(&mut self, descriptor: &Descriptor, put: Put) {
         self.blobs += 1;
-        self.blob_bytes += descriptor.size;
+        self.blob_bytes = self.blob_bytes.saturating_add(descriptor.size);
         match put {
             Put::Sent => {
                 self.sent_blobs += 1;
-                self.sent_bytes += descriptor.size;
+                self.sent_bytes = self.sent_bytes.saturating_add(descriptor.size);
             }
             Put::Mounted => self.mounted_blobs += 1,
             Put::Existed => {}
@@ -221,7 +216,7 @@ pub fn copy_graph(
     jobs: usize,
     progress: &dyn Progress,
 ) -> Result<Counts> {
-    progress.begin("copying", Some(graph.blobs().map(|d| d.size).sum()));
+    progress.begin("copying", Some(graph.blobs().fold(0, |sum, d| sum.saturating_add(d.size))));
     let counts = match target.shared() {
         Some(shared) => at_once(source, shared, graph, jobs, progress)?,
         None => one_by_one(source, target, place, graph, progress)?,
