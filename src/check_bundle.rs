@@ -112,7 +112,7 @@ struct Check<'a> {
 /// The stable code of what an error found.
 fn code(error: &Error) -> &'static str {
     match error {
-        Error::MissingBlob { .. } => "blob-missing",
+        Error::MissingBlob { .. } | Error::ParentManifestMissing { .. } => "blob-missing",
         Error::CorruptBlob { .. } => "blob-corrupt",
         Error::RootMismatch { .. } => "root-mismatch",
         Error::InvalidPath { .. } => "path-invalid",
@@ -155,6 +155,7 @@ impl Check<'_> {
     fn graph(&mut self, head_only: bool) -> Vec<BundledSnapshot> {
         let source = self.source;
         let mut queue: Vec<Descriptor> = source.index().snapshots().rev().cloned().collect();
+        let listed: HashSet<Digest> = queue.iter().map(|entry| entry.digest).collect();
         if queue.is_empty() {
             self.found("index.json", &Error::bundle("index.json", "it lists no snapshot"));
         }
@@ -186,6 +187,14 @@ impl Check<'_> {
                 }
                 Err(error) => {
                     self.bad.insert(descriptor.digest);
+                    let error = match error {
+                        Error::MissingBlob { digest, .. }
+                            if digest == descriptor.digest && !listed.contains(&digest) =>
+                        {
+                            Error::ParentManifestMissing { digest }
+                        }
+                        other => other,
+                    };
                     self.found(descriptor.digest, &error);
                     continue;
                 }

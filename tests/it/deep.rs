@@ -399,7 +399,7 @@ fn the_head_alone() {
     }
     fs::write(bundle.join("index.json"), index.to_string()).unwrap();
     let report = verified(&bundle, true, false);
-    finds(&report, "blob-missing", "is missing");
+    finds(&report, "blob-missing", "is not in the bundle; --head-only");
     assert!(!report.decoded, "an ancestor is not known");
     let report = verified(&bundle, true, true);
     assert!(report.findings.is_empty() && report.decoded && report.snapshots == 1, "{report:#?}");
