@@ -19,6 +19,32 @@ pub const MAX_CHAIN: usize = 4096;
 /// and stacks of 64 layers, these are 90 MiB.)
 pub const MAX_DOCUMENTS: u64 = 128 << 20;
 
+/// How much the documents of several snapshots are that are held at once.
+#[derive(Debug, Default)]
+pub struct Documents {
+    snapshots: usize,
+    bytes: u64,
+}
+
+impl Documents {
+    /// Counts a snapshot's manifest and config.
+    ///
+    /// # Errors
+    /// [`Error::Limit`]. Many small manifests around one large config cost its size each time.
+    pub fn add(&mut self, manifest: &Descriptor, config: &Descriptor) -> Result<()> {
+        self.snapshots += 1;
+        self.bytes = self.bytes.saturating_add(manifest.size).saturating_add(config.size);
+        let limit = |what: &str, value: u64, limit: u64| {
+            if value <= limit {
+                return Ok(());
+            }
+            Err(Error::Limit { what: format!("the {what} in the bundle"), value, limit, hint: "" })
+        };
+        limit("number of snapshots", self.snapshots as u64, MAX_CHAIN as u64)?;
+        limit("size of all manifests and configs", self.bytes, MAX_DOCUMENTS)
+    }
+}
+
 /// One snapshot of a bundle: its documents, which agree with each other.
 #[derive(Clone, Debug)]
 pub struct BundledSnapshot {

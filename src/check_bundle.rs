@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    bundle::{BundledSnapshot, encoding_of},
+    bundle::{BundledSnapshot, Documents, encoding_of},
     deep::DeepCheck,
     digest::Digest,
     error::{Error, Result},
@@ -26,41 +26,85 @@ use crate::{
     verify::into_error,
 };
 
-/// Verifies a bundle: all blobs, the graph, the tables; with `deep`, decodes everything and compares the roots.
+/// The code of a finding that says nothing about the bundle: it could not be read.
+pub const READ_FAILED: &str = "read-failed";
+
+/// What to verify, and how.
+#[derive(Clone)]
+pub struct VerifyOptions {
+    /// The bundle.
+    pub source: BundleLocation,
+    /// Decode everything and compare the roots.
+    pub deep: bool,
+    /// Without the ancestors of what is listed.
+    pub head_only: bool,
+    /// Worker threads, at least 1.
+    pub jobs: usize,
+    /// Told about progress.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// Verifies a bundle with its ancestors: all blobs, the graph, the tables; with `deep`, decodes everything and compares
+/// the roots.
 ///
 /// # Errors
-/// Only what keeps it from looking (no such file, no layout at all, I/O); what is wrong inside is in the findings.
+/// Those of [`verify`].
 pub fn verify_bundle(
     location: &BundleLocation,
     deep: bool,
     jobs: usize,
     progress: Arc<dyn Progress>,
 ) -> Result<VerifyReport> {
+    verify(&VerifyOptions { source: location.clone(), deep, head_only: false, jobs, progress })
+}
+
+/// Verifies a bundle.
+///
+/// # Errors
+/// Only what keeps it from looking (no such file, no layout at all, I/O); what is wrong inside is in the findings.
+pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
     let started = Instant::now();
+    let (deep, jobs, progress) = (options.deep, options.jobs, options.progress.as_ref());
     let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source = location.open(scratch.path())?;
-    let mut check =
-        Check { source: source.as_ref(), findings: Vec::new(), blobs: BTreeMap::new(), bad: BTreeSet::new() };
-    let mut snapshots = check.graph();
+    let source = options.source.open(scratch.path())?;
+    let mut check = Check {
+        source: source.as_ref(),
+        findings: Vec::new(),
+        known: HashSet::new(),
+        blobs: BTreeMap::new(),
+        bad: BTreeSet::new(),
+    };
+    let mut snapshots = check.graph(options.head_only);
+    // Without a document it is not known what there is to decode.
+    let whole = !snapshots.is_empty() && check.bad.is_empty();
     // What decodes to its end has been hashed on the way.
-    let decoded =
-        if deep { check.deep(&mut snapshots, scratch.path(), jobs, progress.as_ref()) } else { Decoded::default() };
-    check.blobs(&decoded.layers, jobs, progress.as_ref());
+    let decoded = if deep { check.deep(&mut snapshots, scratch.path(), jobs, progress) } else { Decoded::default() };
+    let mut layers = snapshots.iter().flat_map(|s| &s.manifest.layers);
+    let all_decoded = deep && whole && layers.all(|layer| decoded.layers.contains(&layer.digest));
+    check.blobs(&decoded.layers, jobs, progress);
     check.decoding(decoded);
     Ok(VerifyReport {
         source: source.display(),
         deep,
+        decoded: all_decoded,
         snapshots: snapshots.len(),
         blobs: check.blobs.len(),
-        blob_bytes: check.blobs.values().map(|d| d.size).sum(),
+        blob_bytes: sum(check.blobs.values()),
         findings: check.findings,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
 
+/// Declared sizes together: they are claims, and may be any number.
+fn sum<'a>(blobs: impl IntoIterator<Item = &'a Descriptor>) -> u64 {
+    blobs.into_iter().fold(0, |sum, blob| sum.saturating_add(blob.size))
+}
+
 struct Check<'a> {
     source: &'a dyn Source,
     findings: Vec<Finding>,
+    /// Subject and message of each of them.
+    known: HashSet<(String, String)>,
     blobs: BTreeMap<Digest, Descriptor>,
     bad: BTreeSet<Digest>,
 }
@@ -68,14 +112,19 @@ struct Check<'a> {
 /// The stable code of what an error found.
 fn code(error: &Error) -> &'static str {
     match error {
-        Error::MissingBlob { .. } => "blob-missing",
+        Error::MissingBlob { .. } | Error::ParentManifestMissing { .. } => "blob-missing",
         Error::CorruptBlob { .. } => "blob-corrupt",
         Error::RootMismatch { .. } => "root-mismatch",
         Error::InvalidPath { .. } => "path-invalid",
         Error::InvalidDigest { .. } => "digest-invalid",
         Error::Limit { .. } => "limit-exceeded",
         Error::RecordedIntegrity { .. } => "recorded-integrity",
-        Error::Io { .. } => "read-failed",
+        Error::Io { .. }
+        | Error::Unauthorized { .. }
+        | Error::Forbidden { .. }
+        | Error::Refused { .. }
+        | Error::Unreachable { .. }
+        | Error::Protocol { .. } => READ_FAILED,
         _ => "document-invalid",
     }
 }
@@ -83,23 +132,40 @@ fn code(error: &Error) -> &'static str {
 impl Check<'_> {
     fn found(&mut self, subject: impl ToString, error: &Error) {
         let finding = Finding { code: code(error), subject: subject.to_string(), message: error.to_string() };
-        if !self.findings.contains(&finding) {
+        if self.known.insert((finding.subject.clone(), finding.message.clone())) {
             self.findings.push(finding);
         }
     }
 
-    /// Every manifest that the index lists, and every subject; their configs and layers are noted.
-    fn graph(&mut self) -> Vec<BundledSnapshot> {
+    /// Remembers a blob; whether it is new. Who reads it goes by its own descriptor, so all must say the same.
+    fn note(&mut self, blob: &Descriptor) -> bool {
+        let Some(known) = self.blobs.get(&blob.digest) else {
+            self.blobs.insert(blob.digest, blob.clone());
+            return true;
+        };
+        if known.size != blob.size {
+            let reason = format!("one descriptor gives it {} bytes, another one {}", known.size, blob.size);
+            self.found(blob.digest, &Error::CorruptBlob { digest: blob.digest, reason });
+        }
+        false
+    }
+
+    /// Every manifest that the index lists, and every subject unless only the heads are asked for; their configs and
+    /// layers are noted.
+    fn graph(&mut self, head_only: bool) -> Vec<BundledSnapshot> {
         let source = self.source;
         let mut queue: Vec<Descriptor> = source.index().snapshots().rev().cloned().collect();
+        let listed: HashSet<Digest> = queue.iter().map(|entry| entry.digest).collect();
         if queue.is_empty() {
             self.found("index.json", &Error::bundle("index.json", "it lists no snapshot"));
         }
-        let others = source.index().manifests.iter().filter(|d| d.media_type == media_type::INDEX);
-        self.blobs.extend(others.map(|d| (d.digest, d.clone())));
+        for other in source.index().manifests.iter().filter(|d| d.media_type == media_type::INDEX) {
+            self.note(other);
+        }
         let mut loaded: Vec<BundledSnapshot> = Vec::new();
+        let mut documents = Documents::default();
         while let Some(descriptor) = queue.pop() {
-            if self.blobs.insert(descriptor.digest, descriptor.clone()).is_some() {
+            if !self.note(&descriptor) {
                 continue;
             }
             // The manifest is read first on its own, so that its blobs are checked even where its config is bad.
@@ -109,13 +175,26 @@ impl Check<'_> {
                 .and_then(|bytes| crate::model::Manifest::parse(&bytes, &format!("manifest {}", descriptor.digest)));
             match manifest {
                 Ok(manifest) => {
-                    for blob in manifest.layers.iter().chain([&manifest.config]) {
-                        self.blobs.insert(blob.digest, blob.clone());
+                    if let Err(error) = documents.add(&descriptor, &manifest.config) {
+                        self.bad.insert(descriptor.digest);
+                        self.found("index.json", &error);
+                        break;
                     }
-                    queue.extend(manifest.subject.clone());
+                    for blob in manifest.layers.iter().chain([&manifest.config]) {
+                        self.note(blob);
+                    }
+                    queue.extend(manifest.subject.filter(|_| !head_only));
                 }
                 Err(error) => {
                     self.bad.insert(descriptor.digest);
+                    let error = match error {
+                        Error::MissingBlob { digest, .. }
+                            if digest == descriptor.digest && !listed.contains(&digest) =>
+                        {
+                            Error::ParentManifestMissing { digest }
+                        }
+                        other => other,
+                    };
                     self.found(descriptor.digest, &error);
                     continue;
                 }
@@ -132,7 +211,10 @@ impl Check<'_> {
                 }
             }
         }
-        self.parents(&loaded);
+        // A head that is restored alone needs no parent.
+        if !head_only {
+            self.parents(&loaded);
+        }
         loaded
     }
 
@@ -160,7 +242,7 @@ impl Check<'_> {
     fn blobs(&mut self, hashed: &HashSet<Digest>, jobs: usize, progress: &dyn Progress) {
         let wanted = |d: &&Descriptor| !self.bad.contains(&d.digest) && !hashed.contains(&d.digest);
         let blobs: Vec<Descriptor> = self.blobs.values().filter(wanted).cloned().collect();
-        progress.begin("verifying blobs", Some(blobs.iter().map(|d| d.size).sum()));
+        progress.begin("verifying blobs", Some(sum(&blobs)));
         let (next, failed, source) = (AtomicUsize::new(0), Mutex::new(Vec::new()), self.source);
         std::thread::scope(|scope| {
             for _ in 0..jobs.clamp(1, blobs.len().max(1)) {
@@ -249,11 +331,13 @@ pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
     let source = location.open(&std::env::temp_dir())?;
     let mut snapshots: Vec<BundledSnapshot> = Vec::new();
     let mut queue: Vec<Descriptor> = source.index().snapshots().rev().cloned().collect();
+    let (mut seen, mut documents) = (HashSet::new(), Documents::default());
     while let Some(descriptor) = queue.pop() {
-        if snapshots.iter().any(|s| s.descriptor.digest == descriptor.digest) {
+        if !seen.insert(descriptor.digest) {
             continue;
         }
         let snapshot = BundledSnapshot::load(source.as_ref(), &descriptor)?;
+        documents.add(&descriptor, &snapshot.manifest.config)?;
         for (layer, record) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers) {
             encoding_of(layer, record)?;
         }
@@ -273,7 +357,7 @@ pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
     Ok(InspectReport {
         source: source.display(),
         snapshots: snapshots.iter().map(|s| inspected(s, &uses)).collect(),
-        blob_bytes: Some(blobs.values().sum()),
+        blob_bytes: Some(blobs.values().fold(0, |sum, size| sum.saturating_add(*size))),
     })
 }
 

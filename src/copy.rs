@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     ahead::Ahead,
-    bundle::{self, BundledSnapshot, MAX_CHAIN},
+    bundle::{self, BundledSnapshot, Documents},
     destination::{Destination, Form, create_target},
     digest::Digest,
     error::{Error, Result},
@@ -25,7 +25,6 @@ use crate::{
     report::{CopiedSnapshot, CopyReport},
     storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
     temporary::{Folder, SCRATCH},
-    verify::into_error,
 };
 
 /// Most blobs at once: each on its way to a registry has up to three chunks in memory.
@@ -60,7 +59,8 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let source = options.source.open(scratch.path())?;
     let heads = match &options.tag {
         Some(tag) => vec![bundle::head(source.as_ref(), Some(tag))?],
-        None => source.index().manifests.clone(),
+        // An index among them leads to no snapshot.
+        None => source.index().snapshots().cloned().collect(),
     };
     if heads.is_empty() {
         return Err(Error::bundle("index.json", "it lists no snapshot"));
@@ -68,7 +68,11 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let graph = Graph::load(source.as_ref(), &heads)?;
     let plain = graph.blobs().any(|d| matches!(d.media_type.as_str(), media_type::LAYER_TAR | media_type::DELTA_TAR));
     let mut target = create_target(&options.destination, options.form, plain.then_some(3), options.force)?;
-    let counts = copy_graph(source.as_ref(), target.as_mut(), &graph, options.jobs, options.progress.as_ref())?;
+    let place = match &options.destination {
+        Destination::Stdout => "standard output".into(),
+        other => other.display(),
+    };
+    let counts = copy_graph(source.as_ref(), target.as_mut(), &place, &graph, options.jobs, options.progress.as_ref())?;
     let index = graph.index(source.as_ref(), &heads);
     target.finish(&index)?;
     let tag_of = |digest| index.manifests.iter().find(|d| d.digest == digest).and_then(Index::tag_of);
@@ -109,20 +113,14 @@ impl Graph {
     pub fn load(source: &dyn Source, heads: &[Descriptor]) -> Result<Self> {
         let mut snapshots: Vec<BundledSnapshot> = Vec::new();
         let mut seen: HashSet<Digest> = HashSet::new();
+        let mut documents = Documents::default();
         for head in heads {
             let mut chain = Vec::new();
             let mut next = Some(head.clone());
             while let Some(descriptor) = next.filter(|d| seen.insert(d.digest)) {
-                if snapshots.len() + chain.len() >= MAX_CHAIN {
-                    return Err(Error::Limit {
-                        what: "the number of snapshots in the bundle".into(),
-                        value: MAX_CHAIN as u64 + 1,
-                        limit: MAX_CHAIN as u64,
-                        hint: "",
-                    });
-                }
                 let bare = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
                 let snapshot = BundledSnapshot::load(source, &bare)?;
+                documents.add(&bare, &snapshot.manifest.config)?;
                 next = snapshot.manifest.subject.clone();
                 chain.push(snapshot);
             }
@@ -193,11 +191,11 @@ pub struct Counts {
 impl Counts {
     fn count(&mut self, descriptor: &Descriptor, put: Put) {
         self.blobs += 1;
-        self.blob_bytes += descriptor.size;
+        self.blob_bytes = self.blob_bytes.saturating_add(descriptor.size);
         match put {
             Put::Sent => {
                 self.sent_blobs += 1;
-                self.sent_bytes += descriptor.size;
+                self.sent_bytes = self.sent_bytes.saturating_add(descriptor.size);
             }
             Put::Mounted => self.mounted_blobs += 1,
             Put::Existed => {}
@@ -206,27 +204,34 @@ impl Counts {
 }
 
 /// Copies a graph's blobs and manifests, children before parents in the sense of content: what a manifest names is there
-/// before it is. The target is not finished.
+/// before it is. The target, which messages call `place`, is not finished.
 ///
 /// # Errors
 /// [`Error::CorruptBlob`], [`Error::MissingBlob`], and whatever the target says.
 pub fn copy_graph(
     source: &dyn Source,
     target: &mut dyn Target,
+    place: &str,
     graph: &Graph,
     jobs: usize,
     progress: &dyn Progress,
 ) -> Result<Counts> {
-    progress.begin("copying", Some(graph.blobs().map(|d| d.size).sum()));
+    progress.begin("copying", Some(graph.blobs().fold(0, |sum, d| sum.saturating_add(d.size))));
     let counts = match target.shared() {
         Some(shared) => at_once(source, shared, graph, jobs, progress)?,
-        None => one_by_one(source, target, graph, progress)?,
+        None => one_by_one(source, target, place, graph, progress)?,
     };
     progress.end();
     Ok(counts)
 }
 
-fn one_by_one(source: &dyn Source, target: &mut dyn Target, graph: &Graph, progress: &dyn Progress) -> Result<Counts> {
+fn one_by_one(
+    source: &dyn Source,
+    target: &mut dyn Target,
+    place: &str,
+    graph: &Graph,
+    progress: &dyn Progress,
+) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut seen = HashSet::new();
     let all = graph.snapshots.iter().flat_map(|s| blobs_of(s).chain([&s.descriptor])).filter(|d| seen.insert(d.digest));
@@ -238,7 +243,7 @@ fn one_by_one(source: &dyn Source, target: &mut dyn Target, graph: &Graph, progr
             }
             let mut blob = source.fetch(descriptor)?;
             let mut writer = target.blob()?;
-            pour(&mut blob, &mut writer, &|n| progress.advance(n)).map_err(|e| into_error(e, descriptor.digest))?;
+            pour(&mut blob, descriptor.digest, &mut writer, place, &|n| progress.advance(n))?;
             let written = writer.commit(&descriptor.media_type)?;
             if written.digest != descriptor.digest {
                 let reason = format!("it was written as {}", written.digest);

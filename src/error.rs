@@ -348,6 +348,12 @@ pub enum Error {
         /// How many.
         count: usize,
     },
+    /// What could be read of a bundle is good, and some could not be: the findings have been reported.
+    #[error("not everything could be verified: {count} failure(s) to read")]
+    Incomplete {
+        /// How many.
+        count: usize,
+    },
 }
 
 impl Error {

@@ -194,8 +194,10 @@ pub struct Finding {
 pub struct VerifyReport {
     /// What was verified.
     pub source: String,
-    /// Whether layers were decoded and roots compared.
+    /// Whether layers were to be decoded and roots compared.
     pub deep: bool,
+    /// Whether that came to its end: every layer of every snapshot was decoded.
+    pub decoded: bool,
     /// Snapshots found.
     pub snapshots: usize,
     /// Blobs checked.

@@ -4,9 +4,9 @@ use std::io::{self, Read, Write};
 
 use crate::{
     digest::Digest,
-    error::Result,
+    error::{Error, Result},
     model::{Descriptor, Index},
-    verify::VerifyReader,
+    verify::{VerifyReader, into_error},
 };
 
 /// A blob's verified bytes.
@@ -95,21 +95,56 @@ pub trait SharedTarget: Sync {
     ) -> Result<Put>;
 }
 
-/// Copies a blob to its end.
+/// Copies the blob `digest` to its end; `place` is how messages call what it is written to.
 ///
 /// # Errors
-/// Those of either side; the library's own errors are inside.
-pub fn pour(from: &mut dyn Read, to: &mut dyn Write, advance: &dyn Fn(u64)) -> io::Result<()> {
+/// What is wrong with the blob; [`Error::Io`] where either side fails: a disk that is full makes no blob corrupt.
+pub fn pour(from: &mut dyn Read, digest: Digest, to: &mut dyn Write, place: &str, advance: &dyn Fn(u64)) -> Result<()> {
+    let cannot_write = |e: io::Error| e.downcast::<Error>().unwrap_or_else(|e| Error::io("write", place, e));
     let mut buffer = vec![0; 256 << 10];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(n) => {
-                to.write_all(&buffer[..n])?;
+                to.write_all(&buffer[..n]).map_err(cannot_write)?;
                 advance(n as u64);
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            Err(e) => return Err(into_error(e, digest)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails as the system does, with this number.
+    struct Failing(i32);
+
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::from_raw_os_error(self.0))
+        }
+    }
+
+    impl Write for Failing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::Error::from_raw_os_error(self.0))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn neither_side_makes_the_blob_corrupt() {
+        let digest = Digest::of(b"abc");
+        let full = pour(&mut &b"abc"[..], digest, &mut Failing(28), "/a/b.tar", &|_| {}).unwrap_err();
+        assert_eq!(full.to_string(), "cannot write /a/b.tar: No space left on device (os error 28)");
+        let broken = pour(&mut Failing(5), digest, &mut Vec::new(), "/a/b.tar", &|_| {}).unwrap_err();
+        assert_eq!(broken.to_string(), format!("cannot read the blob {digest}: Input/output error (os error 5)"));
+        assert_eq!((full.exit_code(), broken.exit_code()), (1, 1));
     }
 }

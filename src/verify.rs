@@ -66,10 +66,12 @@ impl<R: Read> VerifyReader<R> {
     }
 }
 
-/// The library's error inside an I/O error, or a corrupt blob with the I/O error's text.
+/// The library's error inside an I/O error, or what the system said, or a corrupt blob with the I/O error's text.
 pub fn into_error(error: io::Error, digest: Digest) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,
+        // A disk that cannot be read says nothing about the bytes.
+        Err(error) if error.raw_os_error().is_some() => Error::io("read the blob", digest.to_string(), error),
         Err(error) => Error::CorruptBlob { digest, reason: error.to_string() },
     }
 }

@@ -17,6 +17,10 @@ use super::{
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 4 not found, \
 5 already exists, 130 interrupted";
 
+/// The same of `verify`.
+const VERIFY_EXIT_CODES: &str = "Exit codes: 0 good, 1 failed, or something could not be read and the rest is good, \
+2 usage, 3 verification failed, 4 not found, 130 interrupted";
+
 /// The default of `--max-files`.
 const MAX_FILES: u64 = 100_000;
 
@@ -60,7 +64,7 @@ pub enum Verb {
     #[command(after_help = EXIT_CODES)]
     Logout(LogoutArgs),
     /// Check every blob, the graph and the tables of a bundle; list all findings
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = VERIFY_EXIT_CODES)]
     Verify(VerifyArgs),
     /// Show the chain, layers and files of a bundle or of a snapshot in a store
     #[command(after_help = EXIT_CODES)]
@@ -284,6 +288,9 @@ pub struct VerifyArgs {
     /// Decode every layer and compare every file's root; needs scratch space in $TMPDIR
     #[arg(long)]
     pub deep: bool,
+    /// The heads alone, as `import --head-only` restores them: for a bundle that was copied without the ancestors' manifests
+    #[arg(long)]
+    pub head_only: bool,
     #[command(flatten)]
     pub jobs: JobsArg,
     #[command(flatten)]

@@ -2,7 +2,7 @@
 
 use snapcask::{
     Error, Result,
-    check_bundle::verify_bundle,
+    check_bundle::{READ_FAILED, VerifyOptions, verify},
     report::{Finding, VerifyReport},
 };
 
@@ -11,7 +11,13 @@ use super::{args::VerifyArgs, import, output, progress};
 /// Runs the verb: every finding is printed (with `--quiet` too: findings are errors), then they are an error.
 pub fn run(args: &VerifyArgs) -> Result<()> {
     let location = import::location(&args.source, &|| args.registry.resolve())?;
-    let report = verify_bundle(&location, args.deep, args.jobs.resolve(), progress::for_output(&args.common))?;
+    let report = verify(&VerifyOptions {
+        source: location,
+        deep: args.deep,
+        head_only: args.head_only,
+        jobs: args.jobs.resolve(),
+        progress: progress::for_output(&args.common),
+    })?;
     if args.common.json {
         output::json(&report)?;
     } else {
@@ -22,6 +28,8 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     }
     match report.findings.len() {
         0 => Ok(()),
+        // A disk or a registry that fails says nothing about the bundle.
+        count if report.findings.iter().all(|f| f.code == READ_FAILED) => Err(Error::Incomplete { count }),
         count => Err(Error::Findings { count }),
     }
 }
@@ -41,7 +49,11 @@ pub fn summary(report: &VerifyReport) -> String {
         0 => "good".into(),
         n => output::count(n, "finding"),
     };
-    let depth = if report.deep { "every file decoded" } else { "not decoded (--deep does)" };
+    let depth = match (report.deep, report.decoded) {
+        (true, true) => "every file decoded",
+        (true, false) => "not every file decoded",
+        (false, _) => "not decoded (--deep does)",
+    };
     format!(
         "{}: {verdict}; {}, {} of {}, {depth}, in {}\n",
         output::clean(&report.source),
@@ -62,6 +74,7 @@ mod tests {
         let mut report = VerifyReport {
             source: "b.tar".into(),
             deep: true,
+            decoded: true,
             snapshots: 1,
             blobs: 3,
             blob_bytes: 2048,
@@ -74,5 +87,7 @@ mod tests {
         );
         report.findings.clear();
         assert_eq!(summary(&report), "b.tar: good; 1 snapshot, 3 blobs of 2.0 KiB, every file decoded, in 0.50 s\n");
+        report.decoded = false;
+        assert!(summary(&report).contains(", not every file decoded, "));
     }
 }

@@ -21,55 +21,77 @@ use super::{
     merkle::{self, CHUNK, LEAF, Node},
 };
 
-/// What the deltas above a file will need of it.
-#[derive(Clone, Debug, Default)]
-pub struct Later {
-    /// Chunks that they write to: the nodes of their leaves are kept. Sorted.
-    chunks: Vec<u64>,
-    /// Leaves that they write to in part: their bytes are kept. Sorted.
-    leaves: Vec<u64>,
+/// What one delta needs of the file that it goes over. In ranges: a segment costs as much however long it claims to be.
+#[derive(Debug)]
+pub struct Needs {
+    /// Chunks that it writes to: the nodes of their leaves are kept. Sorted.
+    chunks: Vec<Range<u64>>,
+    /// Leaves that it writes to in part: their bytes are kept. Sorted.
+    leaves: Vec<Range<u64>>,
 }
 
-impl Later {
-    /// Adds what a delta with these segments needs of a file of the same size.
-    pub fn add(&mut self, segments: &[Range<u64>], size: u64) {
+impl Needs {
+    /// Of a delta with these segments over a file of the same size.
+    pub fn of(segments: &[Range<u64>], size: u64) -> Self {
+        let (mut chunks, mut leaves) = (Vec::new(), Vec::new());
         for segment in segments.iter().filter(|s| s.start < s.end) {
-            self.chunks.extend(segment.start / CHUNK..segment.end.div_ceil(CHUNK));
-            let leaves = segment.start / LEAF_SIZE..segment.end.div_ceil(LEAF_SIZE);
-            let is_filled =
-                |leaf: u64| segment.start <= leaf * LEAF_SIZE && segment.end >= ((leaf + 1) * LEAF_SIZE).min(size);
+            chunks.push(segment.start / CHUNK..segment.end.div_ceil(CHUNK));
+            let touched = segment.start / LEAF_SIZE..segment.end.div_ceil(LEAF_SIZE);
+            let is_filled = |leaf: u64| {
+                segment.start <= leaf * LEAF_SIZE && segment.end >= (leaf + 1).saturating_mul(LEAF_SIZE).min(size)
+            };
             // Those between the ends are filled.
-            let ends = [leaves.start, leaves.end - 1];
-            self.leaves.extend(ends.into_iter().filter(|leaf| !is_filled(*leaf)));
+            let ends = [touched.start, touched.end - 1];
+            leaves.extend(ends.into_iter().filter(|leaf| !is_filled(*leaf)).map(|leaf| leaf..leaf + 1));
         }
-        self.tidy();
+        Self { chunks: joined(chunks), leaves: joined(leaves) }
+    }
+}
+
+/// The ranges, sorted, those that touch as one.
+fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let touch = next.start <= range.end;
+        if touch {
+            range.end = range.end.max(next.end);
+        }
+        touch
+    });
+    ranges.shrink_to_fit();
+    ranges
+}
+
+fn contains(ranges: &[Range<u64>], at: u64) -> bool {
+    ranges.get(ranges.partition_point(|range| range.end <= at)).is_some_and(|range| range.start <= at)
+}
+
+/// What the deltas above a file will need of it: those of the file above it, too, are the same objects.
+#[derive(Clone, Debug, Default)]
+pub struct Later(Vec<Arc<Needs>>);
+
+impl Later {
+    /// What these deltas need.
+    pub fn new(deltas: Vec<Arc<Needs>>) -> Self {
+        Self(deltas)
     }
 
-    /// Adds what others need.
-    pub fn merge(&mut self, other: &Self) {
-        self.chunks.extend(&other.chunks);
-        self.leaves.extend(&other.leaves);
-        self.tidy();
+    /// The deltas.
+    pub fn deltas(&self) -> &[Arc<Needs>] {
+        &self.0
     }
 
     /// Whether nothing of the file's bytes is needed.
     pub fn needs_no_bytes(&self) -> bool {
-        self.leaves.is_empty()
-    }
-
-    fn tidy(&mut self) {
-        for list in [&mut self.chunks, &mut self.leaves] {
-            list.sort_unstable();
-            list.dedup();
-        }
+        self.0.iter().all(|needs| needs.leaves.is_empty())
     }
 
     fn needs_nodes(&self, chunk: u64) -> bool {
-        self.chunks.binary_search(&chunk).is_ok()
+        self.0.iter().any(|needs| contains(&needs.chunks, chunk))
     }
 
     fn needs_bytes(&self, leaf: u64) -> bool {
-        self.leaves.binary_search(&leaf).is_ok()
+        self.0.iter().any(|needs| contains(&needs.leaves, leaf))
     }
 }
 
@@ -112,6 +134,8 @@ struct State {
     open: HashMap<u64, OpenChunk>,
     done: Vec<Chunk>,
     nodes: HashMap<u64, Vec<Leaf>>,
+    /// Bytes in blocks that are not all zero, of all leaves that are complete.
+    data_bytes: u64,
 }
 
 struct OpenChunk {
@@ -157,6 +181,17 @@ impl StreamedContents {
 
     fn expected(&self, window: Range<u64>) -> u64 {
         within(&self.segments, &window).map(|r| r.end - r.start).sum()
+    }
+
+    /// Bytes in blocks that are not all zero, as far as data has passed: at the end no more than the file holds.
+    pub fn data_bytes(&self) -> u64 {
+        self.lock().data_bytes
+    }
+
+    /// The most that data which stands at `window` makes the scratch file take in.
+    pub fn kept(&self, window: Range<u64>) -> u64 {
+        let leaves = window.start / LEAF_SIZE..window.end.div_ceil(LEAF_SIZE);
+        leaves.filter(|leaf| self.later.needs_bytes(*leaf)).count() as u64 * LEAF_SIZE
     }
 
     /// Takes in data that stands at `offset`: part of one segment, never the same twice.
@@ -251,6 +286,7 @@ impl StreamedContents {
             scratch.write_all_at(&bytes[..length], start)?;
         }
         let mut state = self.lock();
+        state.data_bytes = state.data_bytes.saturating_add(data_bytes);
         let index = leaf / LEAVES;
         let chunk = self.open(&mut state, index)?;
         let at = leaf % LEAVES;
@@ -373,9 +409,9 @@ mod tests {
                 |version: &[(Range<u64>, Vec<u8>)]| version.iter().map(|(r, _)| r.clone()).collect::<Vec<_>>();
             let mut later = vec![Arc::new(Later::default())];
             for version in versions[1..].iter().rev() {
-                let mut needs = (**later.last().unwrap()).clone();
-                needs.add(&segments(version), size);
-                later.push(Arc::new(needs));
+                let mut deltas = later.last().unwrap().deltas().to_vec();
+                deltas.push(Arc::new(Needs::of(&segments(version), size)));
+                later.push(Arc::new(Later::new(deltas)));
             }
             later.reverse();
             let (scratch, whole) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
@@ -407,12 +443,23 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_costs_as_little_as_it_weighs() {
+        let huge = 0..(4u64 << 40) + 5;
+        let needs = Needs::of(&[huge.clone(), huge.end + 4096..huge.end + 8192], u64::MAX);
+        let last = huge.end / LEAF_SIZE;
+        assert_eq!((needs.chunks.len(), &needs.chunks[0]), (1, &(0..huge.end.div_ceil(CHUNK))));
+        assert_eq!((needs.leaves.len(), &needs.leaves[0]), (1, &(last..last + 1)));
+        let later = Later::new(vec![Arc::new(needs)]);
+        assert!(later.needs_nodes(0) && later.needs_nodes(1 << 20) && !later.needs_nodes((1 << 20) + 1));
+        assert!(later.needs_bytes(last) && !later.needs_bytes(last - 1) && !later.needs_bytes(last + 1));
+    }
+
+    #[test]
     fn what_was_not_kept_is_missed() {
         let size = 2 * CHUNK;
         let segments = |range: Range<u64>| -> Vec<Range<u64>> { std::iter::once(range).collect() };
         // A delta that fills the leaf needs its chunk's nodes, and none of its bytes.
-        let mut later = Later::default();
-        later.add(&segments(0..LEAF_SIZE), size);
+        let later = Later::new(vec![Arc::new(Needs::of(&segments(0..LEAF_SIZE), size))]);
         assert!(later.needs_no_bytes());
         let first = StreamedContents::new(size, segments(0..LEAF_SIZE)).keeping(Arc::new(later), None);
         first.take(&[7; LEAF], 0).unwrap();

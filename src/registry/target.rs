@@ -30,7 +30,6 @@ use crate::{
     },
     reference::{RegistryReference, Repository, Version},
     storage::{Blob, BlobWriter, Put, SharedTarget, Target},
-    verify::into_error,
 };
 
 /// What the writers of a push share.
@@ -259,7 +258,7 @@ impl RegistryTarget {
         advance: &dyn Fn(u64),
     ) -> Result<()> {
         let mut writer = UploadWriter::new(self.shared.clone(), Some(descriptor.digest), session);
-        crate::storage::pour(&mut blob, &mut writer, advance).map_err(|e| into_error(e, descriptor.digest))?;
+        crate::storage::pour(&mut blob, descriptor.digest, &mut writer, &self.shared.repo.display(), advance)?;
         writer.end(&descriptor.media_type, Some(descriptor)).map(drop)
     }
 }

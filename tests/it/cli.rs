@@ -110,3 +110,23 @@ fn what_cannot_be_packed() {
     succeeds(&run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", store]));
     let _ = Form::Tar;
 }
+
+/// A disk that is full makes no blob corrupt. (A limit on the size of files is one for root, too.)
+#[test]
+fn copy_to_a_full_disk() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let bundle = fixture.path("bundle");
+    fixture.export_chain(Form::Dir, &bundle);
+    for name in ["copy/", "copy.tar", "copy.tar.zst"] {
+        let copy = fixture.path(name);
+        let output = std::process::Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_snapcask"), "copy"])
+            .args([bundle.as_os_str(), copy.as_os_str()])
+            .output()
+            .unwrap();
+        let text = fails(&output, 1);
+        let place = copy.to_str().unwrap().trim_end_matches('/');
+        assert!(text.contains(&format!("cannot write {place}")) && text.contains("File too large"), "{text}");
+        assert!(!copy.exists());
+    }
+}

@@ -150,6 +150,7 @@ fn texts_and_exit_codes() {
         ),
         (Error::Interrupted, 1, s("interrupted; nothing half-written is in place. Run the same command again")),
         (Error::Findings { count: 2 }, 3, s("verification failed: 2 finding(s)")),
+        (Error::Incomplete { count: 2 }, 1, s("not everything could be verified: 2 failure(s) to read")),
     ];
     for (error, code, text) in cases {
         assert_eq!(error.to_string(), text);

@@ -123,6 +123,9 @@ fn an_index_among_the_snapshots_is_ignored_and_checked() {
     assert_eq!(imported.snapshots.len(), report.snapshots.len());
     succeeds(&run(["verify".as_ref(), bundle.as_os_str()]));
     succeeds(&run(["inspect".as_ref(), bundle.as_os_str()]));
+    let copy = fixture.path("copy.tar");
+    succeeds(&run(["copy".as_ref(), bundle.as_os_str(), copy.as_os_str()]));
+    succeeds(&run(["verify".as_ref(), copy.as_os_str(), "--deep".as_ref()]));
 
     let store = fixture.path("other");
     let asked = [

@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod conflicts;
 mod corruption;
+mod deep;
 mod dependency_rule;
 #[cfg(target_arch = "x86_64")]
 mod durability;
