@@ -9,10 +9,10 @@ use std::{
 };
 
 use serde_json::json;
-use snapcask::import::ImportOptions;
+use snapcask::{Digest, import::ImportOptions, media_type};
 
 use super::{
-    craft::{Arena, Craft, DISK, Made, counted, frame, snapshot_descriptor},
+    craft::{Arena, Craft, DISK, Made, counted, describes, disk, frame, row, snapshot_descriptor},
     tar::*,
 };
 use crate::{
@@ -200,21 +200,24 @@ fn an_outer_stream_of_zeros() {
 
 #[test]
 fn a_table_that_promises_petabytes() {
-    let craft = Craft::config(|v| {
-        for row in v["files"].as_array_mut().unwrap() {
-            row["size"] = json!(1_u64 << 60);
-            row["dataBytes"] = json!(1_u64 << 59);
-        }
-    });
-    harmless(&craft.make(), 1, "the data to restore, in bytes, is 1152921504606846976, over the limit of", 0);
+    let disk = |v: &mut serde_json::Value, size: u64| {
+        let row = v["files"].as_array_mut().unwrap().iter_mut().find(|row| row["path"] == DISK).unwrap();
+        row["size"] = json!(size);
+        row["dataBytes"] = json!(size);
+        row.clone()
+    };
+    let craft = Craft::config(move |v| drop(disk(v, 1 << 60)));
+    harmless(&craft.make(), 1, "the data to restore, in bytes, is 1152921504606847", 0);
     // Sizes that overflow when they are added up.
-    let craft = Craft::config(|v| {
-        for row in v["files"].as_array_mut().unwrap() {
-            row["size"] = json!(i64::MAX);
-            row["dataBytes"] = json!(i64::MAX);
+    let craft = Craft::config(move |v| {
+        let row = disk(v, i64::MAX as u64);
+        for path in ["x", "y", "z"] {
+            let mut row = row.clone();
+            row["path"] = json!(path);
+            v["files"].as_array_mut().unwrap().push(row);
         }
     });
-    harmless(&craft.make(), 1, "the data to restore, in bytes, is", 0);
+    harmless(&craft.make(), 1, "the data to restore, in bytes, is 18446744073709551615", 0);
     let craft = Craft::config(|v| v["files"][0]["size"] = json!(u64::MAX));
     harmless(&craft.make(), 3, "an impossible size", 0);
 }
@@ -244,6 +247,40 @@ fn a_table_of_many_files() {
     let options = ImportOptions { max_bytes: Some(100), ..import_options(&bundle, &arena.store) };
     let error = arena.refuses_with(&options, "Limit", "over the limit of 100");
     assert!(error.to_string().contains("--max-bytes"), "{error}");
+}
+
+/// A hole of gigabytes in place of a file that is read whole.
+#[test]
+fn files_that_are_read_whole() {
+    let (name, _) = snapshot_descriptor();
+    let of = name.clone();
+    let hole = sparse(&name, &[(octal(3 << 30), octal(0))], octal(3 << 30), b"");
+    let mut craft = Craft::layer_tar([hole, file(DISK, &disk()), END.to_vec()].concat());
+    craft.config = Box::new(move |v| {
+        let rows = v["files"].as_array_mut().unwrap();
+        let row = rows.iter_mut().find(|row| row["path"] == of).unwrap();
+        row["size"] = json!(3_u64 << 30);
+        row["dataBytes"] = json!(0);
+    });
+    harmless(&craft.make(), 1, "is 3221225472, over the limit of 1048576", 0);
+    for (path, limit) in [("vmdk/x.vmdk", 1_u64 << 20), ("manifests/x.json", 16 << 20)] {
+        let blob = frame(&[file(path, b"x"), END.to_vec()].concat());
+        let (of, bytes) = (Digest::of(&blob).to_string(), blob.clone());
+        let craft = Craft {
+            config: Box::new(move |v| {
+                let mut row = row(path, b"");
+                row["size"] = json!(limit + 1);
+                let record = json!({ "kind": "cache", "digest": of, "file": row });
+                v["layers"].as_array_mut().unwrap().push(record);
+            }),
+            manifest: Box::new(move |v| {
+                v["layers"].as_array_mut().unwrap().push(describes(media_type::LAYER_ZSTD, &bytes));
+            }),
+            more: vec![blob],
+            ..Craft::default()
+        };
+        harmless(&craft.make(), 1, &format!("is {}, over the limit of {limit}", limit + 1), 0);
+    }
 }
 
 /// The image cache's files count like all others, those of ancestors too.
