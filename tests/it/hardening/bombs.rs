@@ -283,6 +283,21 @@ fn files_that_are_read_whole() {
     }
 }
 
+/// Entries for folders are ignored, but remembered: a layer of half a MB can hold hundreds of MB of them.
+#[test]
+fn folders_without_end() {
+    let above = ["p".repeat(250), "p".repeat(250), "p".repeat(250), "p".repeat(200)].join("/");
+    let mut tar = Vec::new();
+    for i in 0..35_000 {
+        let name = format!("{above}/{i:09}/\0");
+        tar.extend([long_name(name.as_bytes()), entry("x", b'5', b"", |_| {})].concat());
+    }
+    tar.extend([Craft::default().entries().concat(), END.to_vec()].concat());
+    let layer = tar.chunks(4 << 20).map(frame).collect::<Vec<_>>().concat();
+    let made = Craft { layer: Some(layer), ..Craft::default() }.make();
+    harmless(&made, 1, "over the limit of 33554432", 64 << 10);
+}
+
 /// The image cache's files count like all others, those of ancestors too.
 #[test]
 fn cache_files_count() {
