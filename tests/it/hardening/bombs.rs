@@ -298,6 +298,22 @@ fn folders_without_end() {
     harmless(&made, 1, "over the limit of 33554432", 64 << 10);
 }
 
+/// Each path of a table makes folders; with 511 of them in each, a config of 4 MiB cost gigabytes.
+#[test]
+fn a_table_of_many_folders() {
+    let craft = Craft::config(|v| {
+        let row = v["files"][0].clone();
+        let rows = v["files"].as_array_mut().unwrap();
+        rows.extend((0..2_000).map(|i| {
+            let mut row = row.clone();
+            row["path"] = json!(format!("{i:04}{}", "/a".repeat(510)));
+            row
+        }));
+        rows.sort_by_key(|row| row["path"].as_str().unwrap().to_owned());
+    });
+    harmless(&craft.make(), 3, "is 510 folders deep, over the limit of 32", 0);
+}
+
 /// The image cache's files count like all others, those of ancestors too.
 #[test]
 fn cache_files_count() {
