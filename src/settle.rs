@@ -121,7 +121,13 @@ fn descriptor_of(bundled: &BundledSnapshot, directory: &Path) -> Result<Snapshot
     // One byte more than the limit, which `parse` refuses.
     let file = File::open(&path).context("open", &path)?;
     file.take(MAX_DESCRIPTOR + 1).read_to_end(&mut bytes).context("read", &path)?;
-    let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes)?;
+    let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes).map_err(|error| match error {
+        // It is the bundle's, and the stage that it stands in is soon gone.
+        Error::InvalidDescriptor { reason, .. } => {
+            Error::bundle(format!("{} of snapshot {}", record.descriptor, record.name), reason)
+        }
+        other => other,
+    })?;
     let same = descriptor.digest == record.digest
         && descriptor.id == record.id
         && descriptor.parent == record.parent
