@@ -314,6 +314,40 @@ fn a_table_of_many_folders() {
     harmless(&craft.make(), 3, "is 510 folders deep, over the limit of 32", 0);
 }
 
+/// Frames that hold nothing, or next to it, are charged all the same.
+#[test]
+fn frames_of_nothing() {
+    let tar = [Craft::default().entries().concat(), END.to_vec()].concat();
+    let empty = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x00, 0x01, 0x00, 0x00];
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 0x00, 0x00, 0x00, 0x00];
+    let zero = frame(&[0]);
+    for nothing in [&empty[..], &skippable, &zero] {
+        let blob = [frame(&tar), nothing.repeat(70_000)].concat();
+        let made = Craft { layer: Some(blob), ..Craft::default() }.make();
+        harmless(&made, 1, "the number of zstd frames of layer", 64 << 10);
+        // Some of them are nothing bad.
+        let made = Craft { layer: Some([frame(&tar), nothing.repeat(1000)].concat()), ..Craft::default() }.make();
+        let arena = Arena::new();
+        write(arena.bundle("b.tar"), &made.tar());
+        arena.accepts(&arena.bundle("b.tar"));
+    }
+}
+
+/// Nothing is read of a layer that is larger than what it may unpack to.
+#[test]
+fn a_layer_larger_than_its_limit() {
+    let size = 3_u64 << 30;
+    let made = Craft::manifest(move |v| v["layers"][0]["size"] = json!(size)).make();
+    let arena = Arena::new();
+    let bundle = arena.bundle("dir");
+    made.write_dir(&bundle);
+    let blob = bundle.join("blobs/sha256").join(Digest::of(&made.layer).hex());
+    fs::OpenOptions::new().write(true).open(blob).unwrap().set_len(size).unwrap();
+    let options = ImportOptions { max_bytes: Some(1 << 20), ..import_options(&bundle, &arena.store) };
+    let error = arena.refuses_with(&options, "Limit", "is 3221225472, over the limit of 1074790400");
+    assert!(error.to_string().starts_with("the size of layer sha256:"), "{error}");
+}
+
 /// The image cache's files count like all others, those of ancestors too.
 #[test]
 fn cache_files_count() {
