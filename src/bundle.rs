@@ -10,7 +10,9 @@ use crate::{
     model::{
         Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotIdentity, SnapshotRecord, json::MAX_DOCUMENT,
     },
+    snapshot::MAX_DESCRIPTOR,
     storage::Source,
+    store::vmdk::MAX_VMDK,
 };
 
 /// Longest chain that is followed.
@@ -18,6 +20,8 @@ pub const MAX_CHAIN: usize = 4096;
 /// Most bytes of manifests and configs of a chain: they are held in memory. (Of 4,096 snapshots with ten files each
 /// and stacks of 64 layers, these are 90 MiB.)
 pub const MAX_DOCUMENTS: u64 = 128 << 20;
+/// Largest image metadata (`manifests/*.json`): a larger one is not read from an image cache either.
+const MAX_METADATA: u64 = 16 << 20;
 
 /// How much the documents of several snapshots are that are held at once.
 #[derive(Debug, Default)]
@@ -82,6 +86,35 @@ impl BundledSnapshot {
                 return fail(format!("layer {} is {} in its config", layer.digest, record.digest()));
             }
             encoding_of(layer, record)?;
+        }
+        self.check_sizes()
+    }
+
+    /// Files that are read whole, once they are restored, are refused by what the table says of them: a hole of any size
+    /// costs no bytes.
+    fn check_sizes(&self) -> Result<()> {
+        let config = &self.config;
+        let descriptor = config.files.iter().filter(|row| row.path == config.snapshot.descriptor);
+        let cache = config.layers.iter().filter_map(|layer| match layer {
+            LayerRecord::Cache { file, .. } => Some(file),
+            _ => None,
+        });
+        let limited = descriptor.map(|row| (row, MAX_DESCRIPTOR)).chain(cache.filter_map(|row| {
+            match row.path.as_str().split_once('/')?.0 {
+                "vmdk" => Some((row, MAX_VMDK as u64)),
+                "manifests" => Some((row, MAX_METADATA)),
+                _ => None,
+            }
+        }));
+        for (row, limit) in limited {
+            if row.size > limit {
+                return Err(Error::Limit {
+                    what: format!("the size of {}, as config {} says it,", row.path, self.manifest.config.digest),
+                    value: row.size,
+                    limit,
+                    hint: "",
+                });
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 
 use crate::{
     beneath::Folder,
-    bundle::{BundledSnapshot, MAX_CHAIN, MAX_DOCUMENTS},
+    bundle::{BundledSnapshot, Documents, MAX_CHAIN},
     check::{BadSnapshot, Found},
     digest::Digest,
     error::{Error, IoContext, Result},
@@ -316,19 +316,11 @@ pub(crate) fn record_of(bundled: &BundledSnapshot) -> ImportRecord {
 fn all(source: &dyn Source) -> Result<Vec<BundledSnapshot>> {
     let mut queue: Vec<Descriptor> = source.index().snapshots().cloned().collect();
     let (mut seen, mut loaded) = (HashSet::new(), HashMap::<Digest, BundledSnapshot>::new());
-    let mut documents = 0u64;
+    let mut documents = Documents::default();
     while let Some(descriptor) = queue.pop() {
         if seen.insert(descriptor.digest) {
             let snapshot = BundledSnapshot::load(source, &descriptor)?;
-            documents = documents.saturating_add(descriptor.size).saturating_add(snapshot.manifest.config.size);
-            if documents > MAX_DOCUMENTS {
-                return Err(Error::Limit {
-                    what: "the size of the bundle's manifests and configs".into(),
-                    value: documents,
-                    limit: MAX_DOCUMENTS,
-                    hint: "",
-                });
-            }
+            documents.add(&descriptor, &snapshot.manifest.config)?;
             queue.extend(snapshot.manifest.subject.clone());
             loaded.entry(snapshot.config.snapshot.digest).or_insert(snapshot);
         }

@@ -289,6 +289,11 @@ pub fn decode_blob<S: Sink<File: Place> + Send>(
     let corrupt = |e: std::io::Error| into_error(e, digest);
     let most = most.map_or(u64::MAX, |most| most.saturating_add(TAR_SLACK));
     let context = format!("layer {digest}");
+    // Compressed, a tar is not larger than this either: what is, holds frames of nothing.
+    if descriptor.size > most {
+        let what = format!("the size of {context}");
+        return Err(Error::Limit { what, value: descriptor.size, limit: most, hint: "; --max-bytes raises it" });
+    }
     let layer = EncodedLayer { blob, encoding, context: &context, most };
     decode(layer, sink, jobs, &corrupt, progress)
 }

@@ -3,7 +3,8 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::{Arc, mpsc::Receiver},
 };
@@ -16,7 +17,7 @@ use crate::{
     progress::{Progress, Silent},
     recorded::RecordedChecks,
     restore::{Compared, Inherited, TableCheck},
-    snapshot::{IntegrityAlgorithm, SnapshotDescriptor},
+    snapshot::{IntegrityAlgorithm, MAX_DESCRIPTOR, SnapshotDescriptor},
 };
 
 /// A snapshot whose files are unpacked and not verified yet.
@@ -116,8 +117,17 @@ impl Settled {
 fn descriptor_of(bundled: &BundledSnapshot, directory: &Path) -> Result<SnapshotDescriptor> {
     let record = &bundled.config.snapshot;
     let path = directory.join(&record.descriptor);
-    let bytes = fs::read(&path).context("read", &path)?;
-    let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes)?;
+    let mut bytes = Vec::new();
+    // One byte more than the limit, which `parse` refuses.
+    let file = File::open(&path).context("open", &path)?;
+    file.take(MAX_DESCRIPTOR + 1).read_to_end(&mut bytes).context("read", &path)?;
+    let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes).map_err(|error| match error {
+        // It is the bundle's, and the stage that it stands in is soon gone.
+        Error::InvalidDescriptor { reason, .. } => {
+            Error::bundle(format!("{} of snapshot {}", record.descriptor, record.name), reason)
+        }
+        other => other,
+    })?;
     let same = descriptor.digest == record.digest
         && descriptor.id == record.id
         && descriptor.parent == record.parent

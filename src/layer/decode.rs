@@ -35,6 +35,13 @@ use crate::{
     writeback::{WRITEBACK_EVERY, Writeback},
 };
 
+/// A layer may have so many zstd frames, skippable ones too, and one more for every [`CONTENT_OF_A_FRAME`] that they hold:
+/// each costs time beside that of its content, and nine bytes of blob are one that holds nothing. (We write frames of
+/// 4 MiB; `pzstd` puts a skippable one before each of its own.)
+pub const MAX_FRAMES: u64 = 1 << 16;
+/// Bytes unpacked that allow for one more frame.
+pub const CONTENT_OF_A_FRAME: u64 = 4 << 10;
+
 /// A file that a layer is decoded into.
 pub struct OutputFile {
     /// Open for writing.
@@ -230,7 +237,7 @@ pub fn decode<S: Sink<File: Place> + Send>(
         for _ in 0..jobs {
             scope.spawn(|| worker(&receiver, &shared, context, progress));
         }
-        let mut feeder = Feeder { sender, count: 0, left: most, most, context };
+        let mut feeder = Feeder { sender, count: 0, left: most, most, frames: 0, context };
         if let Err(error) = feeder.run(blob, encoding, corrupt, || shared.failed()) {
             shared.fail(error);
         }
@@ -257,6 +264,8 @@ pub fn sparse_maps(
     corrupt: &dyn Fn(std::io::Error) -> Error,
 ) -> Result<SparseMaps> {
     let EncodedLayer { blob, encoding, context, most } = layer;
+    // What is compressed takes little more than what it holds, unless it holds nothing.
+    let blob = blob.take(most.saturating_add(most >> 6));
     let mut tar: Box<dyn Read> = match encoding {
         LayerEncoding::Plain => Box::new(blob),
         LayerEncoding::Zstd => {
@@ -303,6 +312,7 @@ struct Feeder<'a> {
     count: u64,
     left: u64,
     most: u64,
+    frames: u64,
     context: &'a str,
 }
 
@@ -321,9 +331,9 @@ impl Feeder<'_> {
         while !failed() {
             match frame::next(&mut blob).map_err(corrupt)? {
                 Head::End => break,
-                Head::Skippable => {}
+                Head::Skippable => self.frame(0)?,
                 Head::Piece(bytes, content) => {
-                    self.spend(content as u64)?;
+                    self.frame(content as u64)?;
                     if !self.send(Piece::Frame(bytes, content)) {
                         break;
                     }
@@ -357,9 +367,9 @@ impl Feeder<'_> {
         while !failed() {
             match frame::next(&mut chained).map_err(corrupt)? {
                 Head::End => break,
-                Head::Skippable => {}
+                Head::Skippable => self.frame(0)?,
                 Head::Piece(bytes, content) => {
-                    self.spend(content as u64)?;
+                    self.frame(content as u64)?;
                     if !self.send(Piece::Frame(bytes, content)) {
                         break;
                     }
@@ -384,6 +394,22 @@ impl Feeder<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Counts a frame with so much content.
+    fn frame(&mut self, content: u64) -> Result<()> {
+        self.spend(content)?;
+        self.frames += 1;
+        let limit = MAX_FRAMES + (self.most - self.left) / CONTENT_OF_A_FRAME;
+        if self.frames > limit {
+            return Err(Error::Limit {
+                what: format!("the number of zstd frames of {}", self.context),
+                value: self.frames,
+                limit,
+                hint: "",
+            });
+        }
+        Ok(())
     }
 
     fn spend(&mut self, bytes: u64) -> Result<()> {

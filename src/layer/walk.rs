@@ -13,6 +13,11 @@ use crate::{
 
 /// Most segments that a sparse entry may have.
 pub const MAX_SEGMENTS: usize = 4 << 20;
+/// Most that the names in a tar may cost, all of them together: each its bytes and [`NAME_COST`], for they are kept in
+/// memory. Names of files are bounded by the config; those of folders, which other tools write, only by this.
+pub const MAX_NAMES: u64 = 32 << 20;
+/// What a name costs beside its bytes.
+pub const NAME_COST: u64 = 64;
 /// Most zeros after the end marker, in bytes: tars are padded to records of 10 KiB, tapes to more.
 pub const MAX_END: u64 = 1 << 20;
 const BLOCK: usize = TAR_BLOCK as usize;
@@ -70,6 +75,8 @@ pub struct Walker<F> {
     long_name: Option<Vec<u8>>,
     zero_blocks: usize,
     seen: HashSet<TarPath>,
+    /// What the names in `seen` cost.
+    names: u64,
     context: String,
 }
 
@@ -82,6 +89,7 @@ impl<F: Send + Sync> Walker<F> {
             long_name: None,
             zero_blocks: 0,
             seen: HashSet::new(),
+            names: 0,
             context,
         }
     }
@@ -271,6 +279,15 @@ impl<F: Send + Sync> Walker<F> {
             }
             Err(other) => return Err(other),
         };
+        self.names += path.as_str().len() as u64 + NAME_COST;
+        if self.names > MAX_NAMES {
+            return Err(Error::Limit {
+                what: format!("the length of all names in {} (and {NAME_COST} for each)", self.context),
+                value: self.names,
+                limit: MAX_NAMES,
+                hint: "",
+            });
+        }
         if !self.seen.insert(path.clone()) {
             return self.fail(format!("{path} is there twice"));
         }

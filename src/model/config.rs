@@ -1,10 +1,6 @@
 //! The snapshot config: what a snapshot is, the complete table of its files, and what each layer is.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    str::FromStr,
-};
+use std::{collections::HashSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +16,8 @@ use crate::{
 /// A stack holds at most this many snapshot layers; then a new base starts
 /// (some registries stop at 127 layers a manifest, and cache layers come on top).
 pub const MAX_STACK: usize = 64;
+/// A path has at most this many folders above it, as on export: each costs work and memory, and a path has room for 512.
+pub const MAX_DEPTH: usize = 32;
 
 /// Which contract a snapshot's descriptor follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -352,40 +350,64 @@ impl SnapshotConfig {
     }
 }
 
+/// A layer is unpacked into a folder of its own: its names must be able to stand beside each other, as those of a table.
 fn check_layer_files(files: &[LayerFile]) -> std::result::Result<(), String> {
-    if let Some(pair) = files.windows(2).find(|p| p[0].path >= p[1].path) {
-        return Err(format!("layer files are not sorted: {} before {}", pair[0].path, pair[1].path));
-    }
-    Ok(())
+    check_sorted("layer files", files, |file| &file.path)?;
+    check_names(files.iter().map(|file| &file.path))
 }
 
 /// A table is sorted, without duplicates, names that differ only in case, or a file that is also a folder.
 fn check_table(files: &[FileRecord]) -> std::result::Result<(), String> {
-    for pair in files.windows(2) {
-        if pair[0].path >= pair[1].path {
-            return Err(format!("files are not sorted: {} before {}", pair[0].path, pair[1].path));
-        }
-    }
-    let mut folded = HashSet::new();
-    let mut folders: HashMap<String, &str> = HashMap::new();
+    check_sorted("files", files, |file| &file.path)?;
     for file in files {
         check_row(file)?;
         if let Some(name) = file.path.as_str().split('/').find(|name| is_bookkeeping(name)) {
             return Err(format!("{} cannot travel: {name} is a name of local bookkeeping", file.path));
         }
-        if !folded.insert(fold(file.path.as_str())) {
-            return Err(format!("{} differs from another file only in case or Unicode form", file.path));
+    }
+    check_names(files.iter().map(|file| &file.path))
+}
+
+fn check_sorted<T>(what: &str, files: &[T], path: impl Fn(&T) -> &TarPath) -> std::result::Result<(), String> {
+    match files.windows(2).find(|pair| path(&pair[0]) >= path(&pair[1])) {
+        Some(pair) => Err(format!("{what} are not sorted: {} before {}", path(&pair[0]), path(&pair[1]))),
+        None => Ok(()),
+    }
+}
+
+/// No two names of a folder differ only in case or Unicode form, and no file is a folder too. Every path is folded once
+/// and nothing is kept of its folders: they can make gigabytes of a config of 4 MiB.
+fn check_names<'a>(paths: impl Iterator<Item = &'a TarPath>) -> std::result::Result<(), String> {
+    let mut folded = Vec::new();
+    for path in paths {
+        let depth = path.folders().count();
+        if depth > MAX_DEPTH {
+            return Err(format!("{path} is {depth} folders deep, over the limit of {MAX_DEPTH}"));
         }
-        for folder in file.path.folders() {
-            if *folders.entry(fold(folder)).or_insert(folder) != folder {
-                return Err(format!("the folder {folder} differs from another only in case or Unicode form"));
+        // A NUL sorts before all that a name may hold: what is in one folder, folded, stands together, a file of that
+        // name in front.
+        folded.push((fold(path.as_str()).replace('/', "\0"), path.as_str()));
+    }
+    folded.sort_unstable();
+    for pair in folded.windows(2) {
+        let ((above, above_path), (below, path)) = (&pair[0], &pair[1]);
+        if above == below {
+            return Err(format!("{path} differs from another file only in case or Unicode form"));
+        }
+        let same = above.split('\0').zip(below.split('\0')).take_while(|(a, b)| a == b).count();
+        let (depth_above, depth) = (above.matches('\0').count(), below.matches('\0').count());
+        let names = above_path.split('/').zip(path.split('/'));
+        for (level, (name_above, name)) in names.take(same).enumerate() {
+            let folder = || path.split('/').take(level + 1).collect::<Vec<_>>().join("/");
+            if level == depth_above || level == depth {
+                return Err(format!("{} is both a file and a folder", folder()));
+            }
+            if name_above != name {
+                return Err(format!("the folder {} differs from another only in case or Unicode form", folder()));
             }
         }
     }
-    match folders.iter().find(|(key, _)| folded.contains(*key)) {
-        Some((_, path)) => Err(format!("{path} is both a file and a folder")),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn check_row(file: &FileRecord) -> std::result::Result<(), String> {
@@ -408,4 +430,37 @@ fn is_cache_path(path: &TarPath) -> bool {
         _ => return false,
     };
     name.ends_with(ending) && !name.contains('/') && !is_bookkeeping(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(paths: &[&str]) -> std::result::Result<(), String> {
+        let paths: Vec<TarPath> = paths.iter().map(|path| path.parse().unwrap()).collect();
+        check_names(paths.iter())
+    }
+
+    #[test]
+    fn names_that_can_and_cannot_stand_beside_each_other() {
+        names(&["a/b/c", "a/b/d", "a/c", "a!", "a0/a", "b/a", "b/b/c", "c", "x/A", "y/a"]).unwrap();
+        for (bad, text) in [
+            (&["a", "a!", "a/b"][..], "a is both a file and a folder"),
+            (&["A", "A0", "a/b"], "a is both a file and a folder"),
+            (&["A/b", "a"], "A is both a file and a folder"),
+            (&["x/A/b", "x/B", "x/a"], "x/A is both a file and a folder"),
+            (&["x/a", "x/a/b/c"], "x/a is both a file and a folder"),
+            (&["A/x", "a/y"], "the folder a differs from another only in case or Unicode form"),
+            (&["A/y", "a/x"], "the folder A differs from another only in case or Unicode form"),
+            (&["x/A/x", "x/a/y/z"], "the folder x/a differs from another only in case or Unicode form"),
+            (&["x/A", "x/a"], "x/a differs from another file only in case or Unicode form"),
+            (&["e\u{301}/x", "\u{e9}/y"], "only in case or Unicode form"),
+        ] {
+            assert!(names(bad).unwrap_err().contains(text), "{bad:?}: {:?}", names(bad));
+        }
+        let deep = "a/".repeat(MAX_DEPTH);
+        names(&[&format!("{deep}x")]).unwrap();
+        let text = names(&[&format!("{deep}a/x")]).unwrap_err();
+        assert!(text.ends_with("is 33 folders deep, over the limit of 32"), "{text}");
+    }
 }

@@ -9,10 +9,10 @@ use std::{
 };
 
 use serde_json::json;
-use snapcask::import::ImportOptions;
+use snapcask::{Digest, import::ImportOptions, media_type};
 
 use super::{
-    craft::{Arena, Craft, DISK, Made, counted, frame, snapshot_descriptor},
+    craft::{Arena, Craft, DISK, Made, counted, describes, disk, frame, row, snapshot_descriptor},
     tar::*,
 };
 use crate::{
@@ -200,21 +200,24 @@ fn an_outer_stream_of_zeros() {
 
 #[test]
 fn a_table_that_promises_petabytes() {
-    let craft = Craft::config(|v| {
-        for row in v["files"].as_array_mut().unwrap() {
-            row["size"] = json!(1_u64 << 60);
-            row["dataBytes"] = json!(1_u64 << 59);
-        }
-    });
-    harmless(&craft.make(), 1, "the data to restore, in bytes, is 1152921504606846976, over the limit of", 0);
+    let disk = |v: &mut serde_json::Value, size: u64| {
+        let row = v["files"].as_array_mut().unwrap().iter_mut().find(|row| row["path"] == DISK).unwrap();
+        row["size"] = json!(size);
+        row["dataBytes"] = json!(size);
+        row.clone()
+    };
+    let craft = Craft::config(move |v| drop(disk(v, 1 << 60)));
+    harmless(&craft.make(), 1, "the data to restore, in bytes, is 1152921504606847", 0);
     // Sizes that overflow when they are added up.
-    let craft = Craft::config(|v| {
-        for row in v["files"].as_array_mut().unwrap() {
-            row["size"] = json!(i64::MAX);
-            row["dataBytes"] = json!(i64::MAX);
+    let craft = Craft::config(move |v| {
+        let row = disk(v, i64::MAX as u64);
+        for path in ["x", "y", "z"] {
+            let mut row = row.clone();
+            row["path"] = json!(path);
+            v["files"].as_array_mut().unwrap().push(row);
         }
     });
-    harmless(&craft.make(), 1, "the data to restore, in bytes, is", 0);
+    harmless(&craft.make(), 1, "the data to restore, in bytes, is 18446744073709551615", 0);
     let craft = Craft::config(|v| v["files"][0]["size"] = json!(u64::MAX));
     harmless(&craft.make(), 3, "an impossible size", 0);
 }
@@ -244,6 +247,105 @@ fn a_table_of_many_files() {
     let options = ImportOptions { max_bytes: Some(100), ..import_options(&bundle, &arena.store) };
     let error = arena.refuses_with(&options, "Limit", "over the limit of 100");
     assert!(error.to_string().contains("--max-bytes"), "{error}");
+}
+
+/// A hole of gigabytes in place of a file that is read whole.
+#[test]
+fn files_that_are_read_whole() {
+    let (name, _) = snapshot_descriptor();
+    let of = name.clone();
+    let hole = sparse(&name, &[(octal(3 << 30), octal(0))], octal(3 << 30), b"");
+    let mut craft = Craft::layer_tar([hole, file(DISK, &disk()), END.to_vec()].concat());
+    craft.config = Box::new(move |v| {
+        let rows = v["files"].as_array_mut().unwrap();
+        let row = rows.iter_mut().find(|row| row["path"] == of).unwrap();
+        row["size"] = json!(3_u64 << 30);
+        row["dataBytes"] = json!(0);
+    });
+    harmless(&craft.make(), 1, "is 3221225472, over the limit of 1048576", 0);
+    for (path, limit) in [("vmdk/x.vmdk", 1_u64 << 20), ("manifests/x.json", 16 << 20)] {
+        let blob = frame(&[file(path, b"x"), END.to_vec()].concat());
+        let (of, bytes) = (Digest::of(&blob).to_string(), blob.clone());
+        let craft = Craft {
+            config: Box::new(move |v| {
+                let mut row = row(path, b"");
+                row["size"] = json!(limit + 1);
+                let record = json!({ "kind": "cache", "digest": of, "file": row });
+                v["layers"].as_array_mut().unwrap().push(record);
+            }),
+            manifest: Box::new(move |v| {
+                v["layers"].as_array_mut().unwrap().push(describes(media_type::LAYER_ZSTD, &bytes));
+            }),
+            more: vec![blob],
+            ..Craft::default()
+        };
+        harmless(&craft.make(), 1, &format!("is {}, over the limit of {limit}", limit + 1), 0);
+    }
+}
+
+/// Entries for folders are ignored, but remembered: a layer of half a MB can hold hundreds of MB of them.
+#[test]
+fn folders_without_end() {
+    let above = ["p".repeat(250), "p".repeat(250), "p".repeat(250), "p".repeat(200)].join("/");
+    let mut tar = Vec::new();
+    for i in 0..35_000 {
+        let name = format!("{above}/{i:09}/\0");
+        tar.extend([long_name(name.as_bytes()), entry("x", b'5', b"", |_| {})].concat());
+    }
+    tar.extend([Craft::default().entries().concat(), END.to_vec()].concat());
+    let layer = tar.chunks(4 << 20).map(frame).collect::<Vec<_>>().concat();
+    let made = Craft { layer: Some(layer), ..Craft::default() }.make();
+    harmless(&made, 1, "over the limit of 33554432", 64 << 10);
+}
+
+/// Each path of a table makes folders; with 511 of them in each, a config of 4 MiB cost gigabytes.
+#[test]
+fn a_table_of_many_folders() {
+    let craft = Craft::config(|v| {
+        let row = v["files"][0].clone();
+        let rows = v["files"].as_array_mut().unwrap();
+        rows.extend((0..2_000).map(|i| {
+            let mut row = row.clone();
+            row["path"] = json!(format!("{i:04}{}", "/a".repeat(510)));
+            row
+        }));
+        rows.sort_by_key(|row| row["path"].as_str().unwrap().to_owned());
+    });
+    harmless(&craft.make(), 3, "is 510 folders deep, over the limit of 32", 0);
+}
+
+/// Frames that hold nothing, or next to it, are charged all the same.
+#[test]
+fn frames_of_nothing() {
+    let tar = [Craft::default().entries().concat(), END.to_vec()].concat();
+    let empty = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x00, 0x01, 0x00, 0x00];
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 0x00, 0x00, 0x00, 0x00];
+    let zero = frame(&[0]);
+    for nothing in [&empty[..], &skippable, &zero] {
+        let blob = [frame(&tar), nothing.repeat(70_000)].concat();
+        let made = Craft { layer: Some(blob), ..Craft::default() }.make();
+        harmless(&made, 1, "the number of zstd frames of layer", 64 << 10);
+        // Some of them are nothing bad.
+        let made = Craft { layer: Some([frame(&tar), nothing.repeat(1000)].concat()), ..Craft::default() }.make();
+        let arena = Arena::new();
+        write(arena.bundle("b.tar"), &made.tar());
+        arena.accepts(&arena.bundle("b.tar"));
+    }
+}
+
+/// Nothing is read of a layer that is larger than what it may unpack to.
+#[test]
+fn a_layer_larger_than_its_limit() {
+    let size = 3_u64 << 30;
+    let made = Craft::manifest(move |v| v["layers"][0]["size"] = json!(size)).make();
+    let arena = Arena::new();
+    let bundle = arena.bundle("dir");
+    made.write_dir(&bundle);
+    let blob = bundle.join("blobs/sha256").join(Digest::of(&made.layer).hex());
+    fs::OpenOptions::new().write(true).open(blob).unwrap().set_len(size).unwrap();
+    let options = ImportOptions { max_bytes: Some(1 << 20), ..import_options(&bundle, &arena.store) };
+    let error = arena.refuses_with(&options, "Limit", "is 3221225472, over the limit of 1074790400");
+    assert!(error.to_string().starts_with("the size of layer sha256:"), "{error}");
 }
 
 /// The image cache's files count like all others, those of ancestors too.

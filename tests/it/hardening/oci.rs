@@ -221,6 +221,22 @@ fn size_mismatch() {
     }
 }
 
+/// The table is right about its bytes, and they are no descriptor.
+#[test]
+fn a_descriptor_that_does_not_parse() {
+    for bytes in [&br#"{"schema":1}"#[..], b"x", b"", br#"{"schema":1,"schema":1}"#] {
+        let mut craft = Craft::default();
+        let (name, _) = snapshot_descriptor();
+        craft.files.iter_mut().find(|file| file.0 == name).unwrap().1 = bytes.to_vec();
+        let arena = Arena::new();
+        write(arena.bundle("b.tar"), &craft.make().tar());
+        let want = "invalid bundle: snapshot.json of snapshot victim: ";
+        let error = arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", want);
+        assert_eq!(error.exit_code(), 3);
+        assert!(!error.to_string().contains("stage"), "{error}");
+    }
+}
+
 #[test]
 fn trailing_bytes_of_a_document() {
     let made = Craft::default().make();

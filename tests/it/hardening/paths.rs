@@ -80,6 +80,35 @@ fn a_file_that_is_a_folder_too() {
     craft_refused(&with(&["A", "a/b"]), "InvalidBundle", "both a file and a folder");
 }
 
+/// Layers are unpacked each into a folder of its own, where only its own names meet.
+#[test]
+fn names_of_a_layer_that_cannot_stand_beside_each_other() {
+    for (paths, text) in [
+        (&["a", "a/b"][..], "a is both a file and a folder"),
+        (&["A", "a"], "differs from another file only in case"),
+        (&["b/A/x", "b/a/y"], "only in case or Unicode form"),
+    ] {
+        let craft = Craft::config(move |v| {
+            let files = v["layers"][0]["files"].as_array_mut().unwrap();
+            files.extend(paths.iter().map(|path| json!({ "path": path })));
+            files.sort_by_key(|file| file["path"].as_str().unwrap().to_owned());
+        });
+        craft_refused(&craft, "InvalidBundle", text);
+    }
+}
+
+#[test]
+fn folders_that_are_too_deep() {
+    assert_eq!(snapcask::model::config::MAX_DEPTH, snapcask::snapshot::scan::MAX_DEPTH);
+    let deep = "a/".repeat(32);
+    let arena = Arena::new();
+    write(arena.bundle("b.tar"), &with(&[&format!("{deep}x")]).make().tar());
+    arena.accepts(&arena.bundle("b.tar"));
+    craft_refused(&with(&[&format!("{deep}a/x")]), "InvalidBundle", "is 33 folders deep, over the limit of 32");
+    let craft = Craft::config(move |v| v["layers"][0]["files"][0]["path"] = json!(format!("{deep}a/x")));
+    craft_refused(&craft, "InvalidBundle", "is 33 folders deep, over the limit of 32");
+}
+
 #[test]
 fn a_table_with_one_path_twice_or_unsorted() {
     let twice = Craft::config(|v| {
