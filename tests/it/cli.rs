@@ -1,7 +1,9 @@
 //! The command line: exit codes, messages, and silence in a pipe.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{error::Error, fs, os::unix::fs::symlink, path::Path};
 
+use jsonschema::{Retrieve, Uri};
+use serde_json::Value;
 use snapcask::{export::Form, model::Generation};
 
 use crate::fixture::*;
@@ -110,3 +112,35 @@ fn what_cannot_be_packed() {
     succeeds(&run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", store]));
     let _ = Form::Tar;
 }
+
+/// The schemas by their names: one may refer to another.
+struct Schemas;
+
+impl Retrieve for Schemas {
+    fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn Error + Send + Sync>> {
+        let name = uri.as_str().strip_prefix("urn:snapcask:schema:").and_then(|rest| rest.strip_suffix(":1"));
+        Ok(schema(name.ok_or("no schema of ours")?))
+    }
+}
+
+fn schema(name: &str) -> Value {
+    json_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/{name}.schema.json")))
+}
+
+#[test]
+fn the_demos_report_is_what_its_schema_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = succeeds(&run(["demo".as_ref(), folder.path().join("demo").as_os_str(), "--json".as_ref()]));
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let validator = jsonschema::options().with_retriever(Schemas).build(&schema("demo-report")).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&report).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{report:#}");
+}
+
+#[test]
+#[test]
+#[test]
+#[test]
+#[test]
+#[test]
+#[test]
