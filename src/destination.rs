@@ -77,7 +77,7 @@ pub fn create_target(
     force: bool,
 ) -> Result<Box<dyn Target>> {
     match (destination, form) {
-        (Destination::Registry(reference, options), _) => registry::create(reference, options),
+        (Destination::Registry(reference, options), _) => registry::create(reference, options, force),
         (_, Form::Registry) => Err(Error::Usage("a registry is named by oci://HOST/REPOSITORY".into())),
         (Destination::Stdout, Form::Dir) => {
             Err(Error::Usage("a layout directory cannot be written to a pipe; use --format tar or tar.zst".into()))

@@ -218,7 +218,7 @@ pub struct ExportArgs {
     /// The head's tag [default: the snapshot's name]
     #[arg(long, value_name = "NAME")]
     pub tag: Option<String>,
-    /// Replace an existing DEST
+    /// Replace an existing DEST; in a registry, move parents' tags that name other snapshots
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]

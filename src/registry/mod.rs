@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use reqwest::Method;
 
 pub use credentials::{CredentialFiles, Credentials, Secret};
-pub use options::{CHUNK, Options, Retry};
+pub use options::{CHUNK, Options, Retry, TagChanges};
 
 use crate::{
     error::Result,
@@ -50,12 +50,13 @@ pub fn open(reference: &RegistryReference, options: &Options) -> Result<Box<dyn 
     Ok(Box::new(source::RegistrySource::open(reference, options)?))
 }
 
-/// Begins a push to the repository; the reference's tag, where there is one, becomes the head's.
+/// Begins a push to the repository; the reference's tag, where there is one, becomes the head's. A parent's tag that
+/// names another manifest is only moved by force: else the parent is tagged with its name and digits of its digest.
 ///
 /// # Errors
 /// Bad credentials files or certificates; the registry is asked later.
-pub fn create(reference: &RegistryReference, options: &Options) -> Result<Box<dyn Target>> {
-    Ok(Box::new(target::RegistryTarget::open(reference, options)?))
+pub fn create(reference: &RegistryReference, options: &Options, force: bool) -> Result<Box<dyn Target>> {
+    Ok(Box::new(target::RegistryTarget::open(reference, options, force)?))
 }
 
 /// The tags of a repository, in the registry's order.

@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::Value;
 use snapcask::model::Generation;
 
-use super::server::Server;
+use super::server::{Behaviour, Server};
 use crate::fixture::*;
 
 const SMALL: u64 = 16 << 20;
@@ -117,3 +117,54 @@ fn mistakes_are_usage_errors() {
         fails(&program(&fixture, &arguments), 2);
     }
 }
+
+/// Two snapshots of two stores can have the same name, and one repository.
+#[test]
+fn a_push_leaves_the_tags_of_other_snapshots_alone() {
+    let (ours, theirs) = (Fixture::sized(Generation::Flat, SMALL), Fixture::sized(Generation::Final, SMALL));
+    let server = Server::start();
+    let place = server.reference("vm");
+    let push = |fixture: &Fixture, name: &str, more: &[&str]| {
+        let store = fixture.store.to_str().unwrap();
+        succeeds(&program(fixture, &[&["push", name, &place, "--with-parents", "--store", store], more].concat()))
+    };
+    let first = checked("export-report", &push(&theirs, "middle", &["--json"]));
+    assert_eq!(first["tagChanges"], serde_json::json!([]));
+    let [middle, base] = ["middle", "base"].map(|tag| server.tag("vm", tag).unwrap());
+
+    let second = checked("export-report", &push(&ours, "middle", &["--json"]));
+    let manifest = |n: usize| second["snapshots"][n]["manifest"].as_str().unwrap().to_owned();
+    let own = format!("base-{}", &manifest(1)["sha256:".len()..][..12]);
+    assert_eq!(
+        second["tagChanges"],
+        serde_json::json!([
+            { "tag": "base", "outcome": "kept", "before": base.to_string(), "manifest": manifest(1), "instead": own },
+            { "tag": "middle", "outcome": "moved", "before": middle.to_string(), "manifest": manifest(0) },
+        ])
+    );
+    assert_eq!(server.tag("vm", "base"), Some(base));
+    assert_eq!(server.tag("vm", "middle").unwrap().to_string(), manifest(0));
+    // No sweeper of untagged manifests takes the parent away.
+    assert_eq!(server.tag("vm", &own).unwrap().to_string(), manifest(1));
+
+    let text = push(&ours, "middle", &[]);
+    assert!(text.contains(&format!("kept   the tag base, which names another manifest, {base}")), "{text}");
+    assert!(text.contains(&own) && text.contains("--force") && !text.contains("moved"), "{text}");
+    let text = push(&ours, "middle", &["--force"]);
+    assert!(text.contains(&format!("moved  the tag base from {base} to {}", manifest(1))), "{text}");
+    assert_eq!(server.tag("vm", "base").unwrap().to_string(), manifest(1));
+
+    // The same for a bundle.
+    let bundle = theirs.path("bundle");
+    theirs.export_chain(snapcask::export::Form::Dir, &bundle);
+    let copied = program(&theirs, &["push", bundle.to_str().unwrap(), &place, "--json"]);
+    let copied = checked("copy-report", &succeeds(&copied));
+    let outcomes: Vec<_> =
+        copied["tagChanges"].as_array().unwrap().iter().map(|c| (&c["tag"], &c["outcome"])).collect();
+    let expected = [("base", "kept"), ("middle", "kept")].map(|(t, o)| (t.into(), o.into()));
+    assert_eq!(outcomes, expected.iter().map(|(t, o): &(Value, Value)| (t, o)).collect::<Vec<_>>());
+}
+
+#[test]
+#[test]
+#[test]
