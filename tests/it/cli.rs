@@ -138,6 +138,18 @@ fn the_demos_report_is_what_its_schema_says() {
 }
 
 #[test]
+fn a_store_that_is_not_there_is_not_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = |store: &Path| run(["list".as_ref(), "--store".as_ref(), store.as_os_str()]);
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    for none in [folder.path().join("nowhere"), file.clone(), file.join("below")] {
+        let text = fails(&list(&none), 4);
+        assert!(text.contains("store not found") && text.contains("--store"), "{text}");
+    }
+    assert!(succeeds(&list(folder.path())).starts_with("no snapshots in "));
+}
+
 #[test]
 #[test]
 #[test]
