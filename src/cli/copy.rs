@@ -39,7 +39,8 @@ pub struct CopyArgs {
 pub struct PullArgs {
     /// oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]; without a tag, the only one that there is
     pub source: OsString,
-    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or an existing empty folder), or `-` for a pipe
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or a folder that is empty or a layout), oci://HOST/REPOSITORY[:TAG], or `-` for a
+    /// pipe
     #[arg(short, long, value_name = "DEST")]
     pub output: OsString,
     #[command(flatten)]
@@ -132,14 +133,17 @@ fn run_with(source: &OsStr, output: &OsStr, flags: &CopyFlags) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let mount = || flags.mount.apply(options.clone());
     let (destination, form) = match registry::destination(output, &mount)? {
+        Some(_) if flags.format.is_some() => {
+            return Err(Error::Usage("a registry has one form; leave --format out".into()));
+        }
         Some(found) => found,
         None => destination::resolve(output, flags.format.map(Into::into), false, terminal)?,
     };
-    let source = import::location(source, &|| Ok(options.clone()))?;
+    let (source, tag) = import::tagged_location(source, flags.tag.clone(), &|| Ok(options.clone()))?;
     copy_and_tell(
         CopyOptions {
             source,
-            tag: flags.tag.clone(),
+            tag,
             destination,
             form,
             force: flags.force,

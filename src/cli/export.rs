@@ -43,7 +43,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
         with_image: args.with_image,
         delta: !args.no_delta,
         compression: args.compression,
-        tag: named.or(args.tag),
+        tag: registry::one_tag(named, args.tag)?,
         force: args.force,
         jobs: args.jobs.resolve(),
         progress: progress::for_output(&args.common),

@@ -8,6 +8,7 @@ use std::{
 use snapcask::{
     Error, Result,
     import::{BundleLocation, ImportOptions, import},
+    reference::Version,
     registry::Options,
     report::{ImportReport, Outcome},
 };
@@ -30,11 +31,12 @@ pub fn location(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> Resu
 
 /// Runs the verb.
 pub fn run(args: ImportArgs) -> Result<()> {
+    let (source, tag) = tagged_location(&args.source, args.tag, &|| args.registry.resolve())?;
     let report = import(&ImportOptions {
-        source: location(&args.source, &|| args.registry.resolve())?,
+        source,
         store: args.store.resolve()?,
         dest: args.dest,
-        tag: args.tag,
+        tag,
         name: args.name,
         head_only: args.head_only,
         group: args.group,

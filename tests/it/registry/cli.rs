@@ -166,5 +166,51 @@ fn a_push_leaves_the_tags_of_other_snapshots_alone() {
 }
 
 #[test]
+fn a_tag_says_which_head_of_a_repository() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let server = Server::start();
+    server.behave(Behaviour { no_referrers: true, ..Default::default() });
+    let (store, place) = (fixture.store.to_str().unwrap(), server.reference("vm"));
+    let go = |arguments: &[&str]| succeeds(&program(&fixture, arguments));
+    go(&["push", "head", &place, "--with-parents", "--store", store]);
+    let middle = server.tag("vm", "middle").unwrap().to_string();
+    assert!(server.log().iter().any(|seen| seen.target.contains("/manifests/sha256-")), "there are lists of referrers");
+
+    // They are no snapshots, and nobody is asked to choose one.
+    assert_eq!(go(&["tags", &place]), "base\nmiddle\nhead\n");
+    let bundle = fixture.path("b.tar");
+    let pull = |more: &[&str]| program(&fixture, &[&["pull", &place, "-o", bundle.to_str().unwrap()], more].concat());
+    let text = fails(&pull(&[]), 2);
+    assert!(text.contains(":middle") && !text.contains("sha256-"), "{text}");
+
+    for tag in ["middle", &middle] {
+        let pulled = checked("copy-report", &succeeds(&pull(&["--tag", tag, "--force", "--json"])));
+        assert_eq!(pulled["snapshots"][0]["manifest"], middle.as_str());
+    }
+    let target = fixture.path("target");
+    let imported = go(&["import", &place, "--tag", "middle", "--store", target.to_str().unwrap(), "--json"]);
+    assert_eq!(checked("import-report", &imported)["snapshots"][0]["manifest"], middle.as_str());
+    // From one registry to another.
+    let other = Server::start();
+    go(&["pull", &place, "--tag", "middle", "-o", &other.reference("copy")]);
+    assert_eq!(other.tag("copy", "middle").unwrap().to_string(), middle);
+    fails(&pull(&["--tag", "nobody"]), 4);
+}
+
 #[test]
+fn two_tags_for_one_head_are_refused() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let tagged = "oci://127.0.0.1:1/vm:tt";
+    for arguments in [
+        vec!["export", "head", "-o", tagged, "--tag", "uu", "--store", store],
+        vec!["push", "head", tagged, "--tag", "uu", "--store", store],
+    ] {
+        let text = fails(&program(&fixture, &arguments), 2);
+        assert!(text.contains("--tag uu contradicts the tag tt"), "{text}");
+    }
+    let text = fails(&program(&fixture, &["copy", "x.tar", tagged, "--format", "tar"]), 2);
+    assert!(text.contains("a registry has one form"), "{text}");
+}
+
 #[test]
