@@ -247,6 +247,16 @@ pub enum Error {
         /// What the registry said.
         reason: String,
     },
+    /// A registry refuses the user and the password that are to be kept for it.
+    #[error(
+        "cannot log in: {registry} refuses the credentials ({reason}); check the user's name and the password. Nothing was kept"
+    )]
+    LoginRefused {
+        /// Host and port.
+        registry: String,
+        /// What the registry said.
+        reason: String,
+    },
     /// A registry does not allow it.
     #[error(
         "cannot {operation}: {registry} does not allow it ({reason}); the credentials lack the right, or a quota is used up"
@@ -287,7 +297,8 @@ pub enum Error {
     },
     /// A registry cannot be reached, or the connection broke again and again.
     #[error(
-        "cannot {operation}: no luck with {registry} after {attempts} attempts: {reason}. Run the same command again; it goes on where it stopped"
+        "cannot {operation}: no luck with {registry} after {attempts} attempt{}: {reason}",
+        if *attempts == 1 { "" } else { "s" }
     )]
     Unreachable {
         /// Host and port.

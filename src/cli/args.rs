@@ -1,11 +1,15 @@
 //! The arguments of every verb.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapcask::{
     Error, Result,
     export::{Compression, Form},
+    reference::RegistryReference,
 };
 
 use super::{
@@ -97,9 +101,34 @@ impl Verb {
             Self::Check(a) => a.common.json,
             Self::Remove(a) => a.common.json,
             Self::Demo(a) => a.common.json,
+            Self::Completions(_) => false,
         }
     }
 }
+
+impl Verb {
+    /// What to do when a registry could not be reached: only what goes to a registry keeps what has arrived.
+    pub fn again(&self) -> &'static str {
+        let resumed = match self {
+            Self::Push(_) => true,
+            Self::Export(a) => is_registry(&a.output),
+            Self::Pull(a) => is_registry(&a.output),
+            Self::Copy(a) => is_registry(&a.output),
+            Self::Import(_) => false,
+            _ => return "",
+        };
+        match resumed {
+            true => ". Run the same command again; it goes on where it stopped",
+            false => ". Run the same command again",
+        }
+    }
+}
+
+fn is_registry(argument: &OsStr) -> bool {
+    argument.to_str().is_some_and(RegistryReference::is_meant_by)
+}
+
+// A heading goes on for every option after it, until another is set.
 
 /// Options of every verb.
 #[derive(Args)]

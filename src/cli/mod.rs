@@ -58,6 +58,7 @@ pub fn parse() -> std::result::Result<Cli, ExitCode> {
 /// second signal leaves behind has a name that no reader takes for a snapshot or a bundle, and the next run reclaims it.
 pub fn run(cli: Cli) -> ExitCode {
     let (json, registry) = (cli.verb.json(), matches!(cli.verb, Verb::Push(_)));
+    let again = cli.verb.again();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -87,7 +88,10 @@ pub fn run(cli: Cli) -> ExitCode {
             output::print_error(&format!("snapcask: error: {error}\n"));
             return ExitCode::from(error.exit_code());
         }
-        Ended::Returned(Err(error)) => (error.to_string(), error.exit_code()),
+        Ended::Returned(Err(error)) => {
+            let advice = if may_pass(&error) { again } else { "" };
+            (format!("{error}{advice}"), error.exit_code())
+        }
         Ended::Panicked => {
             ("internal error: this is a bug in snapcask; please report it with the text above".into(), 1)
         }
@@ -109,6 +113,15 @@ pub fn run(cli: Cli) -> ExitCode {
     }
     // Not by returning: that would wait for the threads that still run after Ctrl-C.
     std::process::exit(code.into())
+}
+
+/// Whether the same transfer may do later: the network broke, or a registry is out of order.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Unreachable { attempts, .. } => *attempts > 1,
+        Error::Refused { status, hint, .. } => *status >= 500 && hint.is_empty(),
+        _ => false,
+    }
 }
 
 /// Waits for a signal that tells the process to end, and gives its number.

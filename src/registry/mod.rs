@@ -35,7 +35,7 @@ pub use credentials::{CredentialFiles, Credentials, Secret};
 pub use options::{CHUNK, Options, Retry, TagChanges};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     reference::{Host, RegistryReference},
     storage::{Source, Target},
 };
@@ -70,14 +70,19 @@ pub fn tags(reference: &RegistryReference, options: &Options) -> Result<Vec<Stri
 /// Asks the registry whether it takes these credentials, and keeps them if it does. The file that names them.
 ///
 /// # Errors
-/// [`crate::Error::Unauthorized`]: it does not; nothing was kept.
+/// [`crate::Error::LoginRefused`]: it does not; nothing was kept.
 pub fn login(host: &Host, username: &str, password: &Secret, options: &Options) -> Result<PathBuf> {
     let credentials = Credentials::basic(username, password.expose())?;
     let client = Client::new(host, &Options { credentials: Some(credentials), ..options.clone() })?;
     let request = Request::new(Method::GET, client.url("/v2/"), &auth::Scope::default(), format!("log in to {host}"));
-    let response = client.send(&request)?;
+    // Who is told to run `snapcask login` after this did so.
+    let refused = |error| match error {
+        Error::Unauthorized { registry, reason, .. } => Error::LoginRefused { registry, reason },
+        other => other,
+    };
+    let response = client.send(&request).map_err(refused)?;
     if !response.status().is_success() {
-        return Err(client.refusal(response, &request.operation, "registry API"));
+        return Err(refused(client.refusal(response, &request.operation, "registry API")));
     }
     options.files.store(host, username, password)
 }

@@ -102,6 +102,13 @@ fn texts_and_exit_codes() {
             s("cannot list tags: h:1 refuses the credentials, or wants some (odd); run `snapcask login h:1`"),
         ),
         (
+            Error::LoginRefused { registry: s("h:1"), reason: s("odd") },
+            1,
+            s(
+                "cannot log in: h:1 refuses the credentials (odd); check the user's name and the password. Nothing was kept",
+            ),
+        ),
+        (
             Error::Forbidden { registry: s("h:1"), operation: s("list tags"), reason: s("odd") },
             1,
             s("cannot list tags: h:1 does not allow it (odd); the credentials lack the right, or a quota is used up"),
@@ -119,9 +126,12 @@ fn texts_and_exit_codes() {
         (
             Error::Unreachable { registry: s("h"), operation: s("push x"), attempts: 6, reason: s("odd") },
             1,
-            s(
-                "cannot push x: no luck with h after 6 attempts: odd. Run the same command again; it goes on where it stopped",
-            ),
+            s("cannot push x: no luck with h after 6 attempts: odd"),
+        ),
+        (
+            Error::Unreachable { registry: s("h"), operation: s("push x"), attempts: 1, reason: s("odd") },
+            1,
+            s("cannot push x: no luck with h after 1 attempt: odd"),
         ),
         (Error::Protocol { registry: s("h"), reason: s("odd") }, 1, s("the registry h breaks the protocol: odd")),
         (

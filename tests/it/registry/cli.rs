@@ -214,3 +214,20 @@ fn two_tags_for_one_head_are_refused() {
 }
 
 #[test]
+fn only_transfers_are_advised_to_go_on() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let server = Server::start();
+    server.behave(Behaviour { always: Some(501), ..Default::default() });
+    let (store, place) = (fixture.store.to_str().unwrap(), server.reference("vm:a"));
+    let (again, goes_on) = ("Run the same command again", "it goes on where it stopped");
+    for (arguments, advised, resumed) in [
+        (vec!["push", "head", &place, "--store", store], true, true),
+        (vec!["pull", &place, "-o", "x.tar"], true, false),
+        (vec!["import", &place, "--store", store], true, false),
+        (vec!["tags", place.strip_suffix(":a").unwrap()], false, false),
+        (vec!["verify", &place], false, false),
+    ] {
+        let text = fails(&program(&fixture, &arguments), 1);
+        assert_eq!((text.contains(again), text.contains(goes_on)), (advised, resumed), "{arguments:?}: {text}");
+    }
+}
