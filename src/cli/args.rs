@@ -222,7 +222,7 @@ impl From<FormArg> for Form {
 pub struct ExportArgs {
     /// A name, path, snapshot digest (or 12 and more hex digits of it), snapshot_id, GROUP:MEMBER or GROUP
     pub snapshot: String,
-    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or an existing empty folder), oci://HOST/REPOSITORY[:TAG], or `-` for
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or a folder that is empty or a layout), oci://HOST/REPOSITORY[:TAG], or `-` for
     /// a pipe
     #[arg(short, long, value_name = "DEST")]
     pub output: OsString,

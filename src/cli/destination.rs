@@ -1,6 +1,6 @@
 //! The form of a bundle follows its name, unless the command line says it.
 
-use std::{ffi::OsStr, path::Path};
+use std::{ffi::OsStr, os::fd::AsFd, path::Path};
 
 use snapcask::{
     Error, Result,
@@ -17,13 +17,13 @@ pub fn resolve(output: &OsStr, asked: Option<Form>, plain_tar: bool, to_terminal
     decide(output, asked, plain_tar, to_terminal, empty_folder)
 }
 
-/// The rules, without a look at the disk.
+/// The rules, without a look at the disk. `folder`: there is one that a layout directory may take the place of.
 fn decide(
     output: &OsStr,
     asked: Option<Form>,
     plain_tar: bool,
     to_terminal: bool,
-    empty_folder: bool,
+    folder: bool,
 ) -> Result<(Destination, Form)> {
     let fail = |text: String| Err(Error::Usage(text));
     let name = output.to_string_lossy();
@@ -47,7 +47,7 @@ fn decide(
         return Ok((Destination::Stdout, asked.unwrap_or(Form::TarZst)));
     }
     // The ends of names are ASCII, so a name that is not UTF-8 is judged rightly as well.
-    let by_name = if name.ends_with('/') || empty_folder {
+    let by_name = if name.ends_with('/') || folder {
         Some(Form::Dir)
     } else if name.ends_with(".tar.zst") || name.ends_with(".tzst") {
         Some(Form::TarZst)

@@ -153,6 +153,31 @@ fn a_store_that_is_not_there_is_not_empty() {
 #[test]
 #[test]
 #[test]
+fn a_bundle_that_is_there_is_a_destination_and_no_folder_to_write_into() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let export = |output: &Path, more: &[&str]| {
+        let arguments = ["export", "base", "--store", store, "-o", output.to_str().unwrap()];
+        run([&arguments, more].concat())
+    };
+    let bundle = fixture.path("bundle");
+    fs::create_dir(&bundle).unwrap();
+    succeeds(&export(&bundle, &[]));
+    let text = fails(&export(&bundle, &[]), 5);
+    assert!(text.contains("--force"), "{text}");
+    succeeds(&export(&bundle, &["--force"]));
+    let before = whole_tree(&bundle);
+    symlink("bundle", fixture.path("link")).unwrap();
+    for inside in ["bundle/b/c/", "bundle/blobs/b.tar", "link/b.tar", "link/../bundle/new/b.tar"] {
+        // Not by `path`, which may make it plain.
+        let output = fixture.path("").join(inside);
+        let text = fails(&export(&output, &[]), 2);
+        assert!(text.contains("is inside of the bundle"), "{text}");
+    }
+    assert_eq!(whole_tree(&bundle), before);
+    succeeds(&export(&fixture.path("link/../beside.tar"), &[]));
+}
+
 #[test]
 #[test]
 #[test]
