@@ -147,6 +147,12 @@ pub enum Error {
         /// The destination.
         path: PathBuf,
     },
+    /// A folder that is to be filled holds something.
+    #[error("the folder {} is not empty; name another one, or empty it yourself", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The store holds another snapshot where this one belongs.
     #[error("{} holds {existing}, the bundle has {incoming}; use --force to replace it, or --name to place it beside", path.display())]
     Different {
@@ -371,7 +377,7 @@ impl Error {
             | Self::NotFound { .. }
             | Self::TagNotFound { .. }
             | Self::RemoteNotFound { .. } => 4,
-            Self::AlreadyExists { .. } | Self::Different { .. } => 5,
+            Self::AlreadyExists { .. } | Self::NotEmpty { .. } | Self::Different { .. } => 5,
             _ => 1,
         }
     }

@@ -81,6 +81,9 @@ pub enum Verb {
     /// Make a store with three snapshots, export, verify, import and compare it
     #[command(after_help = EXIT_CODES)]
     Demo(DemoArgs),
+    /// Print what makes a shell complete the verbs and options
+    #[command(after_help = EXIT_CODES)]
+    Completions(CompletionsArgs),
 }
 
 impl Verb {
@@ -157,6 +160,7 @@ pub enum ProgressArg {
 
 /// Where the store is.
 #[derive(Args)]
+#[command(next_help_heading = None::<&'static str>)]
 pub struct StoreArg {
     /// The store: the folder that holds snapshots/ and cache/ [default: $MSB_HOME, else ~/.microsandbox]
     #[arg(long, value_name = "DIR")]
@@ -179,6 +183,7 @@ impl StoreArg {
 
 /// How many threads.
 #[derive(Args)]
+#[command(next_help_heading = None::<&'static str>)]
 pub struct JobsArg {
     /// Worker threads, 1 to 256 [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_JOBS)))]
@@ -390,6 +395,14 @@ pub struct DemoArgs {
     pub common: Common,
 }
 
+/// `completions`.
+#[derive(Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
 /// `zstd`, `zstd:LEVEL` or `none`.
 pub fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
     match text.split_once(':') {
@@ -433,6 +446,19 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_registry_options_stand_under_registry() {
+        use clap::CommandFactory;
+        let ours = ["plain-http", "ca-file", "insecure", "username", "password-stdin", "mount-from"];
+        for verb in Cli::command().get_subcommands() {
+            for option in verb.get_arguments() {
+                let under = option.get_help_heading() == Some("Registry");
+                let name = option.get_long().unwrap_or_default();
+                assert_eq!(under, ours.contains(&name), "{} --{name}", verb.get_name());
+            }
+        }
     }
 
     #[test]

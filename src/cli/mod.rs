@@ -17,7 +17,7 @@ mod verify;
 
 use std::{ffi::OsStr, io::IsTerminal, process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use snapcask::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -160,5 +160,10 @@ fn dispatch(verb: Verb) -> Result<()> {
         Verb::Check(args) => check::run(args),
         Verb::Remove(args) => remove::run(args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "snapcask", &mut script);
+            output::bytes(&script)
+        }
     }
 }

@@ -180,4 +180,33 @@ fn a_bundle_that_is_there_is_a_destination_and_no_folder_to_write_into() {
 
 #[test]
 #[test]
+fn a_demo_takes_an_empty_folder_and_a_failed_one_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = |dir: &Path| run(["demo".as_ref(), dir.as_os_str()]);
+    fs::write(folder.path().join("mine"), "").unwrap();
+    let text = fails(&demo(folder.path()), 5);
+    assert!(text.contains("name another one") && !text.contains("--force"), "{text}");
+    // No file may be as large as its disks: as on a full one.
+    let line = "trap '' XFSZ; ulimit -f 4096; exec \"$0\" demo \"$1\"";
+    let full = |dir: &Path| {
+        let arguments = ["-c".as_ref(), line.as_ref(), env!("CARGO_BIN_EXE_snapcask").as_ref(), dir.as_os_str()];
+        std::process::Command::new("sh").args(arguments).output().unwrap()
+    };
+    fails(&full(&folder.path().join("new/folder")), 1);
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    fails(&full(&empty), 1);
+    let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["empty", "mine"]);
+    assert!(fs::read_dir(&empty).unwrap().next().is_none());
+}
+
 #[test]
+fn shells_get_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = succeeds(&run(["completions", shell]));
+        assert!(script.contains("with-parents") && script.contains("repair-from"), "{shell}: {script}");
+    }
+    fails(&run(["completions", "cmd.exe"]), 2);
+}

@@ -61,6 +61,11 @@ fn texts_and_exit_codes() {
         ),
         (Error::AlreadyExists { path: "/a".into() }, 5, s("/a already exists; use --force to replace it")),
         (
+            Error::NotEmpty { path: "/a".into() },
+            5,
+            s("the folder /a is not empty; name another one, or empty it yourself"),
+        ),
+        (
             Error::Different { path: "/a".into(), existing: s("1"), incoming: s("2") },
             5,
             s("/a holds 1, the bundle has 2; use --force to replace it, or --name to place it beside"),
