@@ -70,12 +70,18 @@ pub enum Error {
         reason: String,
     },
     /// A snapshot directory holds what cannot be packed, or not what its descriptor says.
-    #[error("cannot pack snapshot {}: {reason}", directory.display())]
+    #[error("invalid snapshot {}: {reason}", directory.display())]
     InvalidSnapshot {
         /// The directory.
         directory: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A directory holds no descriptor.
+    #[error("{} is no snapshot: it has neither manifest.json nor snapshot.json", directory.display())]
+    NoSnapshot {
+        /// The directory.
+        directory: PathBuf,
     },
     /// A file changed between the two times that it was read.
     #[error("{} changed while it was read; nothing was written. Stop the sandbox that uses it and export again", path.display())]
@@ -373,6 +379,7 @@ impl Error {
             | Self::RootMismatch { .. }
             | Self::Findings { .. } => 3,
             Self::SnapshotNotFound { .. }
+            | Self::NoSnapshot { .. }
             | Self::ParentNotFound { .. }
             | Self::NotFound { .. }
             | Self::TagNotFound { .. }

@@ -132,8 +132,8 @@ impl Snapshot {
     /// Reads the snapshot directory at `directory`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no directory; [`Error::InvalidSnapshot`] where it has no descriptor, two, or
-    /// one that is no regular file; [`Error::InvalidDescriptor`].
+    /// [`Error::NotFound`] where there is no directory; [`Error::NoSnapshot`] where it has no descriptor;
+    /// [`Error::InvalidSnapshot`] where it has two, or one that is no regular file; [`Error::InvalidDescriptor`].
     pub fn open(directory: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidSnapshot { directory: directory.into(), reason };
         match std::fs::metadata(directory) {
@@ -151,7 +151,7 @@ impl Snapshot {
             (true, false) => V066_FILE,
             (false, true) => SNAPSHOT_FILE,
             (true, true) => return Err(invalid("it has both manifest.json and snapshot.json".into())),
-            (false, false) => return Err(invalid("it has neither manifest.json nor snapshot.json".into())),
+            (false, false) => return Err(Error::NoSnapshot { directory: directory.into() }),
         };
         let path = directory.join(file);
         let bytes = match read_small(&path)? {

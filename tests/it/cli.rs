@@ -151,7 +151,30 @@ fn a_store_that_is_not_there_is_not_empty() {
 }
 
 #[test]
+fn a_folder_without_a_descriptor_is_no_snapshot() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let empty = fixture.store.join("snapshots/empty");
+    fs::create_dir_all(&empty).unwrap();
+    let expected = format!("{} is no snapshot: it has neither manifest.json nor snapshot.json", empty.display());
+    for arguments in [vec!["inspect", "empty"], vec!["remove", "empty"], vec!["export", "empty", "-o", "x.tar"]] {
+        let text = fails(&run([arguments, vec!["--store", store]].concat()), 4);
+        assert!(text.contains(&expected), "{text}");
+    }
+    let listed = succeeds(&run(["list", "--store", store]));
+    assert!(listed.contains("is no snapshot") && !listed.contains("pack"), "{listed}");
+}
+
 #[test]
+fn a_snapshot_that_is_inspected_by_its_path_is_said_to_be_there() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (store, path) = (fixture.path("nowhere"), fixture.head().directory.to_str().unwrap());
+    let inspect =
+        |more: &[&str]| succeeds(&run([&["inspect", path, "--store", store.to_str().unwrap()], more].concat()));
+    assert!(inspect(&[]).starts_with(&format!("{path}\n")));
+    assert_eq!(serde_json::from_str::<Value>(&inspect(&["--json"])).unwrap()["source"], path);
+}
+
 #[test]
 fn a_bundle_that_is_there_is_a_destination_and_no_folder_to_write_into() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);

@@ -25,7 +25,12 @@ fn texts_and_exit_codes() {
             s("invalid reference \"oci://x\": odd; it is written oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]"),
         ),
         (Error::InvalidDescriptor { path: "/a".into(), reason: s("odd") }, 1, s("invalid snapshot descriptor /a: odd")),
-        (Error::InvalidSnapshot { directory: "/a".into(), reason: s("odd") }, 1, s("cannot pack snapshot /a: odd")),
+        (Error::InvalidSnapshot { directory: "/a".into(), reason: s("odd") }, 1, s("invalid snapshot /a: odd")),
+        (
+            Error::NoSnapshot { directory: "/a".into() },
+            4,
+            s("/a is no snapshot: it has neither manifest.json nor snapshot.json"),
+        ),
         (
             Error::SourceChanged { path: "/a".into() },
             1,
