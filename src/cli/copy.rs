@@ -121,7 +121,18 @@ pub fn pull(args: PullArgs) -> Result<()> {
     run_with(&args.source, &args.output, &args.more)
 }
 
+/// Standard input is either the bundle or the password.
+fn refuse_two_inputs(source: &OsStr, registry: &RegistryArgs) -> Result<()> {
+    match source == "-" && registry.password_stdin {
+        true => Err(Error::Usage(
+            "standard input cannot be both the bundle (-) and the password; use `snapcask login`".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
 fn run_with(source: &OsStr, output: &OsStr, flags: &CopyFlags) -> Result<()> {
+    refuse_two_inputs(source, &flags.registry)?;
     let options = flags.registry.resolve()?;
     let hosts = [registry::reference(source)?, registry::reference(output)?].map(|r| r.map(|r| r.host));
     if let [Some(from), Some(to)] = &hosts
@@ -160,6 +171,7 @@ pub fn push(args: PushArgs) -> Result<()> {
         let text = format!("{:?} is no registry; it is written oci://HOST/REPOSITORY[:TAG]", args.output);
         return Err(Error::Usage(text));
     };
+    refuse_two_inputs(&args.what, &args.registry)?;
     let options: Options = args.mount.apply(args.registry.resolve()?)?;
     let asked = match &reference.version {
         Some(Version::Tag(tag)) => Some(tag.to_string()),

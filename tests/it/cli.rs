@@ -202,6 +202,24 @@ fn a_bundle_that_is_there_is_a_destination_and_no_folder_to_write_into() {
 }
 
 #[test]
+fn standard_streams_that_lead_nowhere() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let text = fails(&run(["import", "-", "--store", store]), 3);
+    assert!(text.contains("standard input is empty"), "{text}");
+    for arguments in [["push", "-", "oci://127.0.0.1:1/vm:a"], ["copy", "-", "oci://127.0.0.1:1/vm:a"]] {
+        let output = run([&arguments[..], &["--username", "ann", "--password-stdin"]].concat());
+        assert!(fails(&output, 2).contains("both the bundle (-) and the password"), "{arguments:?}");
+    }
+    let shell = |redirection: &str| {
+        let line = format!("exec \"$0\" export base -o - --store \"$1\" {redirection}");
+        let program = env!("CARGO_BIN_EXE_snapcask");
+        std::process::Command::new("sh").args(["-c", &line, program, store]).output().unwrap()
+    };
+    assert!(fails(&shell(">&-"), 2).contains("closed"));
+    succeeds(&shell(">/dev/null"));
+}
+
 #[test]
 fn a_demo_takes_an_empty_folder_and_a_failed_one_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
