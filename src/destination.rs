@@ -1,9 +1,12 @@
 //! Where a bundle is written, and in which form.
 
-use std::path::PathBuf;
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, IoContext, Result},
     layout,
     reference::RegistryReference,
     registry,
@@ -69,15 +72,18 @@ impl Destination {
 /// Begins the bundle; `outer` is the zstd level of a `.tar.zst`, none to store what is compressed already.
 ///
 /// # Errors
-/// [`Error::AlreadyExists`]; [`Error::Usage`]: a form that the destination cannot have.
+/// [`Error::AlreadyExists`]; [`Error::Usage`]: a form that the destination cannot have, or a place inside of a bundle.
 pub fn create_target(
     destination: &Destination,
     form: Form,
     outer: Option<i32>,
     force: bool,
 ) -> Result<Box<dyn Target>> {
+    if let Destination::Path(path) = destination {
+        refuse_inside_bundle(path)?;
+    }
     match (destination, form) {
-        (Destination::Registry(reference, options), _) => registry::create(reference, options),
+        (Destination::Registry(reference, options), _) => registry::create(reference, options, force),
         (_, Form::Registry) => Err(Error::Usage("a registry is named by oci://HOST/REPOSITORY".into())),
         (Destination::Stdout, Form::Dir) => {
             Err(Error::Usage("a layout directory cannot be written to a pipe; use --format tar or tar.zst".into()))
@@ -88,4 +94,26 @@ pub fn create_target(
         (Destination::Path(path), Form::Tar) => layout::create_tar(path, None, force),
         (Destination::Path(path), Form::TarZst) => layout::create_tar(path, Some(outer), force),
     }
+}
+
+/// A layout directory holds its own blobs only, which a file of somebody else's among them would spoil.
+fn refuse_inside_bundle(path: &Path) -> Result<()> {
+    let absolute = std::path::absolute(path).context("resolve", path)?;
+    for folder in absolute.ancestors().skip(1) {
+        // Where links and `..` lead; folders that are missing yet are in those that are there.
+        let folder = match folder.canonicalize() {
+            Ok(folder) => folder,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+            Err(e) => return Err(Error::io("resolve", folder, e)),
+        };
+        return match folder.ancestors().find(|above| above.join("oci-layout").is_file()) {
+            Some(bundle) => Err(Error::Usage(format!(
+                "{} is inside of the bundle {}; name a place outside of it",
+                path.display(),
+                bundle.display()
+            ))),
+            None => Ok(()),
+        };
+    }
+    Ok(())
 }

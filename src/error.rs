@@ -70,12 +70,18 @@ pub enum Error {
         reason: String,
     },
     /// A snapshot directory holds what cannot be packed, or not what its descriptor says.
-    #[error("cannot pack snapshot {}: {reason}", directory.display())]
+    #[error("invalid snapshot {}: {reason}", directory.display())]
     InvalidSnapshot {
         /// The directory.
         directory: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A directory holds no descriptor.
+    #[error("{} is no snapshot: it has neither manifest.json nor snapshot.json", directory.display())]
+    NoSnapshot {
+        /// The directory.
+        directory: PathBuf,
     },
     /// A file changed between the two times that it was read.
     #[error("{} changed while it was read; nothing was written. Stop the sandbox that uses it and export again", path.display())]
@@ -145,6 +151,12 @@ pub enum Error {
     #[error("{} already exists; use --force to replace it", path.display())]
     AlreadyExists {
         /// The destination.
+        path: PathBuf,
+    },
+    /// A folder that is to be filled holds something.
+    #[error("the folder {} is not empty; name another one, or empty it yourself", path.display())]
+    NotEmpty {
+        /// The folder.
         path: PathBuf,
     },
     /// The store holds another snapshot where this one belongs.
@@ -271,6 +283,16 @@ pub enum Error {
         /// What the registry said.
         reason: String,
     },
+    /// A registry refuses the user and the password that are to be kept for it.
+    #[error(
+        "cannot log in: {registry} refuses the credentials ({reason}); check the user's name and the password. Nothing was kept"
+    )]
+    LoginRefused {
+        /// Host and port.
+        registry: String,
+        /// What the registry said.
+        reason: String,
+    },
     /// A registry does not allow it.
     #[error(
         "cannot {operation}: {registry} does not allow it ({reason}); the credentials lack the right, or a quota is used up"
@@ -311,7 +333,8 @@ pub enum Error {
     },
     /// A registry cannot be reached, or the connection broke again and again.
     #[error(
-        "cannot {operation}: no luck with {registry} after {attempts} attempts: {reason}. Run the same command again; it goes on where it stopped"
+        "cannot {operation}: no luck with {registry} after {attempts} attempt{}: {reason}",
+        if *attempts == 1 { "" } else { "s" }
     )]
     Unreachable {
         /// Host and port.
@@ -387,11 +410,15 @@ impl Error {
             | Self::NotAsImported { .. }
             | Self::Findings { .. } => 3,
             Self::SnapshotNotFound { .. }
+            | Self::NoSnapshot { .. }
             | Self::ParentNotFound { .. }
             | Self::NotFound { .. }
             | Self::TagNotFound { .. }
             | Self::RemoteNotFound { .. } => 4,
-            Self::AlreadyExists { .. } | Self::Different { .. } | Self::DifferentFile { .. } => 5,
+            Self::AlreadyExists { .. }
+            | Self::NotEmpty { .. }
+            | Self::Different { .. }
+            | Self::DifferentFile { .. } => 5,
             _ => 1,
         }
     }

@@ -1,11 +1,15 @@
 //! The arguments of every verb.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapcask::{
     Error, Result,
     export::{Compression, Form},
+    reference::RegistryReference,
 };
 
 use super::{
@@ -81,6 +85,9 @@ pub enum Verb {
     /// Make a store with three snapshots, export, verify, import and compare it
     #[command(after_help = EXIT_CODES)]
     Demo(DemoArgs),
+    /// Print what makes a shell complete the verbs and options
+    #[command(after_help = EXIT_CODES)]
+    Completions(CompletionsArgs),
 }
 
 impl Verb {
@@ -101,9 +108,34 @@ impl Verb {
             Self::Check(a) => a.common.json,
             Self::Remove(a) => a.common.json,
             Self::Demo(a) => a.common.json,
+            Self::Completions(_) => false,
         }
     }
 }
+
+impl Verb {
+    /// What to do when a registry could not be reached: only what goes to a registry keeps what has arrived.
+    pub fn again(&self) -> &'static str {
+        let resumed = match self {
+            Self::Push(_) => true,
+            Self::Export(a) => is_registry(&a.output),
+            Self::Pull(a) => is_registry(&a.output),
+            Self::Copy(a) => is_registry(&a.output),
+            Self::Import(_) => false,
+            _ => return "",
+        };
+        match resumed {
+            true => ". Run the same command again; it goes on where it stopped",
+            false => ". Run the same command again",
+        }
+    }
+}
+
+fn is_registry(argument: &OsStr) -> bool {
+    argument.to_str().is_some_and(RegistryReference::is_meant_by)
+}
+
+// A heading goes on for every option after it, until another is set.
 
 /// Options of every verb.
 #[derive(Args)]
@@ -132,6 +164,7 @@ pub enum ProgressArg {
 
 /// Where the store is.
 #[derive(Args)]
+#[command(next_help_heading = None::<&'static str>)]
 pub struct StoreArg {
     /// The store: the folder that holds snapshots/ and cache/ [default: $MSB_HOME, else ~/.microsandbox]
     #[arg(long, value_name = "DIR")]
@@ -154,6 +187,7 @@ impl StoreArg {
 
 /// How many threads.
 #[derive(Args)]
+#[command(next_help_heading = None::<&'static str>)]
 pub struct JobsArg {
     /// Worker threads, 1 to 256 [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_JOBS)))]
@@ -197,7 +231,7 @@ impl From<FormArg> for Form {
 pub struct ExportArgs {
     /// A name, path, snapshot digest (or 12 and more hex digits of it), snapshot_id, GROUP:MEMBER or GROUP
     pub snapshot: String,
-    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or an existing empty folder), oci://HOST/REPOSITORY[:TAG], or `-` for
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or a folder that is empty or a layout), oci://HOST/REPOSITORY[:TAG], or `-` for
     /// a pipe
     #[arg(short, long, value_name = "DEST")]
     pub output: OsString,
@@ -222,7 +256,7 @@ pub struct ExportArgs {
     /// The head's tag [default: the snapshot's name]
     #[arg(long, value_name = "NAME")]
     pub tag: Option<String>,
-    /// Replace an existing DEST
+    /// Replace an existing DEST; in a registry, move parents' tags that name other snapshots
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
@@ -368,6 +402,14 @@ pub struct DemoArgs {
     pub common: Common,
 }
 
+/// `completions`.
+#[derive(Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
 /// `zstd`, `zstd:LEVEL` or `none`.
 pub fn parse_compression(text: &str) -> std::result::Result<Compression, String> {
     match text.split_once(':') {
@@ -411,6 +453,19 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_registry_options_stand_under_registry() {
+        use clap::CommandFactory;
+        let ours = ["plain-http", "ca-file", "insecure", "username", "password-stdin", "mount-from"];
+        for verb in Cli::command().get_subcommands() {
+            for option in verb.get_arguments() {
+                let under = option.get_help_heading() == Some("Registry");
+                let name = option.get_long().unwrap_or_default();
+                assert_eq!(under, ours.contains(&name), "{} --{name}", verb.get_name());
+            }
+        }
     }
 
     #[test]

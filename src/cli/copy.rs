@@ -39,7 +39,8 @@ pub struct CopyArgs {
 pub struct PullArgs {
     /// oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]; without a tag, the only one that there is
     pub source: OsString,
-    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or an existing empty folder), or `-` for a pipe
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or a folder that is empty or a layout), oci://HOST/REPOSITORY[:TAG], or `-` for a
+    /// pipe
     #[arg(short, long, value_name = "DEST")]
     pub output: OsString,
     #[command(flatten)]
@@ -55,7 +56,7 @@ pub struct CopyFlags {
     /// The bundle's form, whatever DEST is called
     #[arg(long, value_enum)]
     pub format: Option<FormArg>,
-    /// Replace an existing DEST
+    /// Replace an existing DEST; in a registry, move parents' tags that name other snapshots
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
@@ -91,6 +92,9 @@ pub struct PushArgs {
     /// Of a snapshot's layers: zstd[:LEVEL] with LEVEL 1 to 19, or none
     #[arg(long, value_name = "zstd[:LEVEL]|none", default_value = "zstd:3", value_parser = parse_compression)]
     pub compression: Compression,
+    /// Move parents' tags that name other snapshots; a head's tag moves in any case
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
@@ -117,7 +121,18 @@ pub fn pull(args: PullArgs) -> Result<()> {
     run_with(&args.source, &args.output, &args.more)
 }
 
+/// Standard input is either the bundle or the password.
+fn refuse_two_inputs(source: &OsStr, registry: &RegistryArgs) -> Result<()> {
+    match source == "-" && registry.password_stdin {
+        true => Err(Error::Usage(
+            "standard input cannot be both the bundle (-) and the password; use `snapcask login`".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
 fn run_with(source: &OsStr, output: &OsStr, flags: &CopyFlags) -> Result<()> {
+    refuse_two_inputs(source, &flags.registry)?;
     let options = flags.registry.resolve()?;
     let hosts = [registry::reference(source)?, registry::reference(output)?].map(|r| r.map(|r| r.host));
     if let [Some(from), Some(to)] = &hosts
@@ -129,14 +144,17 @@ fn run_with(source: &OsStr, output: &OsStr, flags: &CopyFlags) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let mount = || flags.mount.apply(options.clone());
     let (destination, form) = match registry::destination(output, &mount)? {
+        Some(_) if flags.format.is_some() => {
+            return Err(Error::Usage("a registry has one form; leave --format out".into()));
+        }
         Some(found) => found,
         None => destination::resolve(output, flags.format.map(Into::into), false, terminal)?,
     };
-    let source = import::location(source, &|| Ok(options.clone()))?;
+    let (source, tag) = import::tagged_location(source, flags.tag.clone(), &|| Ok(options.clone()))?;
     copy_and_tell(
         CopyOptions {
             source,
-            tag: flags.tag.clone(),
+            tag,
             destination,
             form,
             force: flags.force,
@@ -153,6 +171,7 @@ pub fn push(args: PushArgs) -> Result<()> {
         let text = format!("{:?} is no registry; it is written oci://HOST/REPOSITORY[:TAG]", args.output);
         return Err(Error::Usage(text));
     };
+    refuse_two_inputs(&args.what, &args.registry)?;
     let options: Options = args.mount.apply(args.registry.resolve()?)?;
     let asked = match &reference.version {
         Some(Version::Tag(tag)) => Some(tag.to_string()),
@@ -164,14 +183,14 @@ pub fn push(args: PushArgs) -> Result<()> {
     let destination = Destination::Registry(reference, Box::new(options.clone()));
     let (jobs, progress) = (args.jobs.resolve(), progress::for_output(&args.common));
     if is_bundle(&args.what) {
-        let source = import::location(&args.what, &|| Ok(options.clone()))?;
-        let options =
-            CopyOptions { source, tag: args.tag, destination, form: Form::Registry, force: false, jobs, progress };
+        let (source, tag) = import::tagged_location(&args.what, args.tag, &|| Ok(options.clone()))?;
+        let options = CopyOptions { source, tag, destination, form: Form::Registry, force: args.force, jobs, progress };
         return copy_and_tell(options, &args.common);
     }
     let Some(snapshot) = args.what.to_str() else {
         return Err(Error::Usage(format!("{:?} is neither a bundle nor the name of a snapshot", args.what)));
     };
+    let told = registry::TagsTold::of(&destination);
     let report = export(&ExportOptions {
         store: args.store.resolve()?,
         snapshot: snapshot.into(),
@@ -181,15 +200,15 @@ pub fn push(args: PushArgs) -> Result<()> {
         with_image: args.with_image,
         delta: !args.no_delta,
         compression: args.compression,
-        tag: args.tag.or(asked),
-        force: false,
+        tag: registry::one_tag(asked, args.tag)?,
+        force: args.force,
         jobs,
         progress,
     })?;
     match (args.common.json, args.common.quiet) {
-        (true, _) => output::json(&report),
+        (true, _) => output::json(&told.with(report)),
         (false, true) => Ok(()),
-        (false, false) => output::print(&super::export::text(&report)),
+        (false, false) => output::print(&(super::export::text(&report) + &told.text())),
     }
 }
 
@@ -202,15 +221,16 @@ pub fn is_bundle(argument: &OsStr) -> bool {
 
 fn copy_and_tell(options: CopyOptions, common: &Common) -> Result<()> {
     let to_pipe = options.destination == Destination::Stdout;
+    let told = registry::TagsTold::of(&options.destination);
     let report = copy(&options)?;
     match (common.json, common.quiet, to_pipe) {
-        (true, _, false) => output::json(&report),
+        (true, _, false) => output::json(&told.with(report)),
         (true, _, true) => {
             output::print_error(&output::to_json(&report)?);
             Ok(())
         }
         (false, true, _) => Ok(()),
-        (false, false, false) => output::print(&text(&report)),
+        (false, false, false) => output::print(&(text(&report) + &told.text())),
         (false, false, true) => {
             output::print_error(&text(&report));
             Ok(())

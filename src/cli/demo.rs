@@ -4,6 +4,7 @@ mod make;
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     time::Instant,
@@ -16,19 +17,39 @@ use snapcask::{
     export::{Compression, Destination, ExportOptions, Form, export},
     import::{BundleLocation, ImportOptions, import},
     layer::extents::{data_extents, union},
+    store::place::Stage,
 };
 
 use super::{args::DemoArgs, export, import as import_text, output, progress, verify};
 use make::NAMES;
 
-/// Runs the verb.
+/// Runs the verb. It takes an empty folder only, and leaves it so if it fails.
 pub fn run(args: &DemoArgs) -> Result<()> {
     let dir = &args.dir;
-    if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        // The error's text offers --force; a demo has none, since it never removes what it did not make.
-        output::print_error("snapcask: the demo's folder is not empty; name another one: snapcask demo DIR\n");
-        return Err(Error::AlreadyExists { path: dir.clone() });
+    match dir.read_dir() {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(Error::NotEmpty { path: dir.clone() });
+            }
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e).context("list", dir),
     }
+    let missing = Stage::folders_missing(dir);
+    let result = steps(args);
+    if result.is_err() {
+        for made in ["store", "restored"] {
+            // The error says what happened; what cannot be removed is in the folder that it names.
+            let _ = fs::remove_dir_all(dir.join(made));
+        }
+        let _ = fs::remove_file(dir.join("bundle.tar.zst"));
+        Stage::remove_empty(&missing);
+    }
+    result
+}
+
+fn steps(args: &DemoArgs) -> Result<()> {
+    let dir = &args.dir;
     let (store, restored, bundle) = (dir.join("store"), dir.join("restored"), dir.join("bundle.tar.zst"));
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(256);
     let say = |text: &str| match args.common.quiet || args.common.json {

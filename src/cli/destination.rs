@@ -1,7 +1,8 @@
 //! The form of a bundle follows its name, unless the command line says it.
 
-use std::{ffi::OsStr, path::Path};
+use std::{ffi::OsStr, os::fd::AsFd, path::Path};
 
+use rustix::fs::{OFlags, fcntl_getfl, fstat, stat};
 use snapcask::{
     Error, Result,
     export::{Destination, Form},
@@ -13,17 +14,31 @@ const FORMS: &str = "NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ or - (or say it wit
 /// Where and in which form `output` is written. `asked` is `--format`.
 pub fn resolve(output: &OsStr, asked: Option<Form>, plain_tar: bool, to_terminal: bool) -> Result<(Destination, Form)> {
     let path = Path::new(output);
-    let empty_folder = path.is_dir() && path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
-    decide(output, asked, plain_tar, to_terminal, empty_folder)
+    let empty = || path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+    let folder = path.is_dir() && (empty() || path.join("oci-layout").is_file());
+    if output == "-" && is_closed(std::io::stdout()) {
+        return Err(Error::Usage("a bundle is not written to a standard output that is closed".into()));
+    }
+    decide(output, asked, plain_tar, to_terminal, folder)
 }
 
-/// The rules, without a look at the disk.
+/// Whether a standard stream was closed when the process began: Rust's runtime then opens `/dev/null` in its place, for
+/// reading and writing. A redirection to it is for writing only.
+fn is_closed(stream: impl AsFd) -> bool {
+    let (Ok(found), Ok(null), Ok(flags)) = (fstat(&stream), stat("/dev/null"), fcntl_getfl(&stream)) else {
+        return false;
+    };
+    let same = (found.st_dev, found.st_ino) == (null.st_dev, null.st_ino);
+    same && flags & OFlags::RWMODE == OFlags::RDWR
+}
+
+/// The rules, without a look at the disk. `folder`: there is one that a layout directory may take the place of.
 fn decide(
     output: &OsStr,
     asked: Option<Form>,
     plain_tar: bool,
     to_terminal: bool,
-    empty_folder: bool,
+    folder: bool,
 ) -> Result<(Destination, Form)> {
     let fail = |text: String| Err(Error::Usage(text));
     let name = output.to_string_lossy();
@@ -47,7 +62,7 @@ fn decide(
         return Ok((Destination::Stdout, asked.unwrap_or(Form::TarZst)));
     }
     // The ends of names are ASCII, so a name that is not UTF-8 is judged rightly as well.
-    let by_name = if name.ends_with('/') || empty_folder {
+    let by_name = if name.ends_with('/') || folder {
         Some(Form::Dir)
     } else if name.ends_with(".tar.zst") || name.ends_with(".tzst") {
         Some(Form::TarZst)

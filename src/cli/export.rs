@@ -33,6 +33,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
         },
         _ => None,
     };
+    let told = registry::TagsTold::of(&destination);
     let report = export(&ExportOptions {
         store: args.store.resolve()?,
         snapshot: args.snapshot,
@@ -42,16 +43,16 @@ pub fn run(args: ExportArgs) -> Result<()> {
         with_image: args.with_image,
         delta: !args.no_delta,
         compression: args.compression,
-        tag: named.or(args.tag),
+        tag: registry::one_tag(named, args.tag)?,
         force: args.force,
         jobs: args.jobs.resolve(),
         progress: progress::for_output(&args.common),
     })?;
     match (args.common.json, args.common.quiet, destination == Destination::Stdout) {
-        (true, _, false) => output::json(&report)?,
+        (true, _, false) => output::json(&told.with(report))?,
         (true, _, true) => output::print_error(&output::to_json(&report)?),
         (false, true, _) => {}
-        (false, false, false) => output::print(&text(&report))?,
+        (false, false, false) => output::print(&(text(&report) + &told.text()))?,
         (false, false, true) => output::print_error(&text(&report)),
     }
     Ok(())

@@ -5,9 +5,11 @@ use std::{
     io::{IsTerminal, stdin},
 };
 
+use rustix::fs::{FileType, fstat, stat};
 use snapcask::{
     Error, Result,
     import::{BundleLocation, ImportOptions, import},
+    reference::Version,
     registry::Options,
     report::{ImportReport, Outcome},
 };
@@ -23,18 +25,48 @@ pub fn location(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> Resu
         true if stdin().is_terminal() => Err(Error::Usage(
             "a bundle is not read from a terminal; redirect the input (`< bundle.tar.zst`) or name a file".into(),
         )),
+        true if is_empty() => {
+            Err(Error::bundle("standard input is empty", "the command that writes it may have failed"))
+        }
         true => Ok(BundleLocation::Stdin),
         false => Ok(BundleLocation::Path(argument.into())),
     }
 }
 
+/// Whether standard input is `/dev/null` or a file without a byte. A pipe cannot be told without a read.
+fn is_empty() -> bool {
+    let (Ok(found), Ok(null)) = (fstat(stdin()), stat("/dev/null")) else { return false };
+    let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+    (is_file && found.st_size == 0) || (found.st_dev, found.st_ino) == (null.st_dev, null.st_ino)
+}
+
+/// The bundle whose head `--tag` names, and the tag if it is still to be looked for in it: that of a repository's
+/// reference without a tag is the reference's.
+pub fn tagged_location(
+    argument: &OsStr,
+    tag: Option<String>,
+    options: &dyn Fn() -> Result<Options>,
+) -> Result<(BundleLocation, Option<String>)> {
+    match (location(argument, options)?, tag) {
+        (BundleLocation::Registry(reference, options), Some(tag)) if reference.version.is_none() => {
+            let version = match tag.parse() {
+                Ok(digest) => Version::Digest(digest),
+                Err(_) => Version::Tag(tag.parse()?),
+            };
+            Ok((BundleLocation::Registry(reference.with(version), options), None))
+        }
+        other => Ok(other),
+    }
+}
+
 /// Runs the verb.
 pub fn run(args: ImportArgs) -> Result<()> {
+    let (source, tag) = tagged_location(&args.source, args.tag, &|| args.registry.resolve())?;
     let report = import(&ImportOptions {
-        source: location(&args.source, &|| args.registry.resolve())?,
+        source,
         store: args.store.resolve()?,
         dest: args.dest,
-        tag: args.tag,
+        tag,
         name: args.name,
         head_only: args.head_only,
         group: args.group,

@@ -1,6 +1,6 @@
 //! `snapcask inspect`.
 
-use std::os::unix::fs::MetadataExt;
+use std::{os::unix::fs::MetadataExt, path::Path};
 
 use snapcask::{
     Error, Result,
@@ -22,13 +22,20 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         };
         let store = Store::at(args.store.resolve()?);
         let chain = present_chain(&store, reference)?;
+        // A path may lead out of the store.
+        let source = if is_path(reference) { Path::new(&args.what) } else { store.root.as_path() };
         InspectReport {
-            source: store.root.display().to_string(),
+            source: source.display().to_string(),
             snapshots: chain.iter().map(inspected).collect::<Result<_>>()?,
             blob_bytes: None,
         }
     };
     if args.common.json { output::json(&report) } else { output::print(&text(&report)) }
+}
+
+/// Whether a reference is a path, as [`Store::find`] has it.
+fn is_path(reference: &str) -> bool {
+    reference.contains('/') || matches!(reference, "." | "..")
 }
 
 /// The snapshot and its ancestors, as far as they are in the store: one can be looked at without its parents.

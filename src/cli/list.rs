@@ -1,9 +1,10 @@
 //! `snapcask list`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fs, io::ErrorKind, path::Path};
 
 use snapcask::{
-    Result,
+    Error, Result,
+    error::IoContext,
     model::SnapshotIdentity,
     report::{ListReport, ListedSnapshot},
     snapshot::Snapshot,
@@ -15,6 +16,7 @@ use super::{args::ListArgs, output};
 /// Runs the verb.
 pub fn run(args: &ListArgs) -> Result<()> {
     let store = Store::at(args.store.resolve()?);
+    must_exist(&store.root)?;
     let (found, unreadable) = store.all()?;
     let places: HashMap<SnapshotIdentity, usize> =
         found.iter().enumerate().flat_map(|(i, s)| s.identities().into_iter().map(move |id| (id, i))).collect();
@@ -28,6 +30,20 @@ pub fn run(args: &ListArgs) -> Result<()> {
     }
     let lines: Vec<&str> = rows.iter().map(|(_, lines)| lines.as_str()).collect();
     output::print(&text(&report, &lines))
+}
+
+/// A mistyped store is not an empty one.
+fn must_exist(store: &Path) -> Result<()> {
+    match fs::metadata(store) {
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(e).context("look at", store)
+        }
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        _ => {
+            let hint = "; --store or $MSB_HOME says where it is".into();
+            Err(Error::NotFound { what: "store", path: store.into(), hint })
+        }
+    }
 }
 
 /// Parents before children, roots first, each with the lines that lead to it. Every snapshot is there once: one that

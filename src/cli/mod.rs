@@ -17,7 +17,7 @@ mod verify;
 
 use std::{ffi::OsStr, io::IsTerminal, process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use snapcask::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -59,6 +59,7 @@ pub fn parse() -> std::result::Result<Cli, ExitCode> {
 pub fn run(cli: Cli) -> ExitCode {
     raise_open_files();
     let (json, registry) = (cli.verb.json(), matches!(cli.verb, Verb::Push(_)));
+    let again = cli.verb.again();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -88,7 +89,10 @@ pub fn run(cli: Cli) -> ExitCode {
             output::print_error(&format!("snapcask: error: {error}\n"));
             return ExitCode::from(error.exit_code());
         }
-        Ended::Returned(Err(error)) => (error.to_string(), error.exit_code()),
+        Ended::Returned(Err(error)) => {
+            let advice = if may_pass(&error) { again } else { "" };
+            (format!("{error}{advice}"), error.exit_code())
+        }
         Ended::Panicked => {
             ("internal error: this is a bug in snapcask; please report it with the text above".into(), 1)
         }
@@ -118,6 +122,15 @@ fn raise_open_files() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
+/// Whether the same transfer may do later: the network broke, or a registry is out of order.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Unreachable { attempts, .. } => *attempts > 1,
+        Error::Refused { status, hint, .. } => *status >= 500 && hint.is_empty(),
+        _ => false,
+    }
 }
 
 /// Waits for a signal that tells the process to end, and gives its number.
@@ -156,5 +169,10 @@ fn dispatch(verb: Verb) -> Result<()> {
         Verb::Check(args) => check::run(args),
         Verb::Remove(args) => remove::run(args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "snapcask", &mut script);
+            output::bytes(&script)
+        }
     }
 }

@@ -75,6 +75,11 @@ pub fn print(text: &str) -> Result<()> {
     write(&mut std::io::stdout().lock(), "standard output", escape(text, true).as_bytes())
 }
 
+/// Prints a program's text on standard output, as it is: none of it comes from a bundle or a store.
+pub fn bytes(text: &[u8]) -> Result<()> {
+    write(&mut std::io::stdout().lock(), "standard output", text)
+}
+
 /// Prints text on standard error.
 pub fn print_error(text: &str) {
     // If standard error is gone, there is nobody to tell.

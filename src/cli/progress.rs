@@ -19,10 +19,13 @@ const MOMENT: Duration = Duration::from_millis(300);
 /// How often a bar is drawn when nothing moves: the spinner turns and the time counts on.
 const TICK: Duration = Duration::from_millis(200);
 
+/// Most characters of a phase's name.
+const LONGEST: usize = 60;
+
 /// With a known total: bytes, rate, time left.
-const BAR: &str = "{msg:30!} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
+const BAR: &str = "{msg:30} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
 /// Without: a spinner, bytes and rate.
-const SPINNER: &str = "{msg:30!} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed}";
+const SPINNER: &str = "{msg:30} {spinner} {binary_bytes} {binary_bytes_per_sec} {elapsed}";
 
 /// Bars if standard error is a terminal and nothing asks for quiet.
 pub fn for_output(common: &Common) -> Arc<dyn Progress> {
@@ -76,7 +79,7 @@ impl Progress for Bars {
         if let Ok(style) = ProgressStyle::with_template(if total.is_some() { BAR } else { SPINNER }) {
             bar.set_style(style);
         }
-        bar.set_message(output::clean(phase));
+        bar.set_message(shortened(&output::clean(phase)));
         let mut state = self.state();
         if let Some(before) = state.bar.take() {
             before.finish_and_clear();
@@ -156,6 +159,14 @@ impl Progress for Events {
     }
 }
 
+/// A snapshot's name may be as long as a line.
+fn shortened(phase: &str) -> String {
+    match phase.chars().count() > LONGEST {
+        true => phase.chars().take(LONGEST - 1).chain(['…']).collect(),
+        false => phase.into(),
+    }
+}
+
 fn draw(bar: &ProgressBar) {
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     bar.enable_steady_tick(TICK);
@@ -170,6 +181,16 @@ mod tests {
         for template in [BAR, SPINNER] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
+    }
+
+    #[test]
+    fn a_phase_is_told_to_its_end() {
+        let waiting = "waiting for another snapcask that uses the store";
+        let bars = Bars::default();
+        bars.begin(waiting, None);
+        assert_eq!(bars.state().bar.as_ref().map(ProgressBar::message), Some(waiting.into()));
+        assert!(!BAR.contains('!') && !SPINNER.contains('!'), "the template cuts nothing off");
+        assert_eq!(shortened(&"x".repeat(100)), "x".repeat(59) + "…");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use snapcask::{
     error::IoContext,
     export::{Destination, Form},
     reference::{Host, RegistryReference, Repository, SCHEME},
-    registry::{self, Credentials, Options},
-    report::TagsReport,
+    registry::{self, Credentials, Options, TagChanges},
+    report::{TagChange, TagOutcome, TagsReport, WithTags},
 };
 
 use super::{args::Common, output};
@@ -100,6 +100,49 @@ pub fn destination(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> R
     match reference(argument)? {
         Some(reference) => Ok(Some((Destination::Registry(reference, Box::new(options()?)), Form::Registry))),
         None => Ok(None),
+    }
+}
+
+/// The head's tag: a reference's, or that of `--tag`, but not two.
+pub fn one_tag(in_reference: Option<String>, flag: Option<String>) -> Result<Option<String>> {
+    match (in_reference, flag) {
+        (Some(one), Some(other)) if one != other => Err(Error::Usage(format!(
+            "--tag {other} contradicts the tag {one} of the destination; leave one of them out"
+        ))),
+        (one, other) => Ok(one.or(other)),
+    }
+}
+
+/// What is told of the tags of a push.
+pub struct TagsTold(Option<TagChanges>);
+
+impl TagsTold {
+    /// Of one to this destination; of another place than a registry there is nothing to tell.
+    pub fn of(destination: &Destination) -> Self {
+        Self(match destination {
+            Destination::Registry(_, options) => Some(options.tag_changes.clone()),
+            _ => None,
+        })
+    }
+
+    /// The report with them.
+    pub fn with<T>(&self, report: T) -> WithTags<T> {
+        WithTags { report, tag_changes: self.0.as_ref().map(TagChanges::list) }
+    }
+
+    /// A line for each, for people.
+    pub fn text(&self) -> String {
+        self.0.iter().flat_map(TagChanges::list).map(|change| told(&change)).collect()
+    }
+}
+
+fn told(change: &TagChange) -> String {
+    let TagChange { tag, before, manifest, .. } = change;
+    match (change.outcome, &change.instead) {
+        (TagOutcome::Kept, Some(instead)) => format!(
+            "kept   the tag {tag}, which names another manifest, {before}; the parent has the tag {instead} (--force moves it)\n"
+        ),
+        _ => format!("moved  the tag {tag} from {before} to {manifest}\n"),
     }
 }
 

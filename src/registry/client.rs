@@ -16,7 +16,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Once,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -44,6 +44,8 @@ const CONNECT: Duration = Duration::from_secs(15);
 const STALL: Duration = Duration::from_secs(60);
 /// Longest wait for the end of an upload: a registry may copy and hash what it got.
 pub(super) const COMMIT: Duration = Duration::from_secs(900);
+/// Most attempts to reach a registry that has not answered yet and refuses the connection: it may be starting.
+const FIRST_ATTEMPTS: u32 = 3;
 /// Most redirects that a request follows.
 const REDIRECTS: usize = 5;
 /// Most of an error's body that is looked at, in bytes.
@@ -57,6 +59,8 @@ const SLICE: usize = 128 << 10;
 pub(super) enum Failure {
     /// The connection: another attempt may do.
     Broken(String),
+    /// Nobody has answered yet, and nobody listens: worth few attempts.
+    Refused(String),
     /// Another attempt would fail as well.
     Fatal(Error),
 }
@@ -138,6 +142,8 @@ pub(super) struct Client {
     base: Url,
     host: Host,
     auth: Authenticator,
+    /// Whether anything has answered: what fails afterwards is a network that comes and goes.
+    reached: AtomicBool,
     pub retry: Retry,
 }
 
@@ -180,6 +186,7 @@ impl Client {
             auth: Authenticator::new(base.clone(), credentials),
             base,
             host: host.clone(),
+            reached: AtomicBool::new(false),
             retry: options.retry,
         })
     }
@@ -217,22 +224,36 @@ impl Client {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let last = attempt >= self.retry.attempts;
             match self.send_once(request) {
-                Ok(response) if last || !is_passing(response.status()) => return Ok(response),
-                Ok(response) => self.retry.wait(attempt, response.retry_after()),
-                Err(Failure::Fatal(error)) => return Err(error),
-                Err(Failure::Broken(reason)) if last => return Err(self.unreachable(&request.operation, reason)),
-                Err(Failure::Broken(reason)) => {
-                    tracing::debug!(operation = request.operation, reason, attempt, "another attempt");
-                    self.retry.wait(attempt, None);
+                Ok(response) if attempt >= self.retry.attempts || !is_passing(response.status()) => {
+                    return Ok(response);
                 }
+                Ok(response) => self.retry.wait(attempt, response.retry_after()),
+                Err(failure) => self.once_more(failure, attempt, &request.operation)?,
             }
         }
     }
 
+    /// Waits for another attempt, if the failure is worth one; else the error that it is.
+    fn once_more(&self, failure: Failure, attempt: u32, operation: &str) -> Result<()> {
+        let (reason, attempts) = match failure {
+            Failure::Fatal(error) => return Err(error),
+            Failure::Broken(reason) => (reason, self.retry.attempts),
+            Failure::Refused(reason) => (reason, self.retry.attempts.min(FIRST_ATTEMPTS)),
+        };
+        if attempt >= attempts {
+            return Err(self.unreachable_after(attempt, operation, reason));
+        }
+        tracing::debug!(operation, reason, attempt, "another attempt");
+        self.retry.wait(attempt, None);
+        Ok(())
+    }
+
     pub fn unreachable(&self, operation: &str, reason: String) -> Error {
-        let attempts = self.retry.attempts;
+        self.unreachable_after(self.retry.attempts, operation, reason)
+    }
+
+    fn unreachable_after(&self, attempts: u32, operation: &str, reason: String) -> Error {
         Error::Unreachable { registry: self.registry(), operation: operation.into(), attempts, reason }
     }
 
@@ -288,9 +309,7 @@ impl Client {
                     self.retry.wait(attempt, response.retry_after());
                 }
                 Ok(response) => break response,
-                Err(Failure::Broken(_)) if attempt < self.retry.attempts => self.retry.wait(attempt, None),
-                Err(Failure::Broken(reason)) => return Err(self.unreachable(operation, reason)),
-                Err(Failure::Fatal(error)) => return Err(error),
+                Err(failure) => self.once_more(failure, attempt, operation)?,
             }
         };
         if !response.status().is_success() {
@@ -328,9 +347,26 @@ impl Client {
         } else if !matches!(request.method, Method::GET | Method::HEAD) {
             builder = builder.header(header::CONTENT_LENGTH, "0");
         }
-        let broken = |e: reqwest::Error| Failure::Broken(explain(e));
         let inner = self.handle.block_on(watched(builder.send(), &moved, request.patience)).map_err(Failure::Broken)?;
-        Ok(Response { inner: inner.map_err(broken)?, handle: self.handle.clone() })
+        let inner = inner.map_err(|error| self.failure(error, &request.operation))?;
+        self.reached.store(true, Ordering::Relaxed);
+        Ok(Response { inner, handle: self.handle.clone() })
+    }
+
+    /// Whether what broke is worth another attempt.
+    fn failure(&self, error: reqwest::Error, operation: &str) -> Failure {
+        let cause = cause_of(&error);
+        let reason = explain(error);
+        let lasting = |hint: &str| Failure::Fatal(self.unreachable_after(1, operation, reason.clone() + hint));
+        match cause {
+            // These do not heal by themselves, whatever answered before.
+            Cause::Certificate => lasting("; --ca-file FILE trusts another certificate, --insecure takes any"),
+            Cause::NoTls => lasting("; it may speak plain HTTP, which --plain-http allows"),
+            _ if self.reached.load(Ordering::Relaxed) => Failure::Broken(reason),
+            Cause::UnknownHost => lasting("; check the name of the registry"),
+            Cause::Refused => Failure::Refused(reason),
+            Cause::Other => Failure::Broken(reason),
+        }
     }
 
     /// The error that a failure is. `what` is what 404 says is not there.
@@ -347,7 +383,6 @@ impl Client {
                     413 => "; the registry, or a proxy before it, limits the size of a request or of a blob",
                     429 => "; the registry limits how much may be asked of it: wait, and run the same command again",
                     507 => "; the registry has no room, or a quota is used up",
-                    500.. => "; run the same command again, it goes on where it stopped",
                     _ => "",
                 };
                 Error::Refused { registry, operation, status: code, reason, hint }
@@ -528,6 +563,46 @@ impl Read for Body {
         self.rest.copy_to_slice(&mut buffer[..length]);
         Ok(length)
     }
+}
+
+/// What is known to lie behind a failed exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// No certificate for this host, or none that is trusted.
+    Certificate,
+    /// What answers does not speak TLS.
+    NoTls,
+    /// The resolver knows no such host.
+    UnknownHost,
+    /// Nobody listens, or the resolver itself does not answer.
+    Refused,
+    Other,
+}
+
+fn cause_of(error: &(dyn std::error::Error + 'static)) -> Cause {
+    let mut resolving = false;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        resolving |= text.starts_with("dns error");
+        // The library's own error stands inside of an I/O error, whose `source` passes it over.
+        let io = error.downcast_ref::<io::Error>();
+        let tls = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls.or_else(|| error.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(_)) => return Cause::Certificate,
+            Some(rustls::Error::InvalidMessage(_)) => return Cause::NoTls,
+            _ => {}
+        }
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
+            return Cause::Refused;
+        }
+        next = error.source();
+        if resolving && next.is_none() {
+            let passing = text.contains("Temporary failure");
+            return if passing { Cause::Refused } else { Cause::UnknownHost };
+        }
+    }
+    Cause::Other
 }
 
 /// An error with its causes, and without its URL, whose query may be a secret.

@@ -32,10 +32,10 @@ use std::path::PathBuf;
 use reqwest::Method;
 
 pub use credentials::{CredentialFiles, Credentials, Secret};
-pub use options::{CHUNK, Options, Retry};
+pub use options::{CHUNK, Options, Retry, TagChanges};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     reference::{Host, RegistryReference},
     storage::{Source, Target},
 };
@@ -50,12 +50,13 @@ pub fn open(reference: &RegistryReference, options: &Options) -> Result<Box<dyn 
     Ok(Box::new(source::RegistrySource::open(reference, options)?))
 }
 
-/// Begins a push to the repository; the reference's tag, where there is one, becomes the head's.
+/// Begins a push to the repository; the reference's tag, where there is one, becomes the head's. A parent's tag that
+/// names another manifest is only moved by force: else the parent is tagged with its name and digits of its digest.
 ///
 /// # Errors
 /// Bad credentials files or certificates; the registry is asked later.
-pub fn create(reference: &RegistryReference, options: &Options) -> Result<Box<dyn Target>> {
-    Ok(Box::new(target::RegistryTarget::open(reference, options)?))
+pub fn create(reference: &RegistryReference, options: &Options, force: bool) -> Result<Box<dyn Target>> {
+    Ok(Box::new(target::RegistryTarget::open(reference, options, force)?))
 }
 
 /// The tags of a repository, in the registry's order.
@@ -69,14 +70,19 @@ pub fn tags(reference: &RegistryReference, options: &Options) -> Result<Vec<Stri
 /// Asks the registry whether it takes these credentials, and keeps them if it does. The file that names them.
 ///
 /// # Errors
-/// [`crate::Error::Unauthorized`]: it does not; nothing was kept.
+/// [`crate::Error::LoginRefused`]: it does not; nothing was kept.
 pub fn login(host: &Host, username: &str, password: &Secret, options: &Options) -> Result<PathBuf> {
     let credentials = Credentials::basic(username, password.expose())?;
     let client = Client::new(host, &Options { credentials: Some(credentials), ..options.clone() })?;
     let request = Request::new(Method::GET, client.url("/v2/"), &auth::Scope::default(), format!("log in to {host}"));
-    let response = client.send(&request)?;
+    // Who is told to run `snapcask login` after this did so.
+    let refused = |error| match error {
+        Error::Unauthorized { registry, reason, .. } => Error::LoginRefused { registry, reason },
+        other => other,
+    };
+    let response = client.send(&request).map_err(refused)?;
     if !response.status().is_success() {
-        return Err(client.refusal(response, &request.operation, "registry API"));
+        return Err(refused(client.refusal(response, &request.operation, "registry API")));
     }
     options.files.store(host, username, password)
 }

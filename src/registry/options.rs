@@ -4,11 +4,12 @@ use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
     path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use super::credentials::{CredentialFiles, Credentials};
-use crate::reference::Repository;
+use crate::{reference::Repository, report::TagChange};
 
 /// How a registry is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,33 @@ pub struct Options {
     pub part: usize,
     /// Bytes a second that are fast: one connection is enough then.
     pub fast: u64,
+    /// What a push with these options did to tags.
+    pub tag_changes: TagChanges,
 }
+
+/// The tags that named other manifests before a push. Clones share one list.
+#[derive(Clone, Debug, Default)]
+pub struct TagChanges(Arc<Mutex<Vec<TagChange>>>);
+
+impl TagChanges {
+    pub(super) fn note(&self, change: TagChange) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+    }
+
+    /// Those so far, in the order in which they were looked at: the head's last.
+    pub fn list(&self) -> Vec<TagChange> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What came of a push is none of its settings: two places are the same whatever was done there.
+impl PartialEq for TagChanges {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for TagChanges {}
 
 /// The size of a chunk. A request costs a registry a sync of its disk: pushing 173 MB to docker-registry 2.8 on loopback
 /// took 0.96 s in chunks of 4 MiB, 0.80 s in chunks of 8, 0.76 s in chunks of 16, which take twice the memory.
@@ -64,6 +91,7 @@ impl Default for Options {
             chunk: CHUNK,
             part: PART,
             fast: FAST,
+            tag_changes: TagChanges::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::repository::Repo;
 use crate::{
+    digest::parse_hex32,
     error::{Error, Result},
     model::json::{self, MAX_DOCUMENT},
 };
@@ -22,7 +23,12 @@ struct Page {
     tags: Option<Vec<String>>,
 }
 
-/// Every tag, in the registry's order.
+/// Whether it is the list of a manifest's referrers, kept by clients (`referrers`): no snapshot has it.
+fn is_of_referrers(tag: &str) -> bool {
+    tag.strip_prefix("sha256-").is_some_and(|hex| parse_hex32(hex).is_some())
+}
+
+/// Every tag of a snapshot, in the registry's order.
 ///
 /// # Errors
 /// [`Error::RemoteNotFound`]; [`Error::Limit`] on a list without end; [`Error::Protocol`] on one that leads elsewhere.
@@ -54,7 +60,8 @@ pub(super) fn list(repo: &Repo) -> Result<Vec<String>> {
         let bytes = response.read_all(MAX_DOCUMENT).map_err(|e| broken(format!("its list of tags: {e}")))?;
         let page: Page = json::parse(&bytes, "the list of tags")?;
         // What is no tag cannot be asked for; it is not shown either.
-        found.extend(page.tags.unwrap_or_default().into_iter().filter(|t| t.parse::<crate::model::Tag>().is_ok()));
+        let shown = |tag: &String| tag.parse::<crate::model::Tag>().is_ok() && !is_of_referrers(tag);
+        found.extend(page.tags.unwrap_or_default().into_iter().filter(shown));
         if found.len() as u64 > MAX_TAGS {
             return Err(too_many(repo, found.len() as u64, MAX_TAGS, "number of tags"));
         }

@@ -2,7 +2,7 @@
 //! head's last of all. An interrupted push leaves blobs that no tag names, and the next one finds them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +14,7 @@ use reqwest::{Method, StatusCode, header};
 
 use super::{
     memory::Memory,
-    options::Options,
+    options::{Options, TagChanges},
     referrers,
     repository::{Repo, is_manifest},
     upload::{Begun, Session, begin},
@@ -25,10 +25,11 @@ use crate::{
     error::{Error, Result},
     media_type,
     model::{
-        Descriptor, Index, Manifest,
+        Descriptor, Index, Manifest, Tag,
         json::{self, MAX_DOCUMENT},
     },
     reference::{RegistryReference, Repository, Version},
+    report::{TagChange, TagOutcome},
     storage::{Blob, BlobWriter, Put, SharedTarget, Target},
 };
 
@@ -43,17 +44,26 @@ pub(super) struct Shared {
     pub sent: AtomicU64,
     /// The manifests pushed by this run, which tags are to name.
     manifests: Mutex<HashMap<Digest, Bytes>>,
+    /// Where it is told which tags named other manifests.
+    tag_changes: TagChanges,
 }
+
+/// Digits of a digest in the tag of a parent whose name is taken.
+const TAG_DIGITS: usize = 12;
+/// Longest tag.
+const MAX_TAG: usize = 128;
 
 /// A repository being pushed to.
 pub(super) struct RegistryTarget {
     shared: Arc<Shared>,
     /// The head's tag, instead of the one in the index.
     head: Option<Version>,
+    /// Parents' tags are moved, too.
+    force: bool,
 }
 
 impl RegistryTarget {
-    pub fn open(reference: &RegistryReference, options: &Options) -> Result<Self> {
+    pub fn open(reference: &RegistryReference, options: &Options, force: bool) -> Result<Self> {
         let shared = Shared {
             repo: Repo::to_push(reference, options)?,
             memory: Memory(options.cache.clone()),
@@ -61,8 +71,9 @@ impl RegistryTarget {
             mount_from: options.mount_from.clone(),
             sent: AtomicU64::new(0),
             manifests: Mutex::new(HashMap::new()),
+            tag_changes: options.tag_changes.clone(),
         };
-        Ok(Self { shared: Arc::new(shared), head: reference.version.clone() })
+        Ok(Self { shared: Arc::new(shared), head: reference.version.clone(), force })
     }
 }
 
@@ -123,20 +134,59 @@ impl Shared {
         }
     }
 
-    /// Makes a tag name a manifest, if it does not yet.
-    fn tag(&self, entry: &Descriptor, version: &Version) -> Result<()> {
-        let known = self.manifests.lock().unwrap_or_else(PoisonError::into_inner).get(&entry.digest).cloned();
-        let operation = format!("push {version} to {}", self.repo.display());
-        let request = self
-            .repo
-            .request(Method::HEAD, self.repo.url(&format!("manifests/{version}")), operation)
-            .header(header::ACCEPT, &entry.media_type);
-        let response = self.repo.client.send(&request)?;
-        if response.status() == StatusCode::OK
-            && response.header("docker-content-digest") == Some(entry.digest.to_string().as_str())
-        {
+    /// Makes a tag name a manifest, if it does not yet. Unless it is to be `moved`, a tag that names another stays, and the
+    /// manifest gets a tag of its own: registries sweep what has none.
+    fn tag(&self, entry: &Descriptor, tag: &Tag, moved: bool) -> Result<()> {
+        let version = Version::Tag(tag.clone());
+        let before = self.named(&version)?;
+        if before == Some(entry.digest) {
             return Ok(());
         }
+        let mut change = before.map(|before| TagChange {
+            tag: tag.to_string(),
+            outcome: TagOutcome::Moved,
+            before,
+            manifest: entry.digest,
+            instead: None,
+        });
+        match &mut change {
+            Some(change) if !moved => {
+                let instead = own_tag(tag, &entry.digest);
+                let version = Version::Tag(instead.parse()?);
+                if self.named(&version)? != Some(entry.digest) {
+                    self.put_tag(entry, &version)?;
+                }
+                (change.outcome, change.instead) = (TagOutcome::Kept, Some(instead));
+            }
+            _ => self.put_tag(entry, &version)?,
+        }
+        change.into_iter().for_each(|change| self.tag_changes.note(change));
+        Ok(())
+    }
+
+    /// The digest of what a tag names; none if there is no such tag.
+    fn named(&self, version: &Version) -> Result<Option<Digest>> {
+        let operation = format!("read {version} of {}", self.repo.display());
+        let accept = format!("{}, {}", media_type::MANIFEST, media_type::INDEX);
+        let request = self
+            .repo
+            .request(Method::HEAD, self.repo.url(&format!("manifests/{version}")), &operation)
+            .header(header::ACCEPT, &accept);
+        let response = self.repo.client.send(&request)?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            _ => return Err(self.repo.refusal(response, &operation)),
+        }
+        match response.header("docker-content-digest").and_then(|text| text.parse().ok()) {
+            Some(digest) => Ok(Some(digest)),
+            // The header is optional.
+            None => Ok(self.repo.manifest(version)?.map(|(bytes, _)| Digest::of(&bytes))),
+        }
+    }
+
+    fn put_tag(&self, entry: &Descriptor, version: &Version) -> Result<()> {
+        let known = self.manifests.lock().unwrap_or_else(PoisonError::into_inner).get(&entry.digest).cloned();
         let bytes = match known {
             Some(bytes) => bytes,
             None => match self.repo.manifest(&Version::Digest(entry.digest))? {
@@ -145,6 +195,14 @@ impl Shared {
             },
         };
         self.put_version(version, &entry.media_type, bytes).map(drop)
+    }
+
+    /// The manifests that are parents of others in this push.
+    fn parents(&self) -> HashSet<Digest> {
+        let manifests = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        // What does not parse is an index, which has no parent.
+        let parse = |bytes| Manifest::parse(bytes, "a pushed manifest").ok();
+        manifests.values().filter_map(|bytes| Some(parse(bytes)?.subject?.digest)).collect()
     }
 
     /// Mounts the blob from a repository that is known to have had it; else an upload that the attempt began.
@@ -164,6 +222,13 @@ impl Shared {
         }
         Ok(begun)
     }
+}
+
+/// The tag of a parent whose name is another snapshot's: its name, and its manifest's first digits.
+fn own_tag(tag: &Tag, digest: &Digest) -> String {
+    let digits = &digest.hex()[..TAG_DIGITS];
+    let name: String = tag.as_str().chars().take(MAX_TAG - 1 - TAG_DIGITS).collect();
+    format!("{name}-{digits}")
 }
 
 impl Target for RegistryTarget {
@@ -188,6 +253,7 @@ impl Target for RegistryTarget {
     }
 
     fn finish(self: Box<Self>, index: &Index) -> Result<()> {
+        let parents = self.shared.parents();
         // The head is the first entry, and the last to be tagged: who sees its tag finds everything.
         for (position, entry) in index.manifests.iter().enumerate().rev() {
             let version = match (&self.head, Index::tag_of(entry)) {
@@ -196,7 +262,10 @@ impl Target for RegistryTarget {
                 _ => continue,
             };
             match version {
-                Version::Tag(_) => self.shared.tag(entry, &version)?,
+                // A head's tag was asked for; a parent's name may by now be another snapshot's.
+                Version::Tag(tag) => {
+                    self.shared.tag(entry, &tag, self.force || position == 0 || !parents.contains(&entry.digest))?;
+                }
                 Version::Digest(digest) if digest == entry.digest => {}
                 Version::Digest(digest) => {
                     let text = format!("{digest} was asked for, but the head's manifest is {}", entry.digest);

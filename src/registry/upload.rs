@@ -188,7 +188,7 @@ impl Session {
                     _ => return Err(repo.refusal(response, &request.operation)),
                 },
                 Err(Failure::Fatal(error)) => return Err(error),
-                Err(Failure::Broken(reason)) => (reason, None),
+                Err(Failure::Broken(reason) | Failure::Refused(reason)) => (reason, None),
             };
             tracing::debug!(offset = self.offset, reason, "a chunk was cut");
             failures += 1;
@@ -320,7 +320,7 @@ impl Session {
                     _ => return Err(repo.refusal(response, &request.operation)),
                 },
                 Err(Failure::Fatal(error)) => return Err(error),
-                Err(Failure::Broken(reason)) => {
+                Err(Failure::Broken(reason) | Failure::Refused(reason)) => {
                     broken = true;
                     (reason, None)
                 }
@@ -367,7 +367,7 @@ pub(super) fn send_whole(repo: &Repo, begun: Session, digest: &Digest, bytes: &B
             }
             Ok(response) => return Err(repo.refusal(response, &request.operation)),
             Err(Failure::Fatal(error)) => return Err(error),
-            Err(Failure::Broken(reason)) => {
+            Err(Failure::Broken(reason) | Failure::Refused(reason)) => {
                 broken = true;
                 (reason, None)
             }

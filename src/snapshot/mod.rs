@@ -124,16 +124,16 @@ impl Snapshot {
         SnapshotIdentity::all_of(&self.descriptor.digest, self.descriptor.id.as_deref()).into()
     }
 
-    /// Whether `directory` holds a descriptor.
+    /// Whether `directory` holds a descriptor, or may hold one: what cannot be looked at counts.
     pub fn is_at(directory: &Path) -> bool {
-        [V066_FILE, SNAPSHOT_FILE].iter().any(|file| directory.join(file).symlink_metadata().is_ok())
+        [V066_FILE, SNAPSHOT_FILE].iter().any(|file| is_there(&directory.join(file)).unwrap_or(true))
     }
 
     /// Reads the snapshot directory at `directory`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no directory; [`Error::InvalidSnapshot`] where it has no descriptor, two, or
-    /// one that is no regular file; [`Error::InvalidDescriptor`].
+    /// [`Error::NotFound`] where there is no directory; [`Error::NoSnapshot`] where it has no descriptor;
+    /// [`Error::InvalidSnapshot`] where it has two, or one that is no regular file; [`Error::InvalidDescriptor`].
     pub fn open(directory: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidSnapshot { directory: directory.into(), reason };
         match std::fs::metadata(directory) {
@@ -146,12 +146,12 @@ impl Snapshot {
                 return Err(Error::NotFound { what: "snapshot directory", path: directory.into(), hint });
             }
         }
-        let there = |name: &str| directory.join(name).symlink_metadata().is_ok();
-        let file = match (there(V066_FILE), there(SNAPSHOT_FILE)) {
+        let there = |name: &str| is_there(&directory.join(name));
+        let file = match (there(V066_FILE)?, there(SNAPSHOT_FILE)?) {
             (true, false) => V066_FILE,
             (false, true) => SNAPSHOT_FILE,
             (true, true) => return Err(invalid("it has both manifest.json and snapshot.json".into())),
-            (false, false) => return Err(invalid("it has neither manifest.json nor snapshot.json".into())),
+            (false, false) => return Err(Error::NoSnapshot { directory: directory.into() }),
         };
         let path = directory.join(file);
         let bytes = match read_small(&path)? {
@@ -227,6 +227,18 @@ pub(crate) fn alias(directory: &Path) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     let alias = value.get("alias").or_else(|| value.get("name"))?.as_str()?;
     alias.parse::<crate::model::SnapshotName>().ok().map(String::from)
+}
+
+/// Whether there is something at `path`, be it a symlink.
+///
+/// # Errors
+/// [`Error::Io`]: it cannot be told, for want of a right or because of a failing disk.
+pub(crate) fn is_there(path: &Path) -> Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(e) => Err(Error::io("look at", path, e)),
+    }
 }
 
 enum Small {

@@ -11,7 +11,7 @@ use super::Store;
 use crate::{
     error::{Error, IoContext, Result},
     model::SnapshotIdentity,
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, is_there},
 };
 
 /// Shortest beginning of a digest that is looked up, in hex digits: what [`crate::Digest::short`] shows.
@@ -92,7 +92,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
 
     // A directory's name costs one look, however many there are.
     let direct = snapshots.join(reference);
-    if !hidden && direct.is_dir() {
+    if !hidden && is_folder(&direct)? {
         if is_group(&direct) {
             for head in heads(&direct)? {
                 found.add("head", head);
@@ -105,7 +105,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
         && !hidden
     {
         let group = snapshots.join(group);
-        if is_group(&group) {
+        if is_folder(&group)? && is_there(&group.join(GROUP_FILE))? && is_group(&group) {
             members(&group, member, &mut found)?;
         }
     }
@@ -228,6 +228,18 @@ fn heads(group: &Path) -> Result<Vec<Snapshot>> {
     let members: Vec<Snapshot> = folders(group)?.iter().filter_map(|folder| Snapshot::open(folder).ok()).collect();
     let parents: HashSet<SnapshotIdentity> = members.iter().filter_map(|m| m.descriptor.parent.clone()).collect();
     Ok(members.into_iter().filter(|m| !m.identities().iter().any(|identity| parents.contains(identity))).collect())
+}
+
+/// Whether there is a folder. One that cannot be looked at is an error: it may be the one that is meant.
+fn is_folder(path: &Path) -> Result<bool> {
+    match path.metadata() {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        // What is too long for a name is none.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename) => {
+            Ok(false)
+        }
+        Err(e) => Err(Error::io("look at", path, e)),
+    }
 }
 
 /// Whether a directory holds members and is no snapshot itself.
@@ -402,5 +414,28 @@ mod tests {
         group(&store, "web", &[(1, Some(2), Some("x")), (2, Some(1), Some("y")), (3, Some(4), None), (4, None, None)]);
         assert!(matches!(chain("x").unwrap_err(), Error::InvalidSnapshot { .. }));
         assert_eq!(names("web"), [id(3), id(4)]);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_said_to_be_missing() {
+        let (_dir, store) = store();
+        old(&store, "base", None);
+        // A circle of links: like a folder that is not ours to enter, but so for root as well.
+        for name in ["circle", "group"] {
+            std::os::unix::fs::symlink(name, store.snapshots().join(name)).unwrap();
+        }
+        for reference in ["circle", "group:member"] {
+            let error = store.find(reference).unwrap_err();
+            assert!(matches!(error, Error::Io { operation: "look at", .. }), "{reference}: {error}");
+        }
+        let long = "x".repeat(300);
+        assert!(matches!(store.find(&long).unwrap_err(), Error::SnapshotNotFound { .. }));
+        // So long a path that its descriptor's is too long.
+        let path = store.snapshots().join("base");
+        let path = path.to_str().unwrap();
+        let long = format!("{path}{}", "/.".repeat((4090 - path.len()) / 2));
+        let error = Snapshot::open(Path::new(&long)).unwrap_err();
+        assert!(matches!(error, Error::Io { operation: "look at", .. }), "{error}");
+        assert!(Snapshot::is_at(Path::new(&long)) && !Snapshot::is_at(&store.root));
     }
 }

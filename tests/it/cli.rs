@@ -1,7 +1,9 @@
 //! The command line: exit codes, messages, and silence in a pipe.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{error::Error, fs, os::unix::fs::symlink, path::Path};
 
+use jsonschema::{Retrieve, Uri};
+use serde_json::Value;
 use snapcask::{export::Form, model::Generation};
 
 use crate::fixture::*;
@@ -129,4 +131,143 @@ fn copy_to_a_full_disk() {
         assert!(text.contains(&format!("cannot write {place}")) && text.contains("File too large"), "{text}");
         assert!(!copy.exists());
     }
+}
+
+/// The schemas by their names: one may refer to another.
+struct Schemas;
+
+impl Retrieve for Schemas {
+    fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn Error + Send + Sync>> {
+        let name = uri.as_str().strip_prefix("urn:snapcask:schema:").and_then(|rest| rest.strip_suffix(":1"));
+        Ok(schema(name.ok_or("no schema of ours")?))
+    }
+}
+
+fn schema(name: &str) -> Value {
+    json_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/{name}.schema.json")))
+}
+
+#[test]
+fn the_demos_report_is_what_its_schema_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = succeeds(&run(["demo".as_ref(), folder.path().join("demo").as_os_str(), "--json".as_ref()]));
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let validator = jsonschema::options().with_retriever(Schemas).build(&schema("demo-report")).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&report).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{report:#}");
+}
+
+#[test]
+fn a_store_that_is_not_there_is_not_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = |store: &Path| run(["list".as_ref(), "--store".as_ref(), store.as_os_str()]);
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    for none in [folder.path().join("nowhere"), file.clone(), file.join("below")] {
+        let text = fails(&list(&none), 4);
+        assert!(text.contains("store not found") && text.contains("--store"), "{text}");
+    }
+    assert!(succeeds(&list(folder.path())).starts_with("no snapshots in "));
+}
+
+#[test]
+fn a_folder_without_a_descriptor_is_no_snapshot() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let empty = fixture.store.join("snapshots/empty");
+    fs::create_dir_all(&empty).unwrap();
+    let expected = format!("{} is no snapshot: it has neither manifest.json nor snapshot.json", empty.display());
+    for arguments in [vec!["inspect", "empty"], vec!["remove", "empty"], vec!["export", "empty", "-o", "x.tar"]] {
+        let text = fails(&run([arguments, vec!["--store", store]].concat()), 4);
+        assert!(text.contains(&expected), "{text}");
+    }
+    let listed = succeeds(&run(["list", "--store", store]));
+    assert!(listed.contains("is no snapshot") && !listed.contains("pack"), "{listed}");
+}
+
+#[test]
+fn a_snapshot_that_is_inspected_by_its_path_is_said_to_be_there() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (store, path) = (fixture.path("nowhere"), fixture.head().directory.to_str().unwrap());
+    let inspect =
+        |more: &[&str]| succeeds(&run([&["inspect", path, "--store", store.to_str().unwrap()], more].concat()));
+    assert!(inspect(&[]).starts_with(&format!("{path}\n")));
+    assert_eq!(serde_json::from_str::<Value>(&inspect(&["--json"])).unwrap()["source"], path);
+}
+
+#[test]
+fn a_bundle_that_is_there_is_a_destination_and_no_folder_to_write_into() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let export = |output: &Path, more: &[&str]| {
+        let arguments = ["export", "base", "--store", store, "-o", output.to_str().unwrap()];
+        run([&arguments, more].concat())
+    };
+    let bundle = fixture.path("bundle");
+    fs::create_dir(&bundle).unwrap();
+    succeeds(&export(&bundle, &[]));
+    let text = fails(&export(&bundle, &[]), 5);
+    assert!(text.contains("--force"), "{text}");
+    succeeds(&export(&bundle, &["--force"]));
+    let before = whole_tree(&bundle);
+    symlink("bundle", fixture.path("link")).unwrap();
+    for inside in ["bundle/b/c/", "bundle/blobs/b.tar", "link/b.tar", "link/../bundle/new/b.tar"] {
+        // Not by `path`, which may make it plain.
+        let output = fixture.path("").join(inside);
+        let text = fails(&export(&output, &[]), 2);
+        assert!(text.contains("is inside of the bundle"), "{text}");
+    }
+    assert_eq!(whole_tree(&bundle), before);
+    succeeds(&export(&fixture.path("link/../beside.tar"), &[]));
+}
+
+#[test]
+fn standard_streams_that_lead_nowhere() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let text = fails(&run(["import", "-", "--store", store]), 3);
+    assert!(text.contains("standard input is empty"), "{text}");
+    for arguments in [["push", "-", "oci://127.0.0.1:1/vm:a"], ["copy", "-", "oci://127.0.0.1:1/vm:a"]] {
+        let output = run([&arguments[..], &["--username", "ann", "--password-stdin"]].concat());
+        assert!(fails(&output, 2).contains("both the bundle (-) and the password"), "{arguments:?}");
+    }
+    let shell = |redirection: &str| {
+        let line = format!("exec \"$0\" export base -o - --store \"$1\" {redirection}");
+        let program = env!("CARGO_BIN_EXE_snapcask");
+        std::process::Command::new("sh").args(["-c", &line, program, store]).output().unwrap()
+    };
+    assert!(fails(&shell(">&-"), 2).contains("closed"));
+    succeeds(&shell(">/dev/null"));
+}
+
+#[test]
+fn a_demo_takes_an_empty_folder_and_a_failed_one_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = |dir: &Path| run(["demo".as_ref(), dir.as_os_str()]);
+    fs::write(folder.path().join("mine"), "").unwrap();
+    let text = fails(&demo(folder.path()), 5);
+    assert!(text.contains("name another one") && !text.contains("--force"), "{text}");
+    // No file may be as large as its disks: as on a full one.
+    let line = "trap '' XFSZ; ulimit -f 4096; exec \"$0\" demo \"$1\"";
+    let full = |dir: &Path| {
+        let arguments = ["-c".as_ref(), line.as_ref(), env!("CARGO_BIN_EXE_snapcask").as_ref(), dir.as_os_str()];
+        std::process::Command::new("sh").args(arguments).output().unwrap()
+    };
+    fails(&full(&folder.path().join("new/folder")), 1);
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    fails(&full(&empty), 1);
+    let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["empty", "mine"]);
+    assert!(fs::read_dir(&empty).unwrap().next().is_none());
+}
+
+#[test]
+fn shells_get_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = succeeds(&run(["completions", shell]));
+        assert!(script.contains("with-parents") && script.contains("repair-from"), "{shell}: {script}");
+    }
+    fails(&run(["completions", "cmd.exe"]), 2);
 }

@@ -25,7 +25,12 @@ fn texts_and_exit_codes() {
             s("invalid reference \"oci://x\": odd; it is written oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]"),
         ),
         (Error::InvalidDescriptor { path: "/a".into(), reason: s("odd") }, 1, s("invalid snapshot descriptor /a: odd")),
-        (Error::InvalidSnapshot { directory: "/a".into(), reason: s("odd") }, 1, s("cannot pack snapshot /a: odd")),
+        (Error::InvalidSnapshot { directory: "/a".into(), reason: s("odd") }, 1, s("invalid snapshot /a: odd")),
+        (
+            Error::NoSnapshot { directory: "/a".into() },
+            4,
+            s("/a is no snapshot: it has neither manifest.json nor snapshot.json"),
+        ),
         (
             Error::SourceChanged { path: "/a".into() },
             1,
@@ -60,6 +65,11 @@ fn texts_and_exit_codes() {
             s("no tag \"x\" in the bundle; it has a, b"),
         ),
         (Error::AlreadyExists { path: "/a".into() }, 5, s("/a already exists; use --force to replace it")),
+        (
+            Error::NotEmpty { path: "/a".into() },
+            5,
+            s("the folder /a is not empty; name another one, or empty it yourself"),
+        ),
         (
             Error::Different { path: "/a".into(), existing: s("1"), incoming: s("2") },
             5,
@@ -102,6 +112,13 @@ fn texts_and_exit_codes() {
             s("cannot list tags: h:1 refuses the credentials, or wants some (odd); run `snapcask login h:1`"),
         ),
         (
+            Error::LoginRefused { registry: s("h:1"), reason: s("odd") },
+            1,
+            s(
+                "cannot log in: h:1 refuses the credentials (odd); check the user's name and the password. Nothing was kept",
+            ),
+        ),
+        (
             Error::Forbidden { registry: s("h:1"), operation: s("list tags"), reason: s("odd") },
             1,
             s("cannot list tags: h:1 does not allow it (odd); the credentials lack the right, or a quota is used up"),
@@ -119,9 +136,12 @@ fn texts_and_exit_codes() {
         (
             Error::Unreachable { registry: s("h"), operation: s("push x"), attempts: 6, reason: s("odd") },
             1,
-            s(
-                "cannot push x: no luck with h after 6 attempts: odd. Run the same command again; it goes on where it stopped",
-            ),
+            s("cannot push x: no luck with h after 6 attempts: odd"),
+        ),
+        (
+            Error::Unreachable { registry: s("h"), operation: s("push x"), attempts: 1, reason: s("odd") },
+            1,
+            s("cannot push x: no luck with h after 1 attempt: odd"),
         ),
         (Error::Protocol { registry: s("h"), reason: s("odd") }, 1, s("the registry h breaks the protocol: odd")),
         (

@@ -110,6 +110,7 @@ fn login_checks_before_it_keeps() {
     let login = ["login", &host, "--username", "ann", "--password-stdin"];
     let text = fails(&program(&login, b"guess\n"), 1);
     assert!(text.contains("refuses the credentials") && !text.contains("guess"), "{text}");
+    assert!(text.contains("check the user's name") && !text.contains("run `snapcask login"), "{text}");
     assert!(!config.join("config.json").exists());
     succeeds(&program(&login, b"secret-of-ann\n"));
     assert!(json_file(&config.join("config.json"))["auths"][&host]["auth"].is_string());

@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::Value;
 use snapcask::model::Generation;
 
-use super::server::Server;
+use super::server::{Behaviour, Server};
 use crate::fixture::*;
 
 const SMALL: u64 = 16 << 20;
@@ -115,5 +115,119 @@ fn mistakes_are_usage_errors() {
         vec!["import", "oci://127.0.0.1:1/vm:a", "--username", "x"],
     ] {
         fails(&program(&fixture, &arguments), 2);
+    }
+}
+
+/// Two snapshots of two stores can have the same name, and one repository.
+#[test]
+fn a_push_leaves_the_tags_of_other_snapshots_alone() {
+    let (ours, theirs) = (Fixture::sized(Generation::Flat, SMALL), Fixture::sized(Generation::Final, SMALL));
+    let server = Server::start();
+    let place = server.reference("vm");
+    let push = |fixture: &Fixture, name: &str, more: &[&str]| {
+        let store = fixture.store.to_str().unwrap();
+        succeeds(&program(fixture, &[&["push", name, &place, "--with-parents", "--store", store], more].concat()))
+    };
+    let first = checked("export-report", &push(&theirs, "middle", &["--json"]));
+    assert_eq!(first["tagChanges"], serde_json::json!([]));
+    let [middle, base] = ["middle", "base"].map(|tag| server.tag("vm", tag).unwrap());
+
+    let second = checked("export-report", &push(&ours, "middle", &["--json"]));
+    let manifest = |n: usize| second["snapshots"][n]["manifest"].as_str().unwrap().to_owned();
+    let own = format!("base-{}", &manifest(1)["sha256:".len()..][..12]);
+    assert_eq!(
+        second["tagChanges"],
+        serde_json::json!([
+            { "tag": "base", "outcome": "kept", "before": base.to_string(), "manifest": manifest(1), "instead": own },
+            { "tag": "middle", "outcome": "moved", "before": middle.to_string(), "manifest": manifest(0) },
+        ])
+    );
+    assert_eq!(server.tag("vm", "base"), Some(base));
+    assert_eq!(server.tag("vm", "middle").unwrap().to_string(), manifest(0));
+    // No sweeper of untagged manifests takes the parent away.
+    assert_eq!(server.tag("vm", &own).unwrap().to_string(), manifest(1));
+
+    let text = push(&ours, "middle", &[]);
+    assert!(text.contains(&format!("kept   the tag base, which names another manifest, {base}")), "{text}");
+    assert!(text.contains(&own) && text.contains("--force") && !text.contains("moved"), "{text}");
+    let text = push(&ours, "middle", &["--force"]);
+    assert!(text.contains(&format!("moved  the tag base from {base} to {}", manifest(1))), "{text}");
+    assert_eq!(server.tag("vm", "base").unwrap().to_string(), manifest(1));
+
+    // The same for a bundle.
+    let bundle = theirs.path("bundle");
+    theirs.export_chain(snapcask::export::Form::Dir, &bundle);
+    let copied = program(&theirs, &["push", bundle.to_str().unwrap(), &place, "--json"]);
+    let copied = checked("copy-report", &succeeds(&copied));
+    let outcomes: Vec<_> =
+        copied["tagChanges"].as_array().unwrap().iter().map(|c| (&c["tag"], &c["outcome"])).collect();
+    let expected = [("base", "kept"), ("middle", "kept")].map(|(t, o)| (t.into(), o.into()));
+    assert_eq!(outcomes, expected.iter().map(|(t, o): &(Value, Value)| (t, o)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_tag_says_which_head_of_a_repository() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let server = Server::start();
+    server.behave(Behaviour { no_referrers: true, ..Default::default() });
+    let (store, place) = (fixture.store.to_str().unwrap(), server.reference("vm"));
+    let go = |arguments: &[&str]| succeeds(&program(&fixture, arguments));
+    go(&["push", "head", &place, "--with-parents", "--store", store]);
+    let middle = server.tag("vm", "middle").unwrap().to_string();
+    assert!(server.log().iter().any(|seen| seen.target.contains("/manifests/sha256-")), "there are lists of referrers");
+
+    // They are no snapshots, and nobody is asked to choose one.
+    assert_eq!(go(&["tags", &place]), "base\nmiddle\nhead\n");
+    let bundle = fixture.path("b.tar");
+    let pull = |more: &[&str]| program(&fixture, &[&["pull", &place, "-o", bundle.to_str().unwrap()], more].concat());
+    let text = fails(&pull(&[]), 2);
+    assert!(text.contains(":middle") && !text.contains("sha256-"), "{text}");
+
+    for tag in ["middle", &middle] {
+        let pulled = checked("copy-report", &succeeds(&pull(&["--tag", tag, "--force", "--json"])));
+        assert_eq!(pulled["snapshots"][0]["manifest"], middle.as_str());
+    }
+    let target = fixture.path("target");
+    let imported = go(&["import", &place, "--tag", "middle", "--store", target.to_str().unwrap(), "--json"]);
+    assert_eq!(checked("import-report", &imported)["snapshots"][0]["manifest"], middle.as_str());
+    // From one registry to another.
+    let other = Server::start();
+    go(&["pull", &place, "--tag", "middle", "-o", &other.reference("copy")]);
+    assert_eq!(other.tag("copy", "middle").unwrap().to_string(), middle);
+    fails(&pull(&["--tag", "nobody"]), 4);
+}
+
+#[test]
+fn two_tags_for_one_head_are_refused() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    let tagged = "oci://127.0.0.1:1/vm:tt";
+    for arguments in [
+        vec!["export", "head", "-o", tagged, "--tag", "uu", "--store", store],
+        vec!["push", "head", tagged, "--tag", "uu", "--store", store],
+    ] {
+        let text = fails(&program(&fixture, &arguments), 2);
+        assert!(text.contains("--tag uu contradicts the tag tt"), "{text}");
+    }
+    let text = fails(&program(&fixture, &["copy", "x.tar", tagged, "--format", "tar"]), 2);
+    assert!(text.contains("a registry has one form"), "{text}");
+}
+
+#[test]
+fn only_transfers_are_advised_to_go_on() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let server = Server::start();
+    server.behave(Behaviour { always: Some(501), ..Default::default() });
+    let (store, place) = (fixture.store.to_str().unwrap(), server.reference("vm:a"));
+    let (again, goes_on) = ("Run the same command again", "it goes on where it stopped");
+    for (arguments, advised, resumed) in [
+        (vec!["push", "head", &place, "--store", store], true, true),
+        (vec!["pull", &place, "-o", "x.tar"], true, false),
+        (vec!["import", &place, "--store", store], true, false),
+        (vec!["tags", place.strip_suffix(":a").unwrap()], false, false),
+        (vec!["verify", &place], false, false),
+    ] {
+        let text = fails(&program(&fixture, &arguments), 1);
+        assert_eq!((text.contains(again), text.contains(goes_on)), (advised, resumed), "{arguments:?}: {text}");
     }
 }

@@ -185,7 +185,7 @@ fn lasting_failures_are_said_clearly_and_leave_nothing() {
     let gone = options(None);
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = pull(&format!("oci://127.0.0.1:{closed}/vm:a"), &gone, &fixture.path("x.tar"), Form::Tar).unwrap_err();
-    assert!(matches!(error, Error::Unreachable { attempts: 5, .. }), "{error}");
+    assert!(matches!(error, Error::Unreachable { attempts: 3, .. }), "{error}");
 }
 
 #[test]
@@ -248,5 +248,29 @@ fn a_registry_that_refuses_chunks_gets_blobs_in_one_piece() {
         // All but the last of a blob are as large as was asked for.
         let full = chunks.iter().filter(|size| **size >= 200_000).count();
         assert!(chunks.is_empty() || full > 0, "{chunks:?}");
+    }
+}
+
+/// What stays as it is is said at once; only a registry that may be starting is asked again, and not often.
+#[test]
+fn what_does_not_heal_is_not_tried_again() {
+    let fixture = Fixture::empty(Generation::Flat);
+    let timed = |reference: &str, options: &Options| {
+        let began = std::time::Instant::now();
+        let error = pull(reference, options, &fixture.path("x.tar"), Form::Tar).unwrap_err();
+        (error, began.elapsed().as_secs_f64())
+    };
+    let slow = Retry { first: Duration::from_secs(5), longest: Duration::from_secs(5), ..options(None).retry };
+    let slow = Options { retry: slow, ..options(None) };
+    // Plain HTTP where TLS is asked for; a certificate for another name is told by the same look at the cause.
+    let server = Server::start();
+    let (error, seconds) = timed(&server.reference("vm:a"), &Options { insecure: true, ..slow.clone() });
+    assert!(matches!(&error, Error::Unreachable { attempts: 1, .. }), "{error}");
+    assert!(error.to_string().contains("--plain-http") && seconds < 5.0, "{error} after {seconds} s");
+    // Without a resolver the name may be a passing failure: a few attempts.
+    let (error, _) = timed("oci://nobody.invalid/vm:a", &options(None));
+    assert!(matches!(&error, Error::Unreachable { attempts: 1 | 3, .. }), "{error}");
+    if matches!(error, Error::Unreachable { attempts: 1, .. }) {
+        assert!(error.to_string().contains("check the name of the registry"), "{error}");
     }
 }
