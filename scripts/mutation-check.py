@@ -46,7 +46,7 @@ MUTANTS = {
         "&& false && !child.is_child_of(&snapshot)",
         "hardening layout_checks",
     ),
-    "descriptor is the config's": ("src/import.rs|src/settle.rs", "if !same {", "if false {", "hardening layout_checks"),
+    "descriptor is the config's": ("src/bundle.rs", "if !same {", "if false {", "hardening layout_checks"),
     # verifications: files
     "root of a restored file": (
         "src/restore.rs", "if found.root != row.root || size != row.size {", "if false {", "lies",

@@ -1,6 +1,6 @@
 //! A bundle's graph: manifests and configs, fetched, validated and compared with each other before any layer is read.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use crate::{
     digest::Digest,
@@ -10,9 +10,9 @@ use crate::{
     model::{
         Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotIdentity, SnapshotRecord, json::MAX_DOCUMENT,
     },
-    snapshot::MAX_DESCRIPTOR,
+    snapshot::{MAX_DESCRIPTOR, SnapshotDescriptor},
     storage::Source,
-    store::vmdk::MAX_VMDK,
+    store::{image_cache::MAX_METADATA, vmdk::MAX_VMDK},
 };
 
 /// Longest chain that is followed.
@@ -20,8 +20,6 @@ pub const MAX_CHAIN: usize = 4096;
 /// Most bytes of manifests and configs of a chain: they are held in memory. (Of 4,096 snapshots with ten files each
 /// and stacks of 64 layers, these are 90 MiB.)
 pub const MAX_DOCUMENTS: u64 = 128 << 20;
-/// Largest image metadata (`manifests/*.json`): a larger one is not read from an image cache either.
-const MAX_METADATA: u64 = 16 << 20;
 
 /// How much the documents of several snapshots are that are held at once.
 #[derive(Debug, Default)]
@@ -70,6 +68,40 @@ impl BundledSnapshot {
         let loaded = Self { descriptor: descriptor.clone(), manifest, config };
         loaded.validate()?;
         Ok(loaded)
+    }
+
+    /// The snapshot's own descriptor, which must be the one that the config describes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBundle`], by the file's name in the snapshot: where its bytes were found is of no use to anybody.
+    pub fn descriptor_from(&self, bytes: Vec<u8>) -> Result<SnapshotDescriptor> {
+        let record = &self.config.snapshot;
+        let path = Path::new(record.name.as_str()).join(&record.descriptor);
+        let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes).map_err(|error| match error {
+            Error::InvalidDescriptor { reason, .. } => {
+                Error::bundle(format!("{} of snapshot {}", record.descriptor, record.name), reason)
+            }
+            other => other,
+        })?;
+        let fail = |reason| Err(Error::bundle(format!("config {}", self.manifest.config.digest), reason));
+        let same = descriptor.digest == record.digest
+            && descriptor.id == record.id
+            && descriptor.parent == record.parent
+            && descriptor.generation == record.generation
+            && descriptor.disk == record.disk;
+        if !same {
+            return fail(format!(
+                "it describes {}, but the snapshot's descriptor is {}",
+                record.digest, descriptor.digest
+            ));
+        }
+        for (payload, size) in &descriptor.payloads {
+            let row = self.config.files.iter().find(|f| f.path == *payload);
+            if row.is_none_or(|row| size.is_some_and(|size| size != row.size)) {
+                return fail(format!("the payload {payload} is missing or has another size than the descriptor says"));
+            }
+        }
+        Ok(descriptor)
     }
 
     fn validate(&self) -> Result<()> {

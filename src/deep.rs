@@ -28,7 +28,7 @@ use crate::{
     model::{Descriptor, FileRecord, LayerFile, LayerRecord, TarPath, config::MAX_STACK},
     progress::Progress,
     restore::{EntryRule, decode_blob},
-    snapshot::{IntegrityAlgorithm, MAX_DESCRIPTOR, SnapshotDescriptor},
+    snapshot::{IntegrityAlgorithm, MAX_DESCRIPTOR},
     storage::Source,
     store::place::Stage,
     verify::into_error,
@@ -413,37 +413,19 @@ impl<'a> DeepCheck<'a> {
     /// Whether the snapshot's own descriptor is the one that its config describes, as an import wants it to be.
     fn compare_descriptor(&self, snapshot: &BundledSnapshot) -> Result<()> {
         let record = &snapshot.config.snapshot;
-        let path = Path::new(record.name.as_str()).join(&record.descriptor);
+        let fail =
+            |reason: String| Err(Error::bundle(format!("{} of snapshot {}", record.descriptor, record.name), reason));
         let held = self.files.get(&record.descriptor);
         if held.is_some_and(|held| held.known.contents().size > MAX_DESCRIPTOR) {
-            let reason = format!("it is larger than {MAX_DESCRIPTOR} bytes");
-            return Err(Error::InvalidDescriptor { path, reason });
+            return fail(format!("it is larger than {MAX_DESCRIPTOR} bytes"));
         }
-        let context = || format!("config {}", snapshot.manifest.config.digest);
         let whole = held.filter(|held| matches!(held.known, Known::Whole(_)));
         let Some((held, kept)) = whole.and_then(|held| Some((held, held.bytes.as_ref()?))) else {
-            return Err(Error::bundle(context(), format!("no layer holds the descriptor {}", record.descriptor)));
+            return fail("no layer holds it".into());
         };
         let mut bytes = vec![0; held.known.contents().size as usize];
         kept.file.read_exact_at(&mut bytes, 0).context("read", &kept.path)?;
-        let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes)?;
-        let same = descriptor.digest == record.digest
-            && descriptor.id == record.id
-            && descriptor.parent == record.parent
-            && descriptor.generation == record.generation
-            && descriptor.disk == record.disk;
-        if !same {
-            let reason =
-                format!("it describes {}, but the snapshot's descriptor is {}", record.digest, descriptor.digest);
-            return Err(Error::bundle(context(), reason));
-        }
-        for (payload, size) in &descriptor.payloads {
-            let row = snapshot.config.files.iter().find(|f| f.path == *payload);
-            if row.is_none_or(|row| size.is_some_and(|size| size != row.size)) {
-                let reason = format!("the payload {payload} is missing or has another size than the descriptor says");
-                return Err(Error::bundle(context(), reason));
-            }
-        }
+        let descriptor = snapshot.descriptor_from(bytes)?;
         // Recorded integrity of other kinds wants a file's bytes, which are not here.
         for recorded in descriptor.recorded.iter().filter(|r| r.algorithm == IntegrityAlgorithm::Merkle) {
             let Some(held) = self.files.get(&recorded.path) else { continue };

@@ -166,45 +166,6 @@ pub struct CopyReport {
     pub seconds: f64,
 }
 
-/// What a push did with a tag that named another manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TagOutcome {
-    /// It names the manifest of this push now.
-    Moved,
-    /// It was left as it was: it is another snapshot's, and nobody asked for it to move.
-    Kept,
-}
-
-/// A tag that named another manifest before a push.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TagChange {
-    /// The tag.
-    pub tag: String,
-    /// What was done.
-    pub outcome: TagOutcome,
-    /// The manifest that it named.
-    pub before: Digest,
-    /// The manifest that was pushed.
-    pub manifest: Digest,
-    /// Where it was kept: the tag that the pushed manifest has instead.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub instead: Option<String>,
-}
-
-/// A report, and what became of tags where the destination is a registry.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct WithTags<T> {
-    /// The report.
-    #[serde(flatten)]
-    pub report: T,
-    /// Tags that named other manifests before; none for another destination.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tag_changes: Option<Vec<TagChange>>,
-}
-
 /// The tags of a repository.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     bundle::BundledSnapshot,
-    error::{Error, IoContext, Result},
+    error::{IoContext, Result},
     layer::analyze::Contents,
     model::TarPath,
     progress::{Progress, Silent},
@@ -121,32 +121,5 @@ fn descriptor_of(bundled: &BundledSnapshot, directory: &Path) -> Result<Snapshot
     // One byte more than the limit, which `parse` refuses.
     let file = File::open(&path).context("open", &path)?;
     file.take(MAX_DESCRIPTOR + 1).read_to_end(&mut bytes).context("read", &path)?;
-    let descriptor = SnapshotDescriptor::parse(&path, &record.descriptor, bytes).map_err(|error| match error {
-        // It is the bundle's, and the stage that it stands in is soon gone.
-        Error::InvalidDescriptor { reason, .. } => {
-            Error::bundle(format!("{} of snapshot {}", record.descriptor, record.name), reason)
-        }
-        other => other,
-    })?;
-    let same = descriptor.digest == record.digest
-        && descriptor.id == record.id
-        && descriptor.parent == record.parent
-        && descriptor.generation == record.generation
-        && descriptor.disk == record.disk;
-    if !same {
-        return Err(Error::bundle(
-            format!("config {}", bundled.manifest.config.digest),
-            format!("it describes {}, but the snapshot's descriptor is {}", record.digest, descriptor.digest),
-        ));
-    }
-    for (payload, size) in &descriptor.payloads {
-        let row = bundled.config.files.iter().find(|f| f.path == *payload);
-        if row.is_none_or(|row| size.is_some_and(|size| size != row.size)) {
-            return Err(Error::bundle(
-                format!("config {}", bundled.manifest.config.digest),
-                format!("the payload {payload} is missing or has another size than the descriptor says"),
-            ));
-        }
-    }
-    Ok(descriptor)
+    bundled.descriptor_from(bytes)
 }

@@ -139,6 +139,7 @@ fn is_registry(argument: &OsStr) -> bool {
 
 /// Options of every verb.
 #[derive(Args)]
+#[command(next_help_heading = None::<&'static str>)]
 pub struct Common {
     /// Print a JSON report (schemas/) instead of text
     #[arg(long)]

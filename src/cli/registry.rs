@@ -7,13 +7,14 @@ use std::{
 };
 
 use clap::Args;
+use serde::Serialize;
 use snapcask::{
     Error, Result,
     error::IoContext,
     export::{Destination, Form},
     reference::{Host, RegistryReference, Repository, SCHEME},
-    registry::{self, Credentials, Options, TagChanges},
-    report::{TagChange, TagOutcome, TagsReport, WithTags},
+    registry::{self, Credentials, Options, TagChange, TagChanges, TagOutcome},
+    report::TagsReport,
 };
 
 use super::{args::Common, output};
@@ -111,6 +112,18 @@ pub fn one_tag(in_reference: Option<String>, flag: Option<String>) -> Result<Opt
         ))),
         (one, other) => Ok(one.or(other)),
     }
+}
+
+/// A report, and what became of tags where the destination is a registry.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WithTags<T> {
+    /// The report.
+    #[serde(flatten)]
+    pub report: T,
+    /// Tags that named other manifests before; none for another destination.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag_changes: Option<Vec<TagChange>>,
 }
 
 /// What is told of the tags of a push.

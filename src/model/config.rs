@@ -16,7 +16,7 @@ use crate::{
 /// A stack holds at most this many snapshot layers; then a new base starts
 /// (some registries stop at 127 layers a manifest, and cache layers come on top).
 pub const MAX_STACK: usize = 64;
-/// A path has at most this many folders above it, as on export: each costs work and memory, and a path has room for 512.
+/// A path has at most this many folders above it (a file in `a/b/` has 2): each costs work and memory, and a path has room for 512.
 pub const MAX_DEPTH: usize = 32;
 
 /// Which contract a snapshot's descriptor follows.

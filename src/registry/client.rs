@@ -583,12 +583,10 @@ fn cause_of(error: &(dyn std::error::Error + 'static)) -> Cause {
     let mut resolving = false;
     let mut next = Some(error);
     while let Some(error) = next {
-        let text = error.to_string();
-        resolving |= text.starts_with("dns error");
-        // The library's own error stands inside of an I/O error, whose `source` passes it over.
+        // What stands inside of an I/O error is passed over by its `source`.
         let io = error.downcast_ref::<io::Error>();
-        let tls = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match tls.or_else(|| error.downcast_ref()) {
+        let inside = io.and_then(io::Error::get_ref).map(|inside| inside as &(dyn std::error::Error + 'static));
+        match error.downcast_ref() {
             Some(rustls::Error::InvalidCertificate(_)) => return Cause::Certificate,
             Some(rustls::Error::InvalidMessage(_)) => return Cause::NoTls,
             _ => {}
@@ -596,9 +594,10 @@ fn cause_of(error: &(dyn std::error::Error + 'static)) -> Cause {
         if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
             return Cause::Refused;
         }
-        next = error.source();
-        if resolving && next.is_none() {
-            let passing = text.contains("Temporary failure");
+        resolving |= error.to_string().starts_with("dns error");
+        next = inside.or_else(|| error.source());
+        if next.is_none() && resolving {
+            let passing = error.to_string().contains("Temporary failure");
             return if passing { Cause::Refused } else { Cause::UnknownHost };
         }
     }

@@ -8,11 +8,13 @@
 //! source, parts            a bundle read: blobs verified, resumed by Range, large ones in several ranges at once
 //! upload, writer, target   a bundle written: blobs resumed at the registry's offset, tags last
 //! referrers, memory        fallback tags; what is remembered between runs
+//! changes                  tags that named other manifests before a push
 //! ```
 //!
 //! Every byte that comes is verified by its digest before anything is believed; every list and body is bounded.
 
 mod auth;
+mod changes;
 mod client;
 mod credentials;
 mod http_date;
@@ -31,8 +33,9 @@ use std::path::PathBuf;
 
 use reqwest::Method;
 
+pub use changes::{TagChange, TagChanges, TagOutcome};
 pub use credentials::{CredentialFiles, Credentials, Secret};
-pub use options::{CHUNK, Options, Retry, TagChanges};
+pub use options::{CHUNK, Options, Retry};
 
 use crate::{
     error::{Error, Result},

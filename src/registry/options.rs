@@ -4,12 +4,14 @@ use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use super::credentials::{CredentialFiles, Credentials};
-use crate::{reference::Repository, report::TagChange};
+use super::{
+    changes::TagChanges,
+    credentials::{CredentialFiles, Credentials},
+};
+use crate::reference::Repository;
 
 /// How a registry is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,30 +42,6 @@ pub struct Options {
     /// What a push with these options did to tags.
     pub tag_changes: TagChanges,
 }
-
-/// The tags that named other manifests before a push. Clones share one list.
-#[derive(Clone, Debug, Default)]
-pub struct TagChanges(Arc<Mutex<Vec<TagChange>>>);
-
-impl TagChanges {
-    pub(super) fn note(&self, change: TagChange) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(change);
-    }
-
-    /// Those so far, in the order in which they were looked at: the head's last.
-    pub fn list(&self) -> Vec<TagChange> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// What came of a push is none of its settings: two places are the same whatever was done there.
-impl PartialEq for TagChanges {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for TagChanges {}
 
 /// The size of a chunk. A request costs a registry a sync of its disk: pushing 173 MB to docker-registry 2.8 on loopback
 /// took 0.96 s in chunks of 4 MiB, 0.80 s in chunks of 8, 0.76 s in chunks of 16, which take twice the memory.

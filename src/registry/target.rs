@@ -13,8 +13,9 @@ use bytes::Bytes;
 use reqwest::{Method, StatusCode, header};
 
 use super::{
+    changes::{TagChange, TagChanges, TagOutcome},
     memory::Memory,
-    options::{Options, TagChanges},
+    options::Options,
     referrers,
     repository::{Repo, is_manifest},
     upload::{Begun, Session, begin},
@@ -29,7 +30,6 @@ use crate::{
         json::{self, MAX_DOCUMENT},
     },
     reference::{RegistryReference, Repository, Version},
-    report::{TagChange, TagOutcome},
     storage::{Blob, BlobWriter, Put, SharedTarget, Target},
 };
 

@@ -8,7 +8,7 @@ use std::{
 use rustix::fs::FileType;
 
 use super::Snapshot;
-pub use crate::model::path::is_bookkeeping;
+pub use crate::model::{config::MAX_DEPTH, path::is_bookkeeping};
 use crate::{
     beneath::Folder,
     error::{Error, Result},
@@ -17,8 +17,6 @@ use crate::{
 
 /// Most files of one snapshot.
 pub const MAX_FILES: usize = 100_000;
-/// Deepest folder: a file in `a/b/` is at depth 2.
-pub const MAX_DEPTH: usize = 32;
 
 /// A regular file that travels.
 #[derive(Clone, Debug, PartialEq, Eq)]

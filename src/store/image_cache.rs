@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Largest metadata file that is read: two documents of 4 MiB, each quoted.
-const MAX_METADATA: u64 = 16 << 20;
+pub const MAX_METADATA: u64 = 16 << 20;
 
 /// Where a cache file's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,12 @@
 //! A registry that lies or fails: the answer is right or there is none, and nothing is placed.
 
+use std::{
+    io::Write,
+    net::{TcpListener, TcpStream},
+    result::Result,
+};
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use snapcask::{Error, export::Form, model::Generation};
 
 use super::{
@@ -251,6 +258,28 @@ fn a_registry_that_refuses_chunks_gets_blobs_in_one_piece() {
     }
 }
 
+/// A certificate for other.example, and its key.
+const OTHER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/registry/other.pem");
+
+/// A reference to what answers every connection so, until the tests end.
+fn answering(answer: impl Fn(&mut TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("oci://{}/vm:a", listener.local_addr().unwrap());
+    std::thread::spawn(move || listener.incoming().for_each(|stream| answer(&mut stream.unwrap())));
+    reference
+}
+
+fn with_the_certificate_of_another(stream: &mut TcpStream) {
+    let certificates = CertificateDer::pem_file_iter(OTHER).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(OTHER).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(certificates, key).unwrap();
+    let mut connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+    // The client hangs up.
+    let _ = connection.complete_io(stream);
+}
+
 /// What stays as it is is said at once; only a registry that may be starting is asked again, and not often.
 #[test]
 fn what_does_not_heal_is_not_tried_again() {
@@ -262,11 +291,15 @@ fn what_does_not_heal_is_not_tried_again() {
     };
     let slow = Retry { first: Duration::from_secs(5), longest: Duration::from_secs(5), ..options(None).retry };
     let slow = Options { retry: slow, ..options(None) };
-    // Plain HTTP where TLS is asked for; a certificate for another name is told by the same look at the cause.
-    let server = Server::start();
-    let (error, seconds) = timed(&server.reference("vm:a"), &Options { insecure: true, ..slow.clone() });
-    assert!(matches!(&error, Error::Unreachable { attempts: 1, .. }), "{error}");
-    assert!(error.to_string().contains("--plain-http") && seconds < 5.0, "{error} after {seconds} s");
+    // Plain HTTP where TLS is asked for, and a certificate for another name.
+    for (lasting, flag) in [
+        (answering(|stream| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"))), "--plain-http"),
+        (answering(with_the_certificate_of_another), "--ca-file"),
+    ] {
+        let (error, seconds) = timed(&lasting, &Options { ca_file: Some(OTHER.into()), ..slow.clone() });
+        assert!(matches!(&error, Error::Unreachable { attempts: 1, .. }), "{error}");
+        assert!(error.to_string().contains(flag) && seconds < 5.0, "{error} after {seconds} s");
+    }
     // Without a resolver the name may be a passing failure: a few attempts.
     let (error, _) = timed("oci://nobody.invalid/vm:a", &options(None));
     assert!(matches!(&error, Error::Unreachable { attempts: 1 | 3, .. }), "{error}");
