@@ -17,7 +17,7 @@ use std::{
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -34,11 +34,43 @@ const ATTEMPTS: usize = 32;
 /// Of a folder in `$TMPDIR`: for a source that cannot be read in place, for what is decoded only to be looked at.
 pub const SCRATCH: &str = ".snapcask-scratch-";
 
-/// The temporaries of this process.
-static LIVING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Those of this process.
+static OURS: Living = Living::new();
 
-/// Held for reading around each rename of something temporary into its place, for writing by [`abandon`].
-static GATE: RwLock<()> = RwLock::new(());
+/// What is alive of a process.
+struct Living {
+    paths: Mutex<BTreeSet<PathBuf>>,
+    /// Held for reading around each rename of something temporary into its place, for writing by [`Living::abandon`].
+    gate: RwLock<()>,
+}
+
+impl Living {
+    const fn new() -> Self {
+        Self { paths: Mutex::new(BTreeSet::new()), gate: RwLock::new(()) }
+    }
+
+    fn paths(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish<T>(&self, rename: impl FnOnce() -> T) -> T {
+        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        rename()
+    }
+
+    fn abandon(&self) {
+        /// In all a second: what a thread still writes into a folder keeps it from being removed.
+        const ROUNDS: usize = 100;
+        std::mem::forget(self.gate.write().unwrap_or_else(PoisonError::into_inner));
+        for _ in 0..ROUNDS {
+            let living = self.paths().clone();
+            if living.iter().filter(|path| !remove(path)).count() == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
 
 /// A folder of our own, readable by nobody else, that vanishes with its owner.
 #[derive(Debug)]
@@ -73,28 +105,18 @@ impl Drop for Folder {
 
 /// Renames something temporary into its place; never, once this process abandons what it has.
 pub fn publish<T>(rename: impl FnOnce() -> T) -> T {
-    let _open = GATE.read().unwrap_or_else(PoisonError::into_inner);
-    rename()
+    OURS.publish(rename)
 }
 
 /// What was temporary is in its place, or gone.
 pub fn forget(path: &Path) {
-    LIVING.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+    OURS.paths().remove(path);
 }
 
 /// Removes every temporary file and folder of this process, for it is about to end. Whatever other threads still do,
 /// nothing is renamed into its place from here on; what they write meanwhile may have to be removed twice.
 pub fn abandon() {
-    /// In all a second: what a thread still writes into a folder keeps it from being removed.
-    const ROUNDS: usize = 100;
-    std::mem::forget(GATE.write().unwrap_or_else(PoisonError::into_inner));
-    for _ in 0..ROUNDS {
-        let living = LIVING.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if living.iter().filter(|path| !remove(path)).count() == 0 {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    OURS.abandon();
 }
 
 /// Whether it is gone.
@@ -139,7 +161,7 @@ fn make(
         let path = parent.join(name);
         match create(&path) {
             Ok(file) if hold(&file, &path) => {
-                LIVING.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+                OURS.paths().insert(path.clone());
                 return Ok((path, file));
             }
             // Taken for dead, and removed.
@@ -228,6 +250,8 @@ fn remove_if_dead(path: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -264,5 +288,24 @@ mod tests {
         drop(file);
         fs::remove_file(&path).unwrap();
         assert!(!hold(&other, &path), "it is gone");
+    }
+
+    #[test]
+    fn what_is_abandoned_is_gone_and_nothing_is_published_after() {
+        static LIVING: Living = Living::new();
+        static LATE: AtomicBool = AtomicBool::new(false);
+        let place = tempfile::tempdir().unwrap();
+        let (folder, file) = (place.path().join("folder"), place.path().join("file"));
+        fs::create_dir_all(folder.join("below")).unwrap();
+        fs::write(folder.join("below/x"), b"x").unwrap();
+        fs::write(&file, b"x").unwrap();
+        LIVING.paths().extend([folder.clone(), file.clone(), place.path().join("gone")]);
+        assert!(LIVING.publish(|| true));
+        LIVING.abandon();
+        assert!(!folder.exists() && !file.exists());
+        // It waits for good.
+        std::thread::spawn(|| LIVING.publish(|| LATE.store(true, Ordering::Relaxed)));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!LATE.load(Ordering::Relaxed));
     }
 }

@@ -5,7 +5,6 @@ use std::{
     io::{IsTerminal, stdin},
 };
 
-use rustix::fs::{FileType, fstat, stat};
 use snapcask::{
     Error, Result,
     import::{BundleLocation, ImportOptions, import},
@@ -25,19 +24,9 @@ pub fn location(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> Resu
         true if stdin().is_terminal() => Err(Error::Usage(
             "a bundle is not read from a terminal; redirect the input (`< bundle.tar.zst`) or name a file".into(),
         )),
-        true if is_empty() => {
-            Err(Error::bundle("standard input is empty", "the command that writes it may have failed"))
-        }
         true => Ok(BundleLocation::Stdin),
         false => Ok(BundleLocation::Path(argument.into())),
     }
-}
-
-/// Whether standard input is `/dev/null` or a file without a byte. A pipe cannot be told without a read.
-fn is_empty() -> bool {
-    let (Ok(found), Ok(null)) = (fstat(stdin()), stat("/dev/null")) else { return false };
-    let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
-    (is_file && found.st_size == 0) || (found.st_dev, found.st_ino) == (null.st_dev, null.st_ino)
 }
 
 /// The bundle whose head `--tag` names, and the tag if it is still to be looked for in it: that of a repository's

@@ -90,6 +90,7 @@ fn open_file(mut file: File, name: &str, folder: &Path) -> Result<Box<dyn Source
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
         [0x1f, 0x8b, ..] => Compression::Gzip,
         _ if tar::is_tar(&head) => Compression::None,
+        [] => return Err(Error::bundle(name, "it is empty; what was to write it may have failed")),
         _ => return Err(Error::bundle(name, UNRECOGNISED)),
     };
     if in_place {

@@ -265,10 +265,12 @@ fn compressed_streams_are_spooled() {
 fn truncated_and_foreign_files_are_refused() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("x");
-    for bytes in [&b""[..], b"no tar", &[0; 4096]] {
+    for bytes in [&b"no tar"[..], &[0; 4096]] {
         fs::write(&path, bytes).unwrap();
         assert!(refused(&path, temp.path()).contains(UNRECOGNISED));
     }
+    fs::write(&path, b"").unwrap();
+    assert!(refused(&path, temp.path()).contains("it is empty; what was to write it may have failed"));
     for form in [Form::Tar, Form::Stored, Form::Compressed] {
         let whole = fs::read(small(temp.path(), form)).unwrap();
         for length in (0..whole.len()).step_by(if form == Form::Tar { 1 } else { 41 }) {

@@ -225,8 +225,10 @@ fn a_bundle_that_is_there_is_a_destination_and_no_folder_to_write_into() {
 fn standard_streams_that_lead_nowhere() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);
     let store = fixture.store.to_str().unwrap();
-    let text = fails(&run(["import", "-", "--store", store]), 3);
-    assert!(text.contains("standard input is empty"), "{text}");
+    for empty in [run(["import", "-", "--store", store]), run_with_input(["import", "-", "--store", store], b"")] {
+        let text = fails(&empty, 3);
+        assert!(text.contains("standard input: it is empty; what was to write it may have failed"), "{text}");
+    }
     for arguments in [["push", "-", "oci://127.0.0.1:1/vm:a"], ["copy", "-", "oci://127.0.0.1:1/vm:a"]] {
         let output = run([&arguments[..], &["--username", "ann", "--password-stdin"]].concat());
         assert!(fails(&output, 2).contains("both the bundle (-) and the password"), "{arguments:?}");

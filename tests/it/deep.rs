@@ -346,12 +346,7 @@ fn one_layer_of_two_sizes() {
 fn a_descriptor_that_is_not_the_configs() {
     for (right, wrong, code, text) in [
         ("a", descriptor_of("other", 8192), "document-invalid", "but the snapshot's descriptor is"),
-        (
-            "a",
-            b"{\"schema\":1,\"more\":[]}".to_vec(),
-            "document-invalid",
-            "invalid snapshot descriptor a/snapshot.json",
-        ),
+        ("a", b"{\"schema\":1,\"more\":[]}".to_vec(), "document-invalid", "snapshot.json of snapshot a: unknown field"),
     ] {
         let temp = tempfile::tempdir().unwrap();
         let mut layout = Layout::new(&temp.path().join("bundle"));
