@@ -27,14 +27,14 @@ BUILD = ROOT / "target/mutation/build"
 # name: (file, text, instead, tests that should notice: filters for the integration tests; everything is run if none fails)
 MUTANTS = {
     # verifications: blobs
-    "blob digest": ("src/verify.rs", "if actual != self.digest {", "if false && actual != self.digest {", "corruption"),
-    "blob longer": ("src/verify.rs", "if self.inner.read(&mut [0])? != 0 {", "if false {", "corruption"),
+    "blob digest": ("src/verify.rs", "if actual != self.digest {", "if false && actual != self.digest {", "--lib verify"),
+    "blob longer": ("src/verify.rs", "if self.inner.read(&mut [0])? != 0 {", "if false {", "--lib verify"),
     "blob shorter": (
         "src/verify.rs",
         "            return Err(self.corrupt(format!(\"it ends after",
         "            self.left = 0;\n            return Ok(0);\n            #[allow(unreachable_code)]\n"
         "            return Err(self.corrupt(format!(\"it ends after",
-        "corruption",
+        "--lib verify",
     ),
     # verifications: documents
     "layers of manifest and config": (

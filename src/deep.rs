@@ -292,7 +292,7 @@ impl<'a> DeepCheck<'a> {
         let files = record.stack_files();
         // All copies first: what one file changes in place may be what another one goes over.
         for file in files {
-            let expected = snapshot.config.files.iter().find(|f| f.path == file.path).map(|f| f.size);
+            let expected = snapshot.config.row(&file.path).map(|row| row.size);
             let rule = EntryRule { expected: expected.filter(|_| top), limit: None, over_base: file.base.is_some() };
             let version = (descriptor.digest, file.path.clone());
             let target = match &file.base {

@@ -152,6 +152,10 @@ fn as_imported(snapshot: &Snapshot, files: &[PackedFile]) -> Result<()> {
         Ok(None) => return Ok(()),
         Err(reason) => return changed(snapshot.directory.clone(), format!("its record cannot be read: {reason}")),
     };
+    // With another descriptor it is another snapshot, whose digest promises nothing of this one's files.
+    if imported.snapshot != snapshot.descriptor.digest {
+        return Ok(());
+    }
     for row in imported.files.iter().filter(|row| row.path != snapshot.descriptor.file) {
         let path = snapshot.directory.join(&row.path);
         match files.binary_search_by(|file| file.source.path.cmp(&row.path)) {

@@ -21,7 +21,7 @@ use crate::{
         decode::{Budget, EncodedLayer, OutputFile, Place, decode},
         walk::Sink,
     },
-    model::{Descriptor, FileRecord, LayerFile, LayerRecord, TarPath},
+    model::{Descriptor, FileRecord, LayerRecord, TarPath},
     progress::Progress,
     storage::Source,
     verify::into_error,
@@ -75,6 +75,7 @@ impl Restorer<'_> {
         let mut first = 0;
         let mut present: BTreeMap<TarPath, PathBuf> = BTreeMap::new();
         let mut inherited = Inherited::new();
+        let uses: Vec<_> = bundled.config.layers[..stack].iter().map(uses_of_bases).collect();
         if let Some(Below { bundled: below, directory }) = parent {
             first = stack - 1;
             for file in &below.config.files {
@@ -87,7 +88,7 @@ impl Restorer<'_> {
             else {
                 break;
             };
-            let mut touched = self.layer(bundled, index, files, directory, &mut present)?;
+            let mut touched = self.layer(bundled, index, &uses[index..], directory, &mut present)?;
             for file in files {
                 // Over several layers nothing is known of what is beneath: those files are looked at whole.
                 let base = file.base.clone().filter(|_| parent.is_some());
@@ -107,11 +108,11 @@ impl Restorer<'_> {
         &self,
         bundled: &BundledSnapshot,
         index: usize,
-        files: &[LayerFile],
+        uses: &[HashMap<&TarPath, usize>],
         directory: &Path,
         present: &mut BTreeMap<TarPath, PathBuf>,
     ) -> Result<HashMap<TarPath, Vec<Range<u64>>>> {
-        let descriptor = &bundled.manifest.layers[index];
+        let (descriptor, files) = (&bundled.manifest.layers[index], bundled.config.layers[index].stack_files());
         let context = format!("layer {}", descriptor.digest);
         let (mut opened, mut beneath) = (HashMap::new(), HashMap::new());
         let rows: HashMap<&TarPath, &FileRecord> = bundled.config.files.iter().map(|row| (&row.path, row)).collect();
@@ -133,7 +134,7 @@ impl Restorer<'_> {
                 Error::bundle(&context, format!("the base {base} of {} is not beneath it", file.path))
             })?;
             let budget = Budget::new(u64::MAX);
-            let output = if from.starts_with(directory) && is_last_use(bundled, index, base) {
+            let output = if from.starts_with(directory) && is_last_use(bundled, index, uses, base) {
                 // What nothing else needs is written to where it is.
                 fs::rename(from, &path).context("rename", from)?;
                 present.remove(base);
@@ -458,21 +459,29 @@ impl TableCheck<'_> {
     }
 }
 
+/// How often a layer's files go over each base.
+fn uses_of_bases(layer: &LayerRecord) -> HashMap<&TarPath, usize> {
+    let mut uses = HashMap::new();
+    for base in layer.stack_files().iter().filter_map(|file| file.base.as_ref()) {
+        *uses.entry(base).or_default() += 1;
+    }
+    uses
+}
+
 /// Whether the layer `index` of the snapshot's stack is the last that needs what is beneath it at `base`, and needs it once.
-fn is_last_use(bundled: &BundledSnapshot, index: usize, base: &TarPath) -> bool {
+/// `uses` are those of this layer and all above it.
+fn is_last_use(bundled: &BundledSnapshot, index: usize, uses: &[HashMap<&TarPath, usize>], base: &TarPath) -> bool {
     let layers = &bundled.config.layers[index..bundled.config.stack_len()];
-    for (position, layer) in layers.iter().enumerate() {
-        let files = layer.stack_files();
-        let uses = files.iter().filter(|f| f.base.as_ref() == Some(base)).count();
-        if uses > usize::from(position == 0) {
+    for (position, (layer, uses)) in layers.iter().zip(uses).enumerate() {
+        if uses.get(base).is_some_and(|count| *count > usize::from(position == 0)) {
             return false;
         }
-        if files.iter().any(|f| f.path == *base) {
+        if layer.stack_files().binary_search_by(|file| file.path.cmp(base)).is_ok() {
             // Another file from here on.
             return true;
         }
     }
-    !bundled.config.files.iter().any(|row| row.path == *base)
+    bundled.config.row(base).is_none()
 }
 
 fn open_again(path: &Path) -> Result<File> {

@@ -100,3 +100,39 @@ impl<R: Read> Read for VerifyReader<R> {
         Ok(got)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], promised: &[u8], piece: usize) -> Result<Vec<u8>> {
+        let descriptor = Descriptor::of("", promised);
+        let mut reader = VerifyReader::new(bytes, &descriptor);
+        let (mut found, mut buffer) = (Vec::new(), vec![0; piece]);
+        loop {
+            match reader.read(&mut buffer).map_err(|e| into_error(e, descriptor.digest))? {
+                0 => return Ok(found),
+                n => found.extend(&buffer[..n]),
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_promised_bytes_come_to_an_end() {
+        for piece in [1, 3, 4, 5, 100] {
+            assert_eq!(read(b"four", b"four", piece).unwrap(), b"four");
+            assert_eq!(read(b"", b"", piece).unwrap(), b"");
+            for (bytes, text) in [
+                (&b"fou"[..], "it ends after 3 of 4 bytes"),
+                (b"", "it ends after 0 of 4 bytes"),
+                (b"four!", "it is longer than its 4 bytes"),
+                (b"flour", "it is longer than its 4 bytes"),
+                (b"five", "its bytes have the digest"),
+            ] {
+                let error = read(bytes, b"four", piece).unwrap_err();
+                assert!(matches!(error, Error::CorruptBlob { .. }), "{error}");
+                assert!(error.to_string().contains(text), "{error}");
+            }
+        }
+    }
+}

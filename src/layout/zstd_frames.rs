@@ -202,7 +202,9 @@ pub(super) fn stored_blocks(frame: &[u8], content: usize) -> Option<Vec<Range<us
         let header = u32::from_le_bytes([header[0], header[1], header[2], 0]);
         let (is_last, is_raw, length) = (header & 1 == 1, header >> 1 & 3 == 0, (header >> 3) as usize);
         let block = at + 3..at + 3 + length;
-        if !is_raw || length > BLOCK || length > left || block.end > frame.len() {
+        // Ours are full, all but the last. Each read looks through them and ends with one, so smaller ones, of which a
+        // frame has room for millions, are left to the decoder.
+        if !is_raw || length != left.min(BLOCK) || block.end > frame.len() {
             return None;
         }
         (at, left) = (block.end, left - length);

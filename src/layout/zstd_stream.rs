@@ -6,7 +6,7 @@ use zstd::bulk::Decompressor;
 
 use super::{
     bytes::{Bytes, Cursor},
-    zstd_frames::{SEEK_END, SEEK_MAGIC, STORED_HEADER, stored_blocks},
+    zstd_frames::{SEEK_END, SEEK_MAGIC, stored_blocks},
 };
 use crate::{
     buffers::Buffer,
@@ -20,8 +20,6 @@ const MAX_COMPRESSED: u64 = MAX_FRAME + (MAX_FRAME >> 7) + 4096;
 /// More frames are not read in place (32 MiB of table in memory; 8 TiB in frames of 4 MiB).
 const MAX_FRAMES: u64 = 1 << 21;
 const FOOTER: u64 = 9;
-/// What the blocks of a stored frame hold, the last one aside.
-const STORED_BLOCK: usize = 128 << 10;
 
 /// A file of zstd frames with a seek table.
 pub(super) struct Frames {
@@ -137,7 +135,7 @@ impl FrameCursor<'_> {
         }
         self.compressed.resize((to - from) as usize, 0);
         self.frames.file.read_exact_at(&mut self.compressed, from)?;
-        self.stored = blocks_in_place(&self.compressed, (tar_to - tar_from) as usize);
+        self.stored = stored_blocks(&self.compressed, (tar_to - tar_from) as usize);
         if self.stored.is_some() {
             self.current = Some(frame);
             return Ok(());
@@ -156,16 +154,6 @@ impl FrameCursor<'_> {
         self.current = Some(frame);
         Ok(())
     }
-}
-
-/// Where the blocks of a frame's content stand, if it is a stored frame as we write them: of full blocks. Each read looks
-/// through them and ends with one, so smaller ones, of which a frame has room for millions, are left to the decoder.
-fn blocks_in_place(frame: &[u8], content: usize) -> Option<Vec<Range<usize>>> {
-    let blocks = content.div_ceil(STORED_BLOCK);
-    if frame.len() != STORED_HEADER as usize - 3 + content + 3 * blocks {
-        return None;
-    }
-    stored_blocks(frame, content)
 }
 
 /// From byte `inside` of a stored frame's content to the end of its block.
@@ -220,14 +208,14 @@ mod tests {
     #[test]
     fn small_blocks_are_not_read_in_place() {
         let content: Vec<u8> = (0..300_000).map(|i| (i % 251) as u8).collect();
-        for (block, in_place) in [(1, false), (STORED_BLOCK / 2, false), (STORED_BLOCK, true)] {
+        for (block, in_place) in [(1, false), ((128 << 10) / 2, false), ((128 << 10), true)] {
             let frame = stored(&content, block);
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&frame).unwrap();
             file.write_all(&crate::seek_table::encode(&[(frame.len() as u32, content.len() as u32)])).unwrap();
             let length = file.metadata().unwrap().len();
             let frames = Frames::open(&file, length, "x").unwrap().unwrap();
-            assert_eq!(blocks_in_place(&frame, content.len()).is_some(), in_place, "{block}");
+            assert_eq!(stored_blocks(&frame, content.len()).is_some(), in_place, "{block}");
             let mut read = vec![0; content.len()];
             frames.cursor().unwrap().read_exact_at(&mut read, 0).unwrap();
             assert!(read == content, "{block}");

@@ -344,6 +344,11 @@ impl SnapshotConfig {
         Ok(())
     }
 
+    /// The row of a file.
+    pub fn row(&self, path: &TarPath) -> Option<&FileRecord> {
+        self.files.binary_search_by(|row| row.path.cmp(path)).ok().map(|at| &self.files[at])
+    }
+
     /// The stack: how many of the layers are the snapshot's, not the image cache's.
     pub fn stack_len(&self) -> usize {
         self.layers.iter().take_while(|l| !matches!(l, LayerRecord::Cache { .. })).count()
