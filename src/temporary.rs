@@ -108,6 +108,11 @@ pub fn publish<T>(rename: impl FnOnce() -> T) -> T {
     OURS.publish(rename)
 }
 
+/// What is made under its own name is not to be left half-made either.
+pub fn claim(path: &Path) {
+    OURS.paths().insert(path.into());
+}
+
 /// What was temporary is in its place, or gone.
 pub fn forget(path: &Path) {
     OURS.paths().remove(path);
@@ -161,7 +166,7 @@ fn make(
         let path = parent.join(name);
         match create(&path) {
             Ok(file) if hold(&file, &path) => {
-                OURS.paths().insert(path.clone());
+                claim(&path);
                 return Ok((path, file));
             }
             // Taken for dead, and removed.

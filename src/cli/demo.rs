@@ -18,6 +18,7 @@ use snapcask::{
     import::{BundleLocation, ImportOptions, import},
     layer::extents::{data_extents, union},
     store::place::Stage,
+    temporary,
 };
 
 use super::{args::DemoArgs, export, import as import_text, output, progress, verify};
@@ -36,13 +37,15 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         Err(e) => return Err(e).context("list", dir),
     }
     let missing = Stage::folders_missing(dir);
+    let made = ["store", "restored", "bundle.tar.zst"].map(|name| dir.join(name));
+    made.iter().for_each(|path| temporary::claim(path));
     let result = steps(args);
+    made.iter().for_each(|path| temporary::forget(path));
     if result.is_err() {
-        for made in ["store", "restored"] {
+        for path in made {
             // The error says what happened; what cannot be removed is in the folder that it names.
-            let _ = fs::remove_dir_all(dir.join(made));
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         }
-        let _ = fs::remove_file(dir.join("bundle.tar.zst"));
         Stage::remove_empty(&missing);
     }
     result

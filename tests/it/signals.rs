@@ -132,3 +132,13 @@ fn a_pull_from_a_silent_registry() {
     drop(held);
     assert!(names(folder.path()).is_empty(), "{:?}", names(folder.path()));
 }
+
+#[test]
+fn a_demo_leaves_its_folder_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = command(["demo".as_ref(), folder.path().as_os_str()]);
+    let mut child = demo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("its store", || !names(folder.path()).is_empty() || child.try_wait().unwrap().is_some());
+    assert_says_how_to_go_on(&interrupted(child));
+    assert!(names(folder.path()).is_empty(), "{:?}", names(folder.path()));
+}
