@@ -90,8 +90,8 @@ MUTANTS = {
     ),
     "fsync after an exchange in a store": (
         "src/store/place.rs",
-        "        self.folder.sync().inspect_err(|_| {\n            let _ = self.rename(",
-        "        Ok::<(), Error>(()).inspect_err(|_| {\n            let _ = self.rename(",
+        "            self.folder.sync().inspect_err(|_| {\n                let _ = self.rename(",
+        "            Ok::<(), Error>(()).inspect_err(|_| {\n                let _ = self.rename(",
         "durability",
     ),
     "a name in a store is taken back": (
@@ -102,8 +102,8 @@ MUTANTS = {
     ),
     "an exchange in a store is taken back": (
         "src/store/place.rs",
-        "        self.folder.sync().inspect_err(|_| {\n            let _ = self.rename(staged, RenameFlags::EXCHANGE);\n        })",
-        "        self.folder.sync()",
+        "            self.folder.sync().inspect_err(|_| {\n                let _ = self.rename(staged, RenameFlags::EXCHANGE);\n            })",
+        "            self.folder.sync()",
         "durability",
     ),
     "fsync of new folders": ("src/store/place.rs", "Some(above) => sync_folder(above),", "Some(_) => Ok(()),", "durability"),
@@ -142,14 +142,14 @@ MUTANTS = {
     ),
     "fsync after a bundle's exchange": (
         "src/layout/publish.rs",
-        "        sync_folder(&self.parent).inspect_err(|_| {",
-        "        Ok::<(), Error>(()).inspect_err(|_| {",
+        "            sync_folder(&self.parent).inspect_err(|_| {",
+        "            Ok::<(), Error>(()).inspect_err(|_| {",
         "durability",
     ),
     "a bundle's exchange is taken back": (
         "src/layout/publish.rs",
-        "        sync_folder(&self.parent).inspect_err(|_| {\n            let _ = exchange();\n        })",
-        "        sync_folder(&self.parent)",
+        "            sync_folder(&self.parent).inspect_err(|_| {\n                let _ = exchange();\n            })",
+        "            sync_folder(&self.parent)",
         "durability",
     ),
     "fsync of an export's new folders": ("src/layout/publish.rs", "        sync_folder(above)?;\n", "        let _ = above;\n", "durability"),

@@ -103,7 +103,8 @@ impl Drop for Folder {
     }
 }
 
-/// Renames something temporary into its place; never, once this process abandons what it has.
+/// Renames something temporary into its place (and what belongs to that: an fsync before the other name may go); never,
+/// once this process abandons what it has. It does not nest.
 pub fn publish<T>(rename: impl FnOnce() -> T) -> T {
     OURS.publish(rename)
 }

@@ -123,10 +123,12 @@ impl Partial {
     /// the temporary name then goes when `self` is dropped.
     fn exchange(&self) -> Result<()> {
         let (from, to) = (&self.path, &self.destination);
-        let exchange = || temporary::publish(|| rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE));
-        exchange().context("exchange with", to)?;
-        sync_folder(&self.parent).inspect_err(|_| {
-            let _ = exchange();
+        let exchange = || rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
+        temporary::publish(|| {
+            exchange().context("exchange with", to)?;
+            sync_folder(&self.parent).inspect_err(|_| {
+                let _ = exchange();
+            })
         })
     }
 

@@ -170,11 +170,15 @@ impl<'a> Way<'a> {
     }
 
     fn rename(&self, staged: &Path, flags: RenameFlags) -> rustix::io::Result<()> {
-        publish(|| renameat_with(CWD, staged, self.folder.handle(), &self.name, flags))
+        renameat_with(CWD, staged, self.folder.handle(), &self.name, flags)
     }
 
     /// Durably under a name that is not taken; false if it is.
     fn appears(&self, staged: &Path) -> Result<bool> {
+        publish(|| self.appears_now(staged))
+    }
+
+    fn appears_now(&self, staged: &Path) -> Result<bool> {
         match self.rename(staged, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(false),
@@ -192,11 +196,11 @@ impl<'a> Way<'a> {
     fn appears_without_flags(&self, staged: &Path) -> Result<bool> {
         let is_folder = fs::symlink_metadata(staged).context("stat", staged)?.is_dir();
         let (folder, name) = (self.folder.handle(), &self.name);
-        let renamed = publish(|| match is_folder {
+        let renamed = match is_folder {
             // rename(2) takes the name of an empty folder and refuses all else that a folder would replace.
             true => renameat(CWD, staged, folder, name),
             false => linkat(CWD, staged, folder, name, AtFlags::empty()),
-        });
+        };
         match renamed {
             Ok(()) => self.folder.sync().map(|()| true),
             Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(false),
@@ -206,10 +210,12 @@ impl<'a> Way<'a> {
 
     /// Durably, with what has the name; that is staged then.
     fn exchange(&self, staged: &Path) -> Result<()> {
-        self.rename(staged, RenameFlags::EXCHANGE).context("exchange with", self.target)?;
-        // What is staged vanishes: it must be what is known to be durable.
-        self.folder.sync().inspect_err(|_| {
-            let _ = self.rename(staged, RenameFlags::EXCHANGE);
+        publish(|| {
+            self.rename(staged, RenameFlags::EXCHANGE).context("exchange with", self.target)?;
+            // What is staged vanishes, with a signal at once: it must not be what is known to be durable.
+            self.folder.sync().inspect_err(|_| {
+                let _ = self.rename(staged, RenameFlags::EXCHANGE);
+            })
         })
     }
 }
