@@ -192,7 +192,7 @@ MUTANTS = {
     ),
     # verifications: the image cache
     "cache files of the snapshot's image": (
-        "src/import.rs", "Some(image) => check_belongs(image, paths, read)?,", "Some(_) => {}", "hardening",
+        "src/import.rs", "foreign.extend(check_belongs(image, paths, read)?),", "foreign.extend(check_belongs(image, paths, read).unwrap_or_default()),", "hardening",
     ),
     "a cache file that is there": (
         "src/import.rs",

@@ -1,8 +1,9 @@
 //! What stands in an image cache, beside what a file table says of it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Read, Write},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -55,7 +56,7 @@ impl CachedFile {
         (&mut file).take(vmdk::MAX_VMDK as u64 + 1).read_to_end(&mut bytes).context("read", absolute)?;
         let here = std::path::absolute(cache).context("resolve", cache)?;
         let reduced = vmdk::reduce(&bytes)?;
-        let elsewhere = vmdk::expand(&reduced, &here)? != bytes;
+        let elsewhere = vmdk::expand(&reduced, &here)? != bytes && !leads_here(&bytes, cache)?;
         let scratch = std::env::temp_dir();
         let mut file = tempfile::tempfile().context("create", &scratch)?;
         file.write_all(&reduced).context("write", &scratch)?;
@@ -68,4 +69,13 @@ impl CachedFile {
     pub fn is(&self, row: &FileRecord) -> bool {
         self.size == row.size && self.contents.root == row.root
     }
+}
+
+/// Whether the files that a VMDK names are those of the cache, by another path to it.
+fn leads_here(vmdk: &[u8], cache: &Path) -> Result<bool> {
+    let same = |named: &Path, ours: &Path| match (fs::metadata(named), fs::metadata(ours)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    };
+    Ok(vmdk::extents_named(vmdk)?.iter().all(|(named, file)| same(named, &cache.join(file))))
 }

@@ -113,8 +113,9 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
         None => lock::share(&folders, progress)?,
     };
     // Before the long look at the store: a source that is none says so at once.
-    let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source = options.repair_from.as_ref().map(|location| location.open(scratch.path())).transpose()?;
+    let scratch = options.repair_from.as_ref().map(|_| Folder::create(&std::env::temp_dir(), SCRATCH)).transpose()?;
+    let source = options.repair_from.as_ref().zip(scratch.as_ref());
+    let source = source.map(|(location, scratch)| location.open(scratch.path())).transpose()?;
     let mut found = look(&store, options.jobs, &options.progress)?;
     let mut repaired = Vec::new();
     if let Some(source) = source.filter(|_| !found.findings.is_empty()) {

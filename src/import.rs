@@ -36,7 +36,7 @@ use crate::{
             Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_names,
             write_member,
         },
-        record::ImportRecord,
+        record::{ImportRecord, RECORD_FILE},
         vmdk,
     },
     writeback::Writeback,
@@ -194,6 +194,9 @@ impl Import<'_> {
             if snapshot.outcome == Outcome::Placed && self.place(snapshot)? == Placed::AlreadyThere {
                 snapshot.outcome = Outcome::AlreadyThere;
             }
+        }
+        for child in incoming.iter().skip(1).filter(|s| s.outcome == Outcome::AlreadyThere) {
+            self.has_parent_now(&stage, child)?;
         }
         let placed = incoming.iter().map(|s| s.target.as_path()).chain(cache_files.iter().map(PathBuf::as_path));
         sync_names(placed, &self.store.root)?;
@@ -402,15 +405,34 @@ impl Import<'_> {
             }
         }
         fs::create_dir(&directory).context("create", &directory)?;
+        // The oldest of a chain may be a child of what neither travelled nor is here.
+        let without_parent = below.is_none() && self.misses_parent(bundled)?;
         let below = below.filter(|below| bundled.extends(below.bundled));
         let parent = below.map(|below| Below { bundled: below.bundled, directory: &below.directory });
         let inherited = restorer.restore(bundled, &directory, parent)?;
-        // The oldest of a chain may be a child of what did not travel.
-        let without_parent = below.is_none() && bundled.config.snapshot.parent.is_some();
         ImportRecord { without_parent, ..record_of(bundled) }.write(&directory)?;
         let over_previous = below.is_some_and(|below| below.outcome == Outcome::Placed);
         let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
         Ok((Incoming { bundled, target, member, directory, outcome: Outcome::Placed }, Some(restored)))
+    }
+
+    /// Whether the snapshot has a parent that is not in the store.
+    fn misses_parent(&self, bundled: &BundledSnapshot) -> Result<bool> {
+        let Some(parent) = &bundled.config.snapshot.parent else { return Ok(false) };
+        Ok(!self.store.all()?.0.iter().any(|snapshot| snapshot.identities().contains(parent)))
+    }
+
+    /// Of what was imported without its parent, which has come now: it is missed from here on.
+    fn has_parent_now(&self, stage: &Stage, child: &Incoming) -> Result<()> {
+        let Ok(Some(record)) = ImportRecord::read(&child.target) else { return Ok(()) };
+        if !record.without_parent {
+            return Ok(());
+        }
+        let staged = stage.path().join("record");
+        fs::create_dir(&staged).context("create", &staged)?;
+        ImportRecord { without_parent: false, ..record }.write(&staged)?;
+        place_file(&self.destination, &staged.join(RECORD_FILE), &child.target.join(RECORD_FILE), true)?;
+        fs::remove_dir_all(&staged).context("remove", &staged)
     }
 
     fn check<'c>(&'c self, bundled: &'c BundledSnapshot, directory: &'c Path) -> TableCheck<'c> {
@@ -450,13 +472,14 @@ impl Import<'_> {
             wanted.iter().partition(|file| is_document(&file.record.path));
         documents.iter().try_for_each(|file| restore(file))?;
         let read = |path: &TarPath| fs::read(staged(path)).context("read", staged(path));
+        let mut foreign = HashSet::new();
         for snapshot in chain {
             let paths = snapshot.config.layers.iter().filter_map(|layer| match layer {
                 LayerRecord::Cache { file, .. } => Some(&file.path),
                 _ => None,
             });
             match &snapshot.config.snapshot.image {
-                Some(image) => check_belongs(image, paths, read)?,
+                Some(image) => foreign.extend(check_belongs(image, paths, read)?),
                 None if paths.clone().next().is_none() => {}
                 None => {
                     return Err(Error::bundle("the image cache", "its files come with a snapshot that has no image"));
@@ -465,18 +488,17 @@ impl Import<'_> {
         }
         let (mut files, mut found) = (Vec::new(), Vec::new());
         // What others refer to comes first, the VMDK that names all of them last.
-        for file in others.into_iter().chain(documents) {
+        for file in others.into_iter().chain(documents).filter(|file| !foreign.contains(&file.record.path)) {
             let path = &file.record.path;
             let target = cache.join(path);
             let there = CachedFile::look(&cache, path, self.options.jobs, self.options.progress.as_ref());
             let replace = match there {
                 Ok(None) => false,
+                // (A VMDK of a cache that was moved names files that are somewhere else, or on another machine's path.)
                 Ok(Some(there)) if there.is(file.record) && !there.elsewhere => {
                     found.push(target);
                     continue;
                 }
-                // The same one, of a cache that was moved.
-                Ok(Some(there)) if there.is(file.record) => true,
                 // A tag that has moved on: the snapshot's image is found by its VMDK.
                 Ok(Some(_)) if !self.options.force && is_of_another_manifest(&target, &staged(path)) => {
                     found.push(target);

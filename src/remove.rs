@@ -190,6 +190,10 @@ fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<
         if let Ok(files) = files_for(cache, image) {
             candidates.extend(files.into_iter().map(|file| file.path));
         }
+        let hex = image.manifest_digest.hex();
+        for own in [format!("vmdk/sha256_{hex}.vmdk"), format!("fsmeta/sha256_{hex}.erofs")] {
+            candidates.insert(own.parse::<TarPath>()?);
+        }
         for other in cached.iter().filter(|c| c.manifest_digest == image.manifest_digest) {
             candidates.insert(other.path.clone());
             candidates.extend(other.layers.iter().cloned());

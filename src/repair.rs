@@ -22,7 +22,10 @@ use crate::{
     report::Finding,
     restore::{Below, Restorer},
     settle::{Restored, Settler},
-    snapshot::{MEMBER_FILE, Snapshot, scan::MAX_DEPTH},
+    snapshot::{
+        Snapshot,
+        scan::{MAX_DEPTH, is_bookkeeping},
+    },
     storage::Source,
     store::{
         Store,
@@ -46,6 +49,7 @@ impl Repair<'_> {
         let snapshots = self.store.snapshots();
         let stage = Stage::create(&snapshots)?;
         let bundled = all(source)?;
+        let mut known = found.known.clone();
         let mut refused = Vec::new();
         let mut refuse = |path: &Path, reason: String| {
             let subject = path.strip_prefix(&self.store.root).unwrap_or(path).display().to_string();
@@ -71,11 +75,18 @@ impl Repair<'_> {
             keep_own_files(&bad.directory, &directory)?;
             sync_tree(&directory)?;
             place_directory(&snapshots, &directory, &bad.directory, true)?;
+            known.extend(identities(same));
         }
         for (identity, child) in &found.missing {
-            match self.missing(source, &bundled, found, identity, child, &stage)? {
-                true => {}
-                false => refuse(child, format!("the bundle does not hold its parent {identity}")),
+            if known.contains(identity) {
+                // It was there, and could not be read; or another child has brought it.
+                continue;
+            }
+            match self.missing(source, &bundled, found, (identity, child), &stage, &mut known) {
+                Ok(true) => {}
+                Ok(false) => refuse(child, format!("the bundle does not hold its parent {identity}")),
+                Err(error) if error.exit_code() == 3 => refuse(child, error.to_string()),
+                Err(error) => return Err(error),
             }
         }
         let cache = self.store.cache();
@@ -84,8 +95,12 @@ impl Repair<'_> {
             for row in &found.cache {
                 // Snapshots may record different files under one name: one of them is enough.
                 let others = found.cache.iter().filter(|other| other.path == row.path);
-                if !self.cache_file(source, &bundled, row, &cache_stage)? && others.count() == 1 {
-                    refuse(&cache.join(&row.path), "the bundle does not hold it".into());
+                match self.cache_file(source, &bundled, row, &cache_stage) {
+                    Ok(false) if others.count() == 1 => {
+                        refuse(&cache.join(&row.path), "the bundle does not hold it".into());
+                    }
+                    Err(error) if error.exit_code() == 3 => refuse(&cache.join(&row.path), error.to_string()),
+                    other => drop(other?),
                 }
             }
         }
@@ -99,23 +114,18 @@ impl Repair<'_> {
         source: &dyn Source,
         bundled: &[BundledSnapshot],
         found: &Found,
-        identity: &SnapshotIdentity,
-        child: &Path,
+        (identity, child): (&SnapshotIdentity, &Path),
         stage: &Stage,
+        known: &mut HashSet<SnapshotIdentity>,
     ) -> Result<bool> {
         let snapshots = self.store.snapshots();
-        let holds = |identity: &SnapshotIdentity| {
-            bundled.iter().find(|b| {
-                let record = &b.config.snapshot;
-                SnapshotIdentity::all_of(&record.digest, record.id.as_deref()).contains(identity)
-            })
-        };
+        let holds = |identity: &SnapshotIdentity| bundled.iter().find(|b| identities(b).contains(identity));
         let Some(first) = holds(identity) else { return Ok(false) };
         let (mut chain, mut next) = (Vec::new(), Some(first));
         while let Some(snapshot) = next.filter(|_| chain.len() < MAX_CHAIN) {
             chain.push(snapshot);
             let parent = snapshot.config.snapshot.parent.as_ref();
-            next = parent.filter(|parent| !found.known.contains(*parent)).and_then(holds);
+            next = parent.filter(|parent| !known.contains(*parent)).and_then(holds);
         }
         // The oldest first: a child is never there without its parent.
         for snapshot in chain.into_iter().rev() {
@@ -130,13 +140,14 @@ impl Repair<'_> {
                 continue;
             }
             let directory = stage.path().join(format!("parent-{}", record.digest.hex()));
-            let without_parent = record.parent.as_ref().is_some_and(|p| !found.known.contains(p) && holds(p).is_none());
+            let without_parent = record.parent.as_ref().is_some_and(|parent| !known.contains(parent));
             self.snapshot(source, snapshot, bundled, found, &directory, without_parent)?;
             if record.id.is_some() && group.is_some() {
                 write_member(&directory, &record.name)?;
             }
             sync_tree(&directory)?;
             place_directory(&snapshots, &directory, &target, false)?;
+            known.extend(identities(snapshot));
         }
         Ok(true)
     }
@@ -279,9 +290,15 @@ fn files_below(directory: &Path, below: &Path, depth: usize) -> Result<Vec<PathB
     Ok(found)
 }
 
-/// What no bundle holds and no check looks at: an alias, and names that begin with a dot.
+/// By what names a child can know it.
+fn identities(bundled: &BundledSnapshot) -> Vec<SnapshotIdentity> {
+    let record = &bundled.config.snapshot;
+    SnapshotIdentity::all_of(&record.digest, record.id.as_deref()).into()
+}
+
+/// What no bundle holds and no check looks at: an alias, a lock, names that begin with a dot.
 fn is_own(name: &OsStr) -> bool {
-    name == MEMBER_FILE || name.as_encoded_bytes().starts_with(b".")
+    name.to_str().is_some_and(is_bookkeeping)
 }
 
 /// They belong to the directory, whatever is wrong with the rest of it.

@@ -19,11 +19,11 @@ use super::{
 
 /// The process's contract, under every verb's help.
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 4 not found, \
-5 already exists, 130 interrupted";
+5 already exists, 130 interrupted, 143 told to end, 129 hung up";
 
 /// The same of `verify`.
 const VERIFY_EXIT_CODES: &str = "Exit codes: 0 good, 1 failed, or something could not be read and the rest is good, \
-2 usage, 3 verification failed, 4 not found, 130 interrupted";
+2 usage, 3 verification failed, 4 not found, 130 interrupted, 143 told to end, 129 hung up";
 
 /// The default of `--max-files`.
 const MAX_FILES: u64 = 100_000;

@@ -133,10 +133,22 @@ fn may_pass(error: &Error) -> bool {
     }
 }
 
+/// The signals that this process was started to ignore, signal 1 in the lowest bit: `nohup` means it.
+fn ignored_signals() -> u64 {
+    static AT_START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *AT_START.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+    })
+}
+
 /// Waits for a signal that tells the process to end, and gives its number.
 async fn told_to_end() -> u8 {
     let kinds = [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)];
-    let mut signals: Vec<_> = kinds.into_iter().filter_map(|(kind, n)| Some((signal(kind).ok()?, n))).collect();
+    let ignored = ignored_signals();
+    let heeded = kinds.into_iter().filter(|(_, n)| ignored >> (n - 1) & 1 == 0);
+    let mut signals: Vec<_> = heeded.filter_map(|(kind, n)| Some((signal(kind).ok()?, n))).collect();
     std::future::poll_fn(|context| {
         let told = signals.iter_mut().find_map(|(signal, n)| signal.poll_recv(context).is_ready().then_some(*n));
         told.map_or(std::task::Poll::Pending, std::task::Poll::Ready)

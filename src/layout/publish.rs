@@ -92,15 +92,17 @@ impl Partial {
     }
 
     /// Renames the file, which the caller has fsynced, to its destination.
-    pub(super) fn publish_file(self) -> Result<()> {
+    pub(super) fn publish_file(mut self) -> Result<()> {
         refuse_existing_file(&self.destination, self.force)?;
-        let (from, to) = (&self.path, &self.destination);
+        let (from, to) = (&self.path.clone(), &self.destination.clone());
         match temporary::publish(|| rename_new(from, to)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.force => match self.exchange() {
                 // A filesystem without exchanges: the old file is gone with the rename.
                 Err(Error::Io { source, .. }) if unsupported(&source) => {
                     temporary::publish(|| fs::rename(from, to)).context("rename to", to)?;
+                    self.armed = false;
+                    return sync_folder(&self.parent);
                 }
                 other => return other,
             },

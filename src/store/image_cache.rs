@@ -119,17 +119,19 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
 /// config, its name be that of the image's reference: whatever a bundle says, the cache of another image stays as it is.
 /// (An EROFS file's bytes cannot be compared with a diff id.)
 ///
+/// Gives the metadata under the name of another reference: another tag of the same manifest, which a bundle does not set.
+///
 /// # Errors
 /// [`Error::InvalidBundle`], and those of `read`.
 pub fn check_belongs<'p>(
     image: &ImageRecord,
     paths: impl Iterator<Item = &'p TarPath> + Clone,
     read: impl Fn(&TarPath) -> Result<Vec<u8>>,
-) -> Result<()> {
+) -> Result<Vec<TarPath>> {
     let fail = |reason: String| Error::bundle(format!("the cache files of the image {}", image.reference), reason);
     let hex = image.manifest_digest.hex();
     let own = [format!("fsmeta/sha256_{hex}.erofs"), format!("vmdk/sha256_{hex}.vmdk")];
-    let mut layers: Option<Vec<TarPath>> = None;
+    let (mut layers, mut foreign) = (Vec::new(), Vec::new());
     for path in paths.clone().filter(|path| path.as_str().starts_with("manifests/")) {
         let metadata: Metadata = serde_json::from_slice(&read(path)?).map_err(|e| fail(format!("{path}: {e}")))?;
         if metadata.manifest_digest != image.manifest_digest {
@@ -139,19 +141,18 @@ pub fn check_belongs<'p>(
             return Err(fail(format!("{path}: {problem}")));
         }
         if !spellings(&image.reference).iter().any(|name| path.as_str() == metadata_name(name)) {
-            return Err(fail(format!("{path} is the name of another reference")));
+            foreign.push(path.clone());
         }
-        layers = Some(metadata.layer_files()?);
+        layers.extend(metadata.layer_files()?);
     }
-    if let (None, Some(path)) = (&layers, paths.clone().find(|path| path.as_str() == own[1])) {
-        layers = Some(vmdk::reduced_extents(&read(path)?)?);
+    if let Some(path) = paths.clone().find(|path| path.as_str() == own[1]) {
+        layers.extend(vmdk::reduced_extents(&read(path)?)?);
     }
-    let layers = layers.unwrap_or_default();
     match paths.clone().find(|path| {
         !path.as_str().starts_with("manifests/") && !own.contains(&path.to_string()) && !layers.contains(path)
     }) {
         Some(path) => Err(fail(format!("{path} is no file of this image"))),
-        None => Ok(()),
+        None => Ok(foreign),
     }
 }
 
@@ -191,7 +192,8 @@ fn spellings(reference: &str) -> Vec<String> {
         (false, true) => &["", "docker.io/", "index.docker.io/"],
         (false, false) => &["", "library/", "docker.io/", "docker.io/library/", "index.docker.io/library/"],
     };
-    prefixes.iter().flat_map(|prefix| tags.iter().map(move |tag| format!("{prefix}{tag}"))).collect()
+    let all = prefixes.iter().flat_map(|prefix| tags.iter().map(move |tag| format!("{prefix}{tag}")));
+    all.chain([reference.to_owned()]).collect()
 }
 
 /// An image whose metadata is in the cache.

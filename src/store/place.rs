@@ -147,8 +147,17 @@ pub fn place_file(root: &Path, staged: &Path, target: &Path, force: bool) -> Res
     if !force {
         return Err(Error::DifferentFile { path: target.into() });
     }
-    way.exchange(staged)?;
+    match way.exchange(staged) {
+        Err(Error::Io { source, .. }) if unsupported(&source) => way.replace(staged)?,
+        other => other?,
+    }
     Ok(Placed::Placed)
+}
+
+/// Whether the filesystem knows no such rename.
+pub fn unsupported(error: &std::io::Error) -> bool {
+    let numbers = [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
 }
 
 /// The name of something below a root, by its folder's handle.
@@ -183,7 +192,7 @@ impl<'a> Way<'a> {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(false),
             // Without the flags there are no exchanges either, but what appears needs none.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => return self.appears_without_flags(staged),
+            Err(e) if unsupported(&e.into()) => return self.appears_without_flags(staged),
             Err(e) => return Err(Error::io("rename into", self.target, e.into())),
         }
         // A name that may not last is no name: what cannot be made durable does not stay.
@@ -206,6 +215,14 @@ impl<'a> Way<'a> {
             Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(false),
             Err(e) => Err(Error::io("rename into", self.target, e.into())),
         }
+    }
+
+    /// Durably over a file, where nothing can be exchanged.
+    fn replace(&self, staged: &Path) -> Result<()> {
+        publish(|| {
+            renameat(CWD, staged, self.folder.handle(), &self.name).context("rename over", self.target)?;
+            self.folder.sync()
+        })
     }
 
     /// Durably, with what has the name; that is staged then.
@@ -293,7 +310,12 @@ pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let staged = stage.path().join("group.json");
     write_durable(&staged, &serde_json::json!({ "name": name }).to_string())?;
-    match publish(|| renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE)) {
+    let renamed = publish(|| match renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE) {
+        // A second name, which never replaces either; the stage takes the first one with it.
+        Err(e) if unsupported(&e.into()) => linkat(CWD, &staged, CWD, &path, AtFlags::empty()),
+        other => other,
+    });
+    match renamed {
         // Another import was faster.
         Ok(()) | Err(Errno::EXIST) => sync_folder(folder),
         Err(e) => Err(Error::io("rename into", &path, e.into())),

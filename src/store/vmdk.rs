@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::Read,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -28,9 +28,17 @@ pub fn reduce(bytes: &[u8]) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`reduce`].
 pub fn extents(bytes: &[u8]) -> Result<Vec<TarPath>> {
+    Ok(extents_named(bytes)?.into_iter().map(|(_, file)| file).collect())
+}
+
+/// The same, each with the absolute path.
+///
+/// # Errors
+/// As [`reduce`].
+pub fn extents_named(bytes: &[u8]) -> Result<Vec<(PathBuf, TarPath)>> {
     let mut found = Vec::new();
     rewrite(bytes, |path| {
-        found.push(absolute(path)?);
+        found.push((path.into(), absolute(path)?));
         Ok(String::new())
     })
     .map_err(outgoing)?;

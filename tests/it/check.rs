@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use snapcask::{
     check::{CheckOptions, check},
-    export::Form,
+    export::{ExportOptions, Form},
     import::{BundleLocation, ImportOptions, import},
     model::Generation,
     progress::Silent,
@@ -370,4 +370,64 @@ fn without_a_record_nothing_is_replaced_that_may_be_good() {
     assert!(report.findings[1].message.contains("does not have its new.txt"), "{report:?}");
     fs::remove_file(native.join("evil")).unwrap();
     assert_eq!(whole_tree(&fixture.store), before);
+}
+
+/// A base that stands on nothing has a parent all the same; and what was imported alone may get its parent later.
+#[test]
+fn a_parent_that_was_there_is_missed() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (chain, plain, store) = (fixture.path("chain.tar"), fixture.path("plain.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &chain);
+    let no_delta = fixture.export_options(Form::Tar, &plain);
+    snapcask::export::export(&ExportOptions { with_parents: true, delta: false, ..no_delta }).unwrap();
+    for first in [None, Some(ImportOptions { head_only: true, ..import_options(&plain, &store) })] {
+        if let Some(alone) = first {
+            import(&alone).unwrap();
+            assert_eq!(codes(&checked(&store)), []);
+        }
+        import_ok(&plain, &store);
+        let before = whole_tree(&store);
+        assert_eq!(codes(&checked(&store)), []);
+        fs::remove_dir_all(store.join("snapshots/middle")).unwrap();
+        assert_eq!(codes(&checked(&store)), [("parent-missing", "snapshots/head")]);
+        assert_eq!(codes(&check(&options(&store, Some(&plain))).unwrap()), []);
+        assert_eq!(whole_tree(&store), before);
+        fs::remove_dir_all(&store).unwrap();
+    }
+}
+
+/// It is not missing, only not readable: there is no second copy of it afterwards.
+#[test]
+fn a_parent_under_another_name_is_repaired_where_it_is() {
+    let (_fixture, bundle, store, _) = imported(Generation::Flat, Form::Tar);
+    let renamed = store.join("snapshots/renamed");
+    fs::rename(store.join("snapshots/middle"), &renamed).unwrap();
+    let before = whole_tree(&store);
+    fs::write(renamed.join("snapshot.json"), "{").unwrap();
+    assert_eq!(codes(&check(&options(&store, Some(&bundle))).unwrap()), []);
+    assert_eq!(whole_tree(&store), before);
+}
+
+/// One layer of the bundle is bad: what the others hold is repaired all the same.
+#[test]
+fn a_bad_layer_does_not_keep_the_rest_from_repair() {
+    let (fixture, bundle, store, _) = imported(Generation::Flat, Form::Dir);
+    let base = json_file(&bundle.join("index.json"))["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["annotations"]["org.opencontainers.image.ref.name"] == "base")
+        .unwrap()["digest"]
+        .clone();
+    let blob = |digest: &Value| bundle.join("blobs/sha256").join(&digest.as_str().unwrap()[7..]);
+    let layer = blob(&json_file(&blob(&base))["layers"][0]["digest"]);
+    let length = fs::metadata(&layer).unwrap().len();
+    poison(&layer, length / 2);
+    fs::remove_dir_all(store.join("snapshots/base")).unwrap();
+    fs::remove_dir_all(store.join("cache/fsmeta")).unwrap();
+    poison(&store.join("snapshots/head/state.bin"), 9);
+    let report = check(&options(&store, Some(&bundle))).unwrap();
+    assert_eq!(codes(&report), [("parent-missing", "snapshots/middle"), ("repair-refused", "snapshots/middle")]);
+    assert!(report.findings[1].message.contains("is corrupt"), "{report:?}");
+    assert_same_snapshot(fixture.head(), &store.join("snapshots/head"));
 }

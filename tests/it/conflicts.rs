@@ -198,25 +198,37 @@ fn a_tag_that_has_moved_on_is_kept() {
     write(path.clone(), newer.to_string().as_bytes());
     import_ok(&bundle, &store);
     assert_eq!(json_file(&path), newer);
-    let options = snapcask::check::CheckOptions {
-        store: store.clone(),
-        repair_from: None,
-        jobs: 1,
-        progress: std::sync::Arc::new(snapcask::progress::Silent),
-    };
-    assert!(snapcask::check::check(&options).unwrap().findings.is_empty());
+    assert!(check(&store).is_empty());
 }
 
+/// Its VMDK names files that are not there: perhaps on this machine only, so it is not replaced unasked.
 #[test]
-fn a_store_that_was_moved_takes_the_same_image() {
+fn a_store_that_was_moved_takes_the_same_image_by_force() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);
     let (bundle, store, moved) = (fixture.path("bundle.tar"), fixture.path("target"), fixture.path("moved"));
     fixture.export_chain(Form::Tar, &bundle);
     import_ok(&bundle, &store);
+    // By another path it is the same cache.
+    let link = fixture.path("link");
+    std::os::unix::fs::symlink(&store, &link).unwrap();
+    let before = whole_tree(&store);
+    import_ok(&bundle, &link);
+    assert_eq!(whole_tree(&store), before);
+    assert!(check(&link).is_empty() && check(&store).is_empty());
     fs::rename(&store, &moved).unwrap();
-    import_ok(&bundle, &moved);
+    let error = import(&import_options(&bundle, &moved)).unwrap_err();
+    assert!(matches!(error, Error::DifferentFile { .. }), "{error}");
+    import(&ImportOptions { force: true, ..import_options(&bundle, &moved) }).unwrap();
     let text = fs::read_to_string(cache_file(&moved, "vmdk")).unwrap();
     assert!(text.contains(moved.to_str().unwrap()) && !text.contains(store.to_str().unwrap()), "{text}");
+    assert!(check(&moved).is_empty());
+}
+
+/// The codes of what `check` finds.
+fn check(store: &Path) -> Vec<&'static str> {
+    let progress = std::sync::Arc::new(snapcask::progress::Silent);
+    let options = snapcask::check::CheckOptions { store: store.into(), repair_from: None, jobs: 1, progress };
+    snapcask::check::check(&options).unwrap().findings.iter().map(|finding| finding.code).collect()
 }
 
 #[test]

@@ -142,3 +142,19 @@ fn a_demo_leaves_its_folder_empty() {
     assert_says_how_to_go_on(&interrupted(child));
     assert!(names(folder.path()).is_empty(), "{:?}", names(folder.path()));
 }
+
+/// Started by `nohup`, it outlives its terminal.
+#[test]
+fn a_signal_that_was_ignored_is_ignored() {
+    let (store, snapcask) = (tempfile::tempdir().unwrap(), env!("CARGO_BIN_EXE_snapcask"));
+    let mut import = std::process::Command::new("sh");
+    import.args(["-c", "trap '' HUP; exec \"$@\"", "sh", snapcask, "import", "-", "--store"]).arg(store.path());
+    let mut child = import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stdin = child.stdin.take();
+    let snapshots = store.path().join("snapshots");
+    until("the stage", || snapshots.is_dir() && !names(&snapshots).is_empty());
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_says_how_to_go_on(&interrupted(child));
+    drop(stdin);
+}
