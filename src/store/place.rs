@@ -316,8 +316,11 @@ pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
         other => other,
     });
     match renamed {
+        Ok(()) => sync_folder(folder).inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+        }),
         // Another import was faster.
-        Ok(()) | Err(Errno::EXIST) => sync_folder(folder),
+        Err(Errno::EXIST) => sync_folder(folder),
         Err(e) => Err(Error::io("rename into", &path, e.into())),
     }
 }

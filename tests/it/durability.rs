@@ -238,5 +238,22 @@ fn a_name_that_cannot_be_made_durable_is_taken_back() {
         replace.arg("--force");
         assert_eq!(fail_after_naming(&mut replace, &store), Ended::Code(1));
         assert_eq!(whole_tree(&store), before);
+        // A store that has nothing yet, and one that has the group already.
+        for group in [false, true] {
+            if store.exists() {
+                fs::remove_dir_all(&store).unwrap();
+            }
+            if group {
+                write(store.join("snapshots").join(GROUP).join("group.json"), b"{}");
+            }
+            let mut place = import(&bundles[0], &store);
+            if generation == Generation::Final {
+                place.args(["--group", GROUP]);
+            }
+            assert_eq!(fail_after_naming(&mut place, &store), Ended::Code(1));
+            let left = if store.exists() { whole_tree(&store) } else { Default::default() };
+            let left: Vec<String> = left.into_keys().filter(|path| !path.ends_with('/')).collect();
+            assert_eq!(left.len(), usize::from(group), "{left:?}");
+        }
     }
 }
