@@ -31,7 +31,7 @@ use crate::{
         Descriptor, FileRecord, Index, LayerFile, LayerRecord, Manifest, SnapshotConfig, SnapshotName, SnapshotRecord,
         TarPath, config::MAX_STACK,
     },
-    opened::{Opened, open_all, open_regular, stamp},
+    opened::{Opened, OpenedSnapshot, open_all, open_regular, stamp},
     progress::Progress,
     recorded::RecordedChecks,
     report::{ExportReport, SnapshotReport},
@@ -144,10 +144,14 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
 }
 
 /// What an import placed leaves as it came: a payload that has changed since is not passed on under the same digest.
-fn as_imported(snapshot: &Snapshot, files: &[PackedFile]) -> Result<()> {
+fn as_imported(
+    snapshot: &Snapshot,
+    imported: std::result::Result<Option<ImportRecord>, String>,
+    files: &[PackedFile],
+) -> Result<()> {
     let record = snapshot.directory.join(RECORD_FILE);
     let changed = |path, reason| Err(Error::NotAsImported { path, reason, record: record.clone() });
-    let imported = match ImportRecord::read(&snapshot.directory) {
+    let imported = match imported {
         Ok(Some(imported)) => imported,
         Ok(None) => return Ok(()),
         Err(reason) => return changed(snapshot.directory.clone(), format!("its record cannot be read: {reason}")),
@@ -253,7 +257,7 @@ struct Packer<'a> {
 impl Packer<'_> {
     fn pack(&mut self, snapshot: &Snapshot, name: &SnapshotName, parent: Option<&Packed>) -> Result<Packed> {
         let parent_beneath = parent.filter(|p| self.options.delta && p.stack.len() < MAX_STACK);
-        let opened = open_all(snapshot)?;
+        let OpenedSnapshot { files: opened, record: imported } = open_all(snapshot)?;
         let key = self.layer_key(snapshot, &opened, parent_beneath);
         let (files, layer, record) = match self.known_layer(key.as_ref(), opened)? {
             Ok(known) => known,
@@ -265,7 +269,7 @@ impl Packer<'_> {
                 (files, layer, record)
             }
         };
-        as_imported(snapshot, &files)?;
+        as_imported(snapshot, imported, &files)?;
         let (mut stack, mut records) = match parent_beneath {
             Some(parent) => (parent.stack.clone(), parent.config.layers[..parent.stack.len()].to_vec()),
             None => (Vec::new(), Vec::new()),

@@ -16,6 +16,7 @@ use crate::{
         Snapshot,
         scan::{SourceFile, scan_in},
     },
+    store::record::ImportRecord,
 };
 
 /// A file of a snapshot.
@@ -28,17 +29,26 @@ pub struct Opened {
     pub stamp: Stamp,
 }
 
-/// Every file of the snapshot, in the order of their paths, all from one directory and the one whose descriptor was
-/// read: an import may put another snapshot at its path meanwhile.
+/// A snapshot's directory.
+pub struct OpenedSnapshot {
+    /// Every file, in the order of their paths.
+    pub files: Vec<Opened>,
+    /// What an import says that they were, or what is wrong with that.
+    pub record: std::result::Result<Option<ImportRecord>, String>,
+}
+
+/// Opens the snapshot, all from one directory and the one whose descriptor was read: an import may put another snapshot
+/// at its path meanwhile.
 ///
 /// # Errors
 /// [`Error::SourceChanged`]; [`Error::Io`]; [`Error::UnsafePath`] for what is no regular file.
-pub fn open_all(snapshot: &Snapshot) -> Result<Vec<Opened>> {
+pub fn open_all(snapshot: &Snapshot) -> Result<OpenedSnapshot> {
     let folder = Folder::open(&snapshot.directory)?;
-    let all: Vec<Opened> =
+    let record = ImportRecord::read_in(&folder);
+    let files: Vec<Opened> =
         scan_in(&folder, snapshot)?.into_iter().map(|source| open_source(&folder, source)).collect::<Result<_>>()?;
     let read = &snapshot.descriptor;
-    let Some(found) = all.iter().find(|opened| opened.source.path == read.file) else {
+    let Some(found) = files.iter().find(|opened| opened.source.path == read.file) else {
         return Err(Error::SourceChanged { path: snapshot.directory.join(&read.file) });
     };
     let changed = || Error::SourceChanged { path: found.source.absolute.clone() };
@@ -47,7 +57,7 @@ pub fn open_all(snapshot: &Snapshot) -> Result<Vec<Opened>> {
         return Err(changed());
     }
     found.file.read_exact_at(&mut bytes, 0).context("read", &found.source.absolute)?;
-    if bytes == read.bytes { Ok(all) } else { Err(changed()) }
+    if bytes == read.bytes { Ok(OpenedSnapshot { files, record }) } else { Err(changed()) }
 }
 
 fn open_source(folder: &Folder, source: SourceFile) -> Result<Opened> {

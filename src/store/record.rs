@@ -59,7 +59,14 @@ impl ImportRecord {
     /// # Errors
     /// A text that says what is wrong with it.
     pub fn read(directory: &Path) -> std::result::Result<Option<Self>, String> {
-        let folder = Folder::open(directory).map_err(|e| e.to_string())?;
+        Self::read_in(&Folder::open(directory).map_err(|e| e.to_string())?)
+    }
+
+    /// Reads that of the directory of which this is the handle.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_in(folder: &Folder) -> std::result::Result<Option<Self>, String> {
         let file = match folder.file(RECORD_FILE, OFlags::RDONLY) {
             Ok(file) => file,
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
