@@ -3,7 +3,7 @@
 
 A mutant is a text of the source and what takes its place; a text that is gone or is there twice is an error, so that
 the list follows the source. Everything happens in a copy of the tree below target/mutation; one build folder for all.
-The page goes to target/reliability/full/row-16.md.
+What came of each is kept beside it, so that a run of some brings the page up to date: target/reliability/full/row-16.md.
 
     scripts/mutation-check.py              every mutant
     scripts/mutation-check.py NAME ...     some
@@ -11,6 +11,7 @@ The page goes to target/reliability/full/row-16.md.
     scripts/mutation-check.py --check      only whether the list fits the source
 """
 
+import json
 import os
 import pathlib
 import platform
@@ -23,6 +24,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TREE = ROOT / "target/mutation/tree"
 BUILD = ROOT / "target/mutation/build"
+RESULTS = ROOT / "target/mutation/results.json"
 
 # name: (file, text, instead, tests that should notice: filters for the integration tests; everything is run if none fails)
 MUTANTS = {
@@ -306,7 +308,8 @@ def main():
         broken = run(filters)
         if broken:
             sys.exit(f"without any mutant, {broken} fail already")
-    rows, alive = [], []
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    alive = []
     for name in names:
         path = place(name)
         good = path.read_text()
@@ -322,17 +325,22 @@ def main():
         if not killers:
             alive.append(name)
         shown = "; ".join(f"`{k}`" for k in killers[:3]) + (f" and {len(killers) - 3} more" if len(killers) > 3 else "")
-        rows.append(f"| {name} | {path.relative_to(TREE)} | {shown or 'NONE'} |")
-        print(rows[-1], flush=True)
-    if not sys.argv[1:]:
-        page = ROOT / "target/reliability/full/row-16.md"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(
-            "## Row 16. Each verification and fsync removed in turn\n\n| removed | in | tests that fail |\n|---|---|---|\n"
-            + "\n".join(rows)
-            + f"\n\n- {len(rows)} mutants, {len(alive)} survive.\n- Linux {platform.release()} {platform.machine()};"
-            + f" {time.time() - started:.0f} s. Again: `make mutation`\n"
-        )
+        row = f"| {name} | {path.relative_to(TREE)} | {shown or 'NONE'} |"
+        results[name] = {"mutant": list(MUTANTS[name]), "row": row}
+        print(row, flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1))
+    print(f"{time.time() - started:.0f} s")
+    # Of a mutant that is another one now, nothing is known.
+    known = {n: results[n]["row"] for n in MUTANTS if n in results and results[n]["mutant"] == list(MUTANTS[n])}
+    rows = [known.get(name, f"| {name} | {MUTANTS[name][0]} | not run yet |") for name in MUTANTS]
+    page = ROOT / "target/reliability/full/row-16.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(
+        "## Row 16. Each verification and fsync removed in turn\n\n| removed | in | tests that fail |\n|---|---|---|\n"
+        + "\n".join(rows)
+        + f"\n\n- {len(known)} of {len(rows)} mutants were run, {sum('| NONE |' in row for row in rows)} survive.\n"
+        + f"- Linux {platform.release()} {platform.machine()}. Again: `make mutation`\n"
+    )
     if alive:
         sys.exit(f"no test fails without: {', '.join(alive)}")
 
