@@ -45,7 +45,7 @@ impl Settler {
     /// Ready to settle.
     ///
     /// # Errors
-    /// [`Error::Io`]: there can be no more threads.
+    /// [`crate::Error::Io`]: there can be no more threads.
     pub fn new(jobs: usize, skip_recorded: bool, progress: Arc<dyn Progress>) -> Result<Self> {
         Ok(Self { jobs, skip_recorded, recorded: RecordedChecks::start(progress)? })
     }
