@@ -127,10 +127,7 @@ impl BundledSnapshot {
     fn check_sizes(&self) -> Result<()> {
         let config = &self.config;
         let descriptor = config.files.iter().filter(|row| row.path == config.snapshot.descriptor);
-        let cache = config.layers.iter().filter_map(|layer| match layer {
-            LayerRecord::Cache { file, .. } => Some(file),
-            _ => None,
-        });
+        let cache = config.layers.iter().filter_map(LayerRecord::cache_file);
         let limited = descriptor.map(|row| (row, MAX_DESCRIPTOR)).chain(cache.filter_map(|row| {
             match row.path.as_str().split_once('/')?.0 {
                 "vmdk" => Some((row, MAX_VMDK as u64)),

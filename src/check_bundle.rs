@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fs,
     io::{self, Read},
     path::Path,
     sync::{
@@ -15,13 +16,15 @@ use crate::{
     bundle::{BundledSnapshot, Documents, encoding_of},
     deep::DeepCheck,
     digest::Digest,
-    error::{Error, Result},
+    error::{Error, IoContext, Result},
     import::BundleLocation,
     media_type,
-    model::{Descriptor, Index, LayerRecord, json::MAX_DOCUMENT},
+    model::{Descriptor, Index, LayerRecord, TarPath, json::MAX_DOCUMENT},
     progress::Progress,
     report::{FileReport, Finding, InspectReport, InspectedSnapshot, LayerReport, VerifyReport},
+    restore::Restorer,
     storage::Source,
+    store::image_cache::check_belongs,
     temporary::{Folder, SCRATCH},
     verify::into_error,
 };
@@ -82,7 +85,11 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
     let mut layers = snapshots.iter().flat_map(|s| &s.manifest.layers);
     let all_decoded = deep && whole && layers.all(|layer| decoded.layers.contains(&layer.digest));
     check.blobs(&decoded.layers, jobs, progress);
+    let failed = decoded.failed.len();
     check.decoding(decoded);
+    if deep && failed == 0 {
+        check.image_cache(&snapshots, scratch.path(), jobs, progress);
+    }
     Ok(VerifyReport {
         source: source.display(),
         deep,
@@ -290,6 +297,16 @@ impl Check<'_> {
         Decoded { layers: deep.decoded().clone(), failed }
     }
 
+    /// The image cache's part of snapshots that decoded.
+    fn image_cache(&mut self, snapshots: &[BundledSnapshot], scratch: &Path, jobs: usize, progress: &dyn Progress) {
+        let restorer = Restorer { source: self.source, jobs, progress, most: None, writeback: None };
+        for snapshot in snapshots {
+            if let Err(error) = belongs(&restorer, snapshot, scratch) {
+                self.found(&snapshot.config.snapshot.name, &error);
+            }
+        }
+    }
+
     /// What went wrong in decoding, unless a blob that cannot be read is the reason.
     fn decoding(&mut self, decoded: Decoded) {
         for (name, layers, error) in decoded.failed {
@@ -298,6 +315,29 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// Whether a snapshot's cache files are its image's, as an import wants them to be.
+fn belongs(restorer: &Restorer, snapshot: &BundledSnapshot, scratch: &Path) -> Result<()> {
+    let paths = snapshot.config.layers.iter().filter_map(LayerRecord::cache_file).map(|file| &file.path);
+    let Some(image) = &snapshot.config.snapshot.image else {
+        return match paths.clone().next() {
+            None => Ok(()),
+            Some(_) => Err(Error::bundle("the image cache", "its files come with a snapshot that has no image")),
+        };
+    };
+    let read = |path: &TarPath| {
+        let at = |layer: &LayerRecord| layer.cache_file().is_some_and(|file| file.path == *path);
+        let at = snapshot.config.layers.iter().position(at).unwrap_or_default();
+        let (descriptor, layer) = (&snapshot.manifest.layers[at], &snapshot.config.layers[at]);
+        let Some(file) = layer.cache_file() else { return Ok(Vec::new()) };
+        let document = scratch.join("document");
+        restorer.restore_cache_file(descriptor, layer, file, &document)?;
+        let bytes = fs::read(&document).context("read", &document)?;
+        fs::remove_file(&document).context("remove", &document)?;
+        Ok(bytes)
+    };
+    check_belongs(image, paths, read).map(drop)
 }
 
 /// What came of decoding.

@@ -30,7 +30,7 @@ use crate::{
     storage::Source,
     store::{
         Store,
-        image_cache::{check_belongs, is_of_another_manifest},
+        image_cache::{check_belongs, is_document, is_of_another_manifest},
         lock,
         place::{
             Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_names,
@@ -474,10 +474,7 @@ impl Import<'_> {
         let read = |path: &TarPath| fs::read(staged(path)).context("read", staged(path));
         let mut foreign = HashSet::new();
         for snapshot in chain {
-            let paths = snapshot.config.layers.iter().filter_map(|layer| match layer {
-                LayerRecord::Cache { file, .. } => Some(&file.path),
-                _ => None,
-            });
+            let paths = snapshot.config.layers.iter().filter_map(LayerRecord::cache_file).map(|file| &file.path);
             match &snapshot.config.snapshot.image {
                 Some(image) => foreign.extend(check_belongs(image, paths, read)?),
                 None if paths.clone().next().is_none() => {}
@@ -546,11 +543,6 @@ fn wanted_cache(chain: &[BundledSnapshot]) -> Result<Vec<WantedFile<'_>>> {
         }
     }
     Ok(wanted.into_values().collect())
-}
-
-/// Whether it says which files an image has, rather than being one of them.
-fn is_document(path: &TarPath) -> bool {
-    path.as_str().starts_with("manifests/") || path.as_str().starts_with("vmdk/")
 }
 
 /// The layers that will be asked for, in their order, as far as that can be told now.

@@ -315,10 +315,7 @@ fn keep_own_files(bad: &Path, directory: &Path) -> Result<()> {
 
 /// What an import of this snapshot leaves behind.
 pub(crate) fn record_of(bundled: &BundledSnapshot) -> ImportRecord {
-    let cache = bundled.config.layers.iter().filter_map(|layer| match layer {
-        LayerRecord::Cache { file, .. } => Some(file.clone()),
-        _ => None,
-    });
+    let cache = bundled.config.layers.iter().filter_map(LayerRecord::cache_file).cloned();
     ImportRecord {
         version: 1,
         manifest: bundled.descriptor.digest,

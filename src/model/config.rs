@@ -236,6 +236,14 @@ impl LayerRecord {
         }
     }
 
+    /// The image-cache file that it holds.
+    pub fn cache_file(&self) -> Option<&FileRecord> {
+        match self {
+            Self::Cache { file, .. } => Some(file),
+            _ => None,
+        }
+    }
+
     /// The files that it holds of a snapshot's directory.
     pub fn stack_files(&self) -> &[LayerFile] {
         match self {

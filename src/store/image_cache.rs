@@ -113,6 +113,11 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
     Ok(files.into_iter().map(|(path, content)| CacheFile { path, content }).collect())
 }
 
+/// Whether a cache file says which files an image has, rather than being one of them.
+pub fn is_document(path: &TarPath) -> bool {
+    path.as_str().starts_with("manifests/") || path.as_str().starts_with("vmdk/")
+}
+
 /// What cache files that came with a snapshot must be: those of its image, and nothing else. `read` gives a file's bytes.
 ///
 /// The metadata's documents must hash to the digest that the descriptor pins, its diff ids be those of the image's

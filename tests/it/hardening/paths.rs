@@ -319,6 +319,10 @@ fn cache_files_of_another_image() {
         let arena = Arena::new();
         write(arena.bundle("b.tar"), &with_cache(files).make().tar());
         arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
+        let bundle = snapcask::import::BundleLocation::Path(arena.bundle("b.tar"));
+        let silent = std::sync::Arc::new(snapcask::progress::Silent);
+        let report = snapcask::check_bundle::verify_bundle(&bundle, true, 1, silent).unwrap();
+        assert!(report.findings.iter().any(|finding| finding.message.contains(text)), "{text}: {:?}", report.findings);
     }
     // Its own, under the reference's short spelling; that of another tag is not set.
     for (name, placed) in [("alpine:3.20", true), ("docker.io/library/ubuntu:latest", false)] {
