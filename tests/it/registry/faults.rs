@@ -48,6 +48,22 @@ fn wrong_bytes_are_never_placed() {
     }
 }
 
+/// By its digest, whoever asked: the user, or a child for its parent.
+#[test]
+fn another_manifest_than_the_digest_says_is_refused() {
+    let (fixture, server) = pushed();
+    let head = server.tag("vm", "head").unwrap();
+    server.behave(Behaviour { wrong_manifests: true, ..Default::default() });
+    let (asked, found) = ("the registry sent a manifest with the digest", "its bytes have the digest");
+    for (reference, text) in [(server.reference(&format!("vm@{head}")), asked), (server.reference("vm:head"), found)] {
+        let target = fixture.path("target");
+        let error = import_from(&reference, &options(None), &target).unwrap_err();
+        assert!(matches!(error, Error::CorruptBlob { .. }), "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+        assert!(!target.exists() || whole_tree(&target).is_empty());
+    }
+}
+
 #[test]
 fn a_wrong_range_is_an_error_and_no_ranges_are_a_detour() {
     let (fixture, server) = pushed();

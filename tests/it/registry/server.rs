@@ -1,7 +1,7 @@
 //! A registry in this process, for tests: it keeps what it gets, notes what it is asked, and lies as it is told.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{
@@ -32,13 +32,16 @@ pub struct Seen {
 /// How it lies and what it lacks.
 #[derive(Clone, Debug, Default)]
 pub struct Behaviour {
-    /// Every n-th request is answered 500.
+    /// Every n-th request is answered 500, but never the same one twice in a row: however requests fall together, a client
+    /// that tries again comes through.
     pub fail_every: Option<u64>,
     /// So many requests are answered 429 with this Retry-After.
     pub too_many: u64,
     pub retry_after: &'static str,
     /// A bit of every layer that is read is turned.
     pub wrong_bytes: bool,
+    /// A manifest that is asked for by its digest tells of another day.
+    pub wrong_manifests: bool,
     /// Every blob ends early and says that this is all.
     pub short_bytes: bool,
     /// Every blob goes on behind its end.
@@ -84,6 +87,8 @@ struct State {
     behaviour: Behaviour,
     log: Vec<Seen>,
     requests: u64,
+    /// What was answered 500 at its last attempt.
+    failed: HashSet<String>,
     received: u64,
     sent: u64,
     next_upload: u64,
@@ -352,8 +357,12 @@ fn base64(text: &str) -> String {
 fn answer(state: &mut State, request: &Request, body: &[u8], port: u16) -> Answer {
     state.requests += 1;
     let behaviour = state.behaviour.clone();
-    if behaviour.fail_every.is_some_and(|n| state.requests.is_multiple_of(n)) {
-        return Answer::error(500, "UNKNOWN");
+    if let Some(n) = behaviour.fail_every {
+        let this = format!("{} {}", request.method, request.path);
+        if !state.failed.remove(&this) && state.requests.is_multiple_of(n) {
+            state.failed.insert(this);
+            return Answer::error(500, "UNKNOWN");
+        }
     }
     if behaviour.too_many > 0 {
         state.behaviour.too_many -= 1;
@@ -552,7 +561,15 @@ fn manifest(
         None => Answer::error(404, "MANIFEST_UNKNOWN"),
         Some((bytes, media)) => Answer {
             length: (request.method == "HEAD").then_some(bytes.len() as u64),
-            body: if request.method == "HEAD" { Vec::new() } else { bytes.clone() },
+            body: match request.method.as_str() {
+                "HEAD" => Vec::new(),
+                _ if behaviour.wrong_manifests && version.starts_with("sha256:") => {
+                    let other = String::from_utf8(bytes.clone()).unwrap().replace("2026-05-0", "2027-05-0");
+                    assert_ne!(other.as_bytes(), bytes);
+                    other.into_bytes()
+                }
+                _ => bytes.clone(),
+            },
             ..Answer::new(200)
         }
         .header("Content-Type", media.clone())
