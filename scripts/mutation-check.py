@@ -279,6 +279,7 @@ def run(filters):
     if "could not compile" in output:
         raise DoesNotCompile(output[-3000:])
     found = failed_tests(output)
+    RESULTS.with_name("last-output.txt").write_text(output)
     return found or (["(ended with " + str(code) + ")"] if code else [])
 
 

@@ -170,8 +170,11 @@ fn make(
                 claim(&path);
                 return Ok((path, file));
             }
-            // Taken for dead, and removed.
-            Ok(_) => {}
+            // Taken for dead, and removed; or not even looked at, for all that may fail.
+            Ok(file) => {
+                drop(file);
+                remove_if_dead(&path);
+            }
             Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists) => last = Some(e),
             // The folder is gone if it was taken for dead before it was opened; `parent` may be missing, too.
             Err(e) if e.kind() == io::ErrorKind::NotFound && parent.exists() => last = Some(e),

@@ -116,7 +116,7 @@ fn tests(counted: &Counted, tally: &Path) -> Output {
     let mut command = Command::new(cargo);
     command.args(["test", "--locked", "--release", "--test", "it", "--"]).args(counted.tests);
     if counted.alone {
-        command.arg("--test-threads=1");
+        command.arg("--test-threads=1").env("SNAPCASK_ALONE", "1");
     }
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env("SNAPCASK_TALLY", tally).env("SNAPCASK_EVERY_CUT", "1");
     command.output().unwrap()
