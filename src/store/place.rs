@@ -315,14 +315,17 @@ pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
         Err(e) if unsupported(&e.into()) => linkat(CWD, &staged, CWD, &path, AtFlags::empty()),
         other => other,
     });
-    match renamed {
-        Ok(()) => sync_folder(folder).inspect_err(|_| {
-            let _ = fs::remove_file(&path);
-        }),
+    let ours = match renamed {
+        Ok(()) => true,
         // Another import was faster.
-        Err(Errno::EXIST) => sync_folder(folder),
-        Err(e) => Err(Error::io("rename into", &path, e.into())),
-    }
+        Err(Errno::EXIST) => false,
+        Err(e) => return Err(Error::io("rename into", &path, e.into())),
+    };
+    sync_folder(folder).inspect_err(|_| {
+        if ours {
+            let _ = fs::remove_file(&path);
+        }
+    })
 }
 
 /// Writes a member's alias into its (staged) directory.
