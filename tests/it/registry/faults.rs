@@ -48,6 +48,15 @@ fn wrong_bytes_are_never_placed() {
     }
 }
 
+#[test]
+fn a_range_of_a_blob_of_another_size_is_refused() {
+    let (fixture, server) = pushed();
+    server.behave(Behaviour { longer_by: 1, cut_sent: vec![100_000], ..Default::default() });
+    let error = import_from(&server.reference("vm:head"), &options(None), &fixture.path("target")).unwrap_err();
+    assert!(matches!(error, Error::CorruptBlob { .. }), "{error}");
+    assert!(error.to_string().contains("bytes of it, not"), "{error}");
+}
+
 /// By its digest, whoever asked: the user, or a child for its parent.
 #[test]
 fn another_manifest_than_the_digest_says_is_refused() {

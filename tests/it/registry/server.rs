@@ -48,6 +48,8 @@ pub struct Behaviour {
     pub long_bytes: bool,
     /// A range begins elsewhere than asked.
     pub wrong_range: bool,
+    /// A range says that the blob is longer by so many bytes than it is.
+    pub longer_by: usize,
     /// Ranges are not known: everything is sent.
     pub no_ranges: bool,
     /// Uploads are sent to this base.
@@ -513,7 +515,7 @@ fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, be
     match asked.filter(|_| !behaviour.no_ranges) {
         Some((first, last)) if first < last => {
             let first = if behaviour.wrong_range { first + 1 } else { first };
-            let range = format!("bytes {first}-{last}/{size}");
+            let range = format!("bytes {first}-{last}/{}", size + behaviour.longer_by);
             Answer { body: bytes[first..=last].to_vec(), is_blob: true, ..Answer::new(206) }
                 .header("Content-Range", range)
         }
