@@ -167,6 +167,9 @@ fn as_imported(
             Ok(at) if files[at].source.size != row.size || files[at].analysis.contents.root != row.root => {
                 return changed(path, format!("its root is {}, not {}", files[at].analysis.contents.root, row.root));
             }
+            Ok(at) if files[at].source.executable != row.executable => {
+                return changed(path, "its executable bit is another".into());
+            }
             Ok(_) => {}
         }
     }

@@ -269,6 +269,9 @@ fn a_payload_that_changed_since_its_import_is_not_exported() {
         let options = ExportOptions { snapshot: name.into(), ..options };
         export(&options).unwrap();
         fs::remove_file(&out).unwrap();
+        chmod(&head.join("bin/run.sh"), 0o644);
+        assert!(export(&options).unwrap_err().to_string().contains("its executable bit is another"));
+        chmod(&head.join("bin/run.sh"), 0o755);
         let whole = fs::read(head.join("state.bin")).unwrap();
         let mut other = whole.clone();
         other[9] ^= 1;
