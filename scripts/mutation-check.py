@@ -63,7 +63,7 @@ MUTANTS = {
     "recorded integrity": ("src/recorded.rs", "if actual == recorded.value {", "if true {", "layout_checks round_trip"),
     # verifications: the source of an export
     "source unchanged": (
-        "src/export.rs",
+        "src/packed.rs",
         "if stamp(&file.file, &file.source.absolute)? != file.stamp {",
         "if false {",
         "lies",
@@ -219,11 +219,11 @@ MUTANTS = {
     "what a delta goes over was kept": (
         "src/layer/streamed.rs", "            Some(scratch) if below.later.needs_bytes(leaf) => {", "            Some(scratch) => {", "--lib streamed",
     ),
-    "verify --deep: the descriptor": ("src/deep.rs", "        self.compare_descriptor(snapshot)\n", "        Ok(())\n", "deep"),
+    "verify --deep: the descriptor": ("src/deep/mod.rs", "        self.compare_descriptor(snapshot)\n", "        Ok(())\n", "deep"),
     "verify --deep: the bytes of a file": (
-        "src/deep.rs", "map_or(u64::MAX, |declared| declared.data_bytes);", "map_or(u64::MAX, |_| u64::MAX);", "deep hardening",
+        "src/deep/mod.rs", "map_or(u64::MAX, |declared| declared.data_bytes);", "map_or(u64::MAX, |_| u64::MAX);", "deep hardening",
     ),
-    "verify --deep: the room for scratch": ("src/deep.rs", "            if free < bytes {", "            if false {", "--lib deep"),
+    "verify --deep: the room for scratch": ("src/deep/room.rs", "            if free < bytes {", "            if false {", "--lib deep"),
     "one layer of two sizes": ("src/check_bundle.rs", "        if known.size != blob.size {", "        if false {", "deep layout_checks corruption"),
     # verifications: registries
     "credentials stay with their host": (

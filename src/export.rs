@@ -6,35 +6,32 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs::File,
     io::Write,
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
 
 use crate::{
-    bundle,
     destination::create_target,
     digest::Digest,
     error::{Error, IoContext, Result},
     layer::{
-        DELTA_MIN,
         analyze::{Analysis, Base, FileView, analyze},
         encode::encode,
         tar::{PlannedFile, TarPlan},
     },
-    layer_cache::{KeyBuilder, KnownLayer, LayerCache, Stamp},
+    layer_cache::{KeyBuilder, KnownLayer, LayerCache},
     media_type,
     model::{
-        Descriptor, FileRecord, Index, LayerFile, LayerRecord, Manifest, SnapshotConfig, SnapshotName, SnapshotRecord,
-        TarPath, config::MAX_STACK,
+        Descriptor, Index, LayerFile, LayerRecord, Manifest, SnapshotConfig, SnapshotName, SnapshotRecord, TarPath,
+        config::MAX_STACK,
     },
     opened::{Opened, OpenedSnapshot, open_all, open_regular, stamp},
+    packed::{Packed, PackedFile, base_of},
     progress::Progress,
     recorded::RecordedChecks,
-    report::{ExportReport, SnapshotReport},
+    report::ExportReport,
     snapshot::{Snapshot, scan::SourceFile},
     storage::Target,
     store::{
@@ -199,50 +196,6 @@ fn tags(chain: &[Snapshot], head: Option<&str>) -> Result<Vec<SnapshotName>> {
     Ok(tags)
 }
 
-/// A file of a snapshot with what pass 1 found in it.
-struct PackedFile {
-    source: SourceFile,
-    file: File,
-    stamp: Stamp,
-    analysis: Analysis,
-}
-
-/// A snapshot that is in the bundle.
-struct Packed {
-    config: SnapshotConfig,
-    manifest: Descriptor,
-    stack: Vec<Descriptor>,
-    files: Vec<PackedFile>,
-    directory: PathBuf,
-    unknown_requires: Vec<String>,
-}
-
-impl Packed {
-    fn index_entry(&self, tag: &SnapshotName) -> Descriptor {
-        bundle::index_entry(self.manifest.clone(), &self.config.snapshot, Some(tag.as_str()))
-    }
-
-    fn report(&self, parent_digest: Option<Digest>) -> SnapshotReport {
-        let mut report = SnapshotReport::of(&self.config, self.manifest.digest, parent_digest);
-        report.path = Some(self.directory.clone());
-        report.unknown_requires = self.unknown_requires.clone();
-        report
-    }
-
-    fn file(&self, path: &TarPath) -> Option<&PackedFile> {
-        self.files.binary_search_by(|f| f.source.path.cmp(path)).ok().map(|at| &self.files[at])
-    }
-
-    fn unchanged(&self) -> Result<()> {
-        for file in &self.files {
-            if stamp(&file.file, &file.source.absolute)? != file.stamp {
-                return Err(Error::SourceChanged { path: file.source.absolute.clone() });
-            }
-        }
-        Ok(())
-    }
-}
-
 struct Packer<'a> {
     options: &'a ExportOptions,
     target: &'a mut dyn Target,
@@ -348,7 +301,7 @@ impl Packer<'_> {
         self.blob_bytes += found.layer.size;
         let files = opened.into_iter().zip(found.files).map(|(opened, (_, contents))| {
             // Segments and sum are the layer's, which is there.
-            opened.with(Analysis { contents, segments: Vec::new(), sum: 0 })
+            PackedFile::new(opened, Analysis { contents, segments: Vec::new(), sum: 0 })
         });
         Ok(Ok((files.collect(), found.layer, found.record)))
     }
@@ -370,7 +323,7 @@ impl Packer<'_> {
             let view = FileView { file: &opened.file, path: &source.absolute, size: source.size };
             let base = base.map(|b| Base { view: b.view(), contents: &b.analysis.contents });
             let analysis = analyze(view, base, self.options.jobs, progress)?;
-            files.push(opened.with(analysis));
+            files.push(PackedFile::new(opened, analysis));
         }
         progress.end();
         Ok(files)
@@ -407,7 +360,7 @@ impl Packer<'_> {
             }
             let segments = match base {
                 Some(_) => Some(file.analysis.segments.clone()),
-                None => whole_segments(&file.analysis),
+                None => file.whole_segments(),
             };
             planned.push(file.plan(segments)?);
             listed.push(LayerFile { path, base: base.map(|b| b.source.path.clone()) });
@@ -534,7 +487,7 @@ impl Packer<'_> {
             Compression::Zstd(_) => media_type::LAYER_ZSTD,
             Compression::None => media_type::LAYER_TAR,
         };
-        let planned = packed.plan(whole_segments(&packed.analysis))?;
+        let planned = packed.plan(packed.whole_segments())?;
         let descriptor = self.encode(vec![planned], media, &format!("packing {}", file.path), key.as_ref())?;
         let title = format!("{}.{}", file.path.as_str().replace('/', "_"), self.extension());
         let descriptor = descriptor.annotated(media_type::TITLE, title);
@@ -542,61 +495,6 @@ impl Packer<'_> {
         self.learn(key, &descriptor, &record, &[packed]);
         Ok((descriptor, record))
     }
-}
-
-impl Opened {
-    fn with(self, analysis: Analysis) -> PackedFile {
-        let Self { source, file, stamp } = self;
-        PackedFile { source, file, stamp, analysis }
-    }
-}
-
-impl PackedFile {
-    fn view(&self) -> FileView<'_> {
-        FileView { file: &self.file, path: &self.source.absolute, size: self.source.size }
-    }
-
-    fn record(&self) -> FileRecord {
-        FileRecord {
-            path: self.source.path.clone(),
-            executable: self.source.executable,
-            size: self.source.size,
-            data_bytes: self.analysis.contents.data_bytes,
-            root: self.analysis.contents.root,
-        }
-    }
-
-    fn plan(&self, segments: Option<Vec<Range<u64>>>) -> Result<PlannedFile> {
-        Ok(PlannedFile {
-            path: self.source.path.clone(),
-            executable: self.source.executable,
-            size: self.source.size,
-            segments,
-            sum: self.analysis.sum,
-            file: self.file.try_clone().context("duplicate the handle of", &self.source.absolute)?,
-            source: self.source.absolute.clone(),
-        })
-    }
-}
-
-/// The file of the parent's directory that this one goes over: the one at the same path, else, for the head disk, the
-/// parent's head disk. Small files are stored whole.
-fn base_of<'p>(source: &SourceFile, snapshot: &Snapshot, parent: Option<&'p Packed>) -> Option<&'p PackedFile> {
-    let parent = parent?;
-    if source.size < DELTA_MIN {
-        return None;
-    }
-    parent.file(&source.path).or_else(|| {
-        let disk = snapshot.descriptor.disk.as_ref().filter(|disk| **disk == source.path)?;
-        let raw = |path: &TarPath| path.as_str().ends_with(".qcow2");
-        let base = parent.config.snapshot.disk.as_ref()?;
-        if raw(disk) == raw(base) { parent.file(base) } else { None }
-    })
-}
-
-/// What a whole file's entry holds: everything as a plain entry when no block is zero, else its data.
-fn whole_segments(analysis: &Analysis) -> Option<Vec<Range<u64>>> {
-    (analysis.contents.data_bytes < analysis.contents.size).then(|| analysis.segments.clone())
 }
 
 fn write_failed(error: std::io::Error, options: &ExportOptions) -> Error {

@@ -15,6 +15,7 @@ use rustix::{
 
 use crate::{
     error::{Error, IoContext, Result},
+    rename::{exchange_failed, is_unsupported},
     temporary,
 };
 
@@ -99,7 +100,7 @@ impl Partial {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.force => match self.exchange() {
                 // A filesystem without exchanges: the old file is gone with the rename.
-                Err(Error::Io { source, .. }) if unsupported(&source) => {
+                Err(Error::Io { source, .. }) if is_unsupported(&source) => {
                     temporary::publish(|| fs::rename(from, to)).context("rename to", to)?;
                     self.armed = false;
                     return sync_folder(&self.parent);
@@ -139,7 +140,7 @@ impl Partial {
         refuse_existing_folder(&self.destination, self.force)?;
         let exists = Error::AlreadyExists { path: self.destination.clone() };
         if self.force && !is_vacant(&self.destination)? {
-            return self.exchange();
+            return self.exchange().map_err(|error| exchange_failed(error, &self.destination));
         }
         // rename(2) takes a missing destination or an empty folder, and refuses all else.
         match temporary::publish(|| rustix::fs::rename(&self.path, &self.destination)) {
@@ -171,17 +172,15 @@ impl Drop for Partial {
 /// rename(2) that never replaces; with link(2) where the filesystem cannot.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+        Err(e) if is_unsupported(&e.into()) => {
             fs::hard_link(from, to)?;
-            fs::remove_file(from)
+            // An error means that `to` is not there.
+            fs::remove_file(from).inspect_err(|_| {
+                let _ = fs::remove_file(to);
+            })
         }
         other => Ok(other?),
     }
-}
-
-fn unsupported(error: &io::Error) -> bool {
-    let numbers = [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
 }
 
 fn kind_of(path: &Path) -> Result<Option<fs::FileType>> {

@@ -8,21 +8,16 @@
 //! The library is plain threads, so this owns a small runtime and blocks on it, never from an async worker.
 
 use std::{
-    error::Error as _,
-    fs::File,
     future::Future,
-    io::{self, Read},
-    os::unix::fs::FileExt,
-    pin::Pin,
+    io,
     sync::{
         Arc, Once,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use reqwest::{
     Method, StatusCode, Url,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -31,7 +26,10 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     auth::{Authenticator, Scope, TokenRequest, bearer, challenge, registry_of},
+    cause::{Cause, cause_of, explain},
     options::{Options, Retry},
+    payload::{Content, Payload},
+    response::{Response, STALL},
 };
 use crate::{
     error::{Error, IoContext, Result},
@@ -40,20 +38,14 @@ use crate::{
 
 /// Time for a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Longest time in which nothing at all moves.
-const STALL: Duration = Duration::from_secs(60);
 /// Longest wait for the end of an upload: a registry may copy and hash what it got.
 pub(super) const COMMIT: Duration = Duration::from_secs(900);
 /// Most attempts to reach a registry that has not answered yet and refuses the connection: it may be starting.
 const FIRST_ATTEMPTS: u32 = 3;
 /// Most redirects that a request follows.
 const REDIRECTS: usize = 5;
-/// Most of an error's body that is looked at, in bytes.
-const ERROR_BODY: u64 = 64 << 10;
 /// Largest answer of a token service, in bytes.
 const TOKEN_BODY: u64 = 1 << 20;
-/// Bytes of a request that are handed to the connection at once.
-const SLICE: usize = 128 << 10;
 
 /// Why a request has no response.
 pub(super) enum Failure {
@@ -102,24 +94,6 @@ impl Request {
     pub fn body(mut self, media_type: &str, body: Bytes) -> Self {
         self.body = Content::Bytes(body);
         self.header(header::CONTENT_TYPE, media_type)
-    }
-}
-
-/// What a request carries. Cheap to clone: another attempt sends it again.
-#[derive(Clone)]
-pub(super) enum Content {
-    /// Bytes in memory.
-    Bytes(Bytes),
-    /// A file's bytes from the first on, that many.
-    File(Arc<File>, u64),
-}
-
-impl Content {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File(_, length) => *length,
-        }
     }
 }
 
@@ -339,11 +313,7 @@ impl Client {
         }
         let moved = Arc::new(AtomicU64::new(0));
         if request.body.len() > 0 {
-            builder = builder.body(reqwest::Body::wrap(Payload {
-                content: request.body.clone(),
-                done: 0,
-                moved: moved.clone(),
-            }));
+            builder = builder.body(reqwest::Body::wrap(Payload::new(request.body.clone(), moved.clone())));
         } else if !matches!(request.method, Method::GET | Method::HEAD) {
             builder = builder.header(header::CONTENT_LENGTH, "0");
         }
@@ -425,196 +395,4 @@ async fn watched<T>(work: impl Future<Output = T>, moved: &AtomicU64, patience: 
             }
         }
     }
-}
-
-/// A body of known length that tells how it goes.
-struct Payload {
-    content: Content,
-    done: u64,
-    moved: Arc<AtomicU64>,
-}
-
-impl Payload {
-    fn left(&self) -> u64 {
-        self.content.len() - self.done
-    }
-
-    fn slice(&self, length: usize) -> io::Result<Bytes> {
-        match &self.content {
-            Content::Bytes(bytes) => {
-                let from = self.done as usize;
-                Ok(bytes.slice(from..from + length))
-            }
-            // A short read of a file of our own, in memory as a rule: not worth another thread.
-            Content::File(file, _) => {
-                let mut slice = vec![0; length];
-                file.read_exact_at(&mut slice, self.done)?;
-                Ok(slice.into())
-            }
-        }
-    }
-}
-
-impl http_body::Body for Payload {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<http_body::Frame<Bytes>>>> {
-        let length = usize::try_from(self.left()).unwrap_or(usize::MAX).min(SLICE);
-        if length == 0 {
-            return Poll::Ready(None);
-        }
-        let slice = match self.slice(length) {
-            Ok(slice) => slice,
-            Err(error) => return Poll::Ready(Some(Err(error))),
-        };
-        self.done += length as u64;
-        self.moved.fetch_add(length as u64, Ordering::Relaxed);
-        Poll::Ready(Some(Ok(http_body::Frame::data(slice))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left() == 0
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        http_body::SizeHint::with_exact(self.left())
-    }
-}
-
-/// A response whose body has not been read.
-pub(super) struct Response {
-    inner: reqwest::Response,
-    handle: Handle,
-}
-
-impl Response {
-    pub fn status(&self) -> StatusCode {
-        self.inner.status()
-    }
-
-    /// The address that answered, after redirects.
-    pub fn url(&self) -> &Url {
-        self.inner.url()
-    }
-
-    pub fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
-        self.inner.headers().get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// The time that the registry asks to be left alone for.
-    pub fn retry_after(&self) -> Option<Duration> {
-        let text = self.header(header::RETRY_AFTER)?.trim();
-        match text.parse() {
-            Ok(seconds) => Some(Duration::from_secs(seconds)),
-            Err(_) => super::http_date::parse(text)?.duration_since(SystemTime::now()).ok(),
-        }
-    }
-
-    /// The whole body, which may have `limit` bytes.
-    pub fn read_all(self, limit: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.into_body().take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the answer is over {limit} bytes long")));
-        }
-        Ok(bytes)
-    }
-
-    pub fn into_body(self) -> Body {
-        Body { inner: self.inner, handle: self.handle, rest: Bytes::new() }
-    }
-
-    /// What a failure's body says, cut and without control characters.
-    fn reason(self) -> String {
-        let status = self.status();
-        let mut bytes = Vec::new();
-        let _ = self.into_body().take(ERROR_BODY).read_to_end(&mut bytes);
-        let said = serde_json::from_slice::<serde_json::Value>(&bytes).ok().and_then(|value| {
-            let first = value.get("errors")?.get(0)?.clone();
-            let text = |name: &str| first.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-            let (code, message) = (text("code"), text("message"));
-            Some(if code.is_empty() || message.is_empty() { code + &message } else { format!("{code}: {message}") })
-        });
-        let said = said.filter(|said| !said.is_empty()).unwrap_or_else(|| status.to_string());
-        said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
-    }
-}
-
-/// A body as it comes; an end before its time is an error.
-pub(super) struct Body {
-    inner: reqwest::Response,
-    handle: Handle,
-    rest: Bytes,
-}
-
-impl Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.rest.is_empty() {
-            let next = self.handle.block_on(async { timeout(STALL, self.inner.chunk()).await });
-            match next {
-                Ok(Ok(Some(bytes))) => self.rest = bytes,
-                Ok(Ok(None)) => return Ok(0),
-                Ok(Err(error)) => return Err(io::Error::new(io::ErrorKind::ConnectionReset, explain(error))),
-                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for 60 seconds")),
-            }
-        }
-        let length = self.rest.len().min(buffer.len());
-        self.rest.copy_to_slice(&mut buffer[..length]);
-        Ok(length)
-    }
-}
-
-/// What is known to lie behind a failed exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// No certificate for this host, or none that is trusted.
-    Certificate,
-    /// What answers does not speak TLS.
-    NoTls,
-    /// The resolver knows no such host.
-    UnknownHost,
-    /// Nobody listens, or the resolver itself does not answer.
-    Refused,
-    Other,
-}
-
-fn cause_of(error: &(dyn std::error::Error + 'static)) -> Cause {
-    let mut resolving = false;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        // What stands inside of an I/O error is passed over by its `source`.
-        let io = error.downcast_ref::<io::Error>();
-        let inside = io.and_then(io::Error::get_ref).map(|inside| inside as &(dyn std::error::Error + 'static));
-        match error.downcast_ref() {
-            Some(rustls::Error::InvalidCertificate(_)) => return Cause::Certificate,
-            Some(rustls::Error::InvalidMessage(_)) => return Cause::NoTls,
-            _ => {}
-        }
-        if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
-            return Cause::Refused;
-        }
-        resolving |= error.to_string().starts_with("dns error");
-        next = inside.or_else(|| error.source());
-        if next.is_none() && resolving {
-            let passing = error.to_string().contains("Temporary failure");
-            return if passing { Cause::Refused } else { Cause::UnknownHost };
-        }
-    }
-    Cause::Other
-}
-
-/// An error with its causes, and without its URL, whose query may be a secret.
-fn explain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = inner.source();
-    }
-    text
 }

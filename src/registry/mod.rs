@@ -4,6 +4,7 @@
 //! options, credentials     how a registry is spoken to, and as whom
 //! auth                     who gets to see credentials
 //! client                   requests: attempts, redirects, bounds
+//! payload, response, cause what a request carries, what comes back, and why nothing did
 //! repository, tags         what a repository has
 //! source, parts            a bundle read: blobs verified, resumed by Range, large ones in several ranges at once
 //! upload, writer, target   a bundle written: blobs resumed at the registry's offset, tags last
@@ -14,6 +15,7 @@
 //! Every byte that comes is verified by its digest before anything is believed; every list and body is bounded.
 
 mod auth;
+mod cause;
 mod changes;
 mod client;
 mod credentials;
@@ -21,8 +23,10 @@ mod http_date;
 mod memory;
 mod options;
 mod parts;
+mod payload;
 mod referrers;
 mod repository;
+mod response;
 mod source;
 mod tags;
 mod target;

@@ -6,8 +6,9 @@ use reqwest::{Method, StatusCode, Url, header};
 
 use super::{
     auth::Scope,
-    client::{Client, Request, Response},
+    client::{Client, Request},
     options::Options,
+    response::Response,
     tags,
 };
 use crate::{
@@ -72,7 +73,8 @@ impl Repo {
         }
     }
 
-    /// Whether the registry has it, at this size.
+    /// Whether the registry has it, at this size. One that does not say is taken to have nothing: what is sent twice harms
+    /// nobody.
     pub fn has(&self, descriptor: &Descriptor) -> Result<bool> {
         let request = self.read_request(Method::HEAD, descriptor);
         let response = self.client.send(&request)?;
@@ -81,7 +83,7 @@ impl Repo {
                 let size = response.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
                 Ok(size.is_none_or(|size| size == descriptor.size))
             }
-            StatusCode::NOT_FOUND => Ok(false),
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::BAD_REQUEST => Ok(false),
             _ => Err(self.client.refusal(response, &request.operation, "blob")),
         }
     }

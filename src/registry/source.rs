@@ -9,10 +9,10 @@ use std::{
 use reqwest::{Method, StatusCode, header};
 
 use super::{
-    client::Body,
     options::Options,
     parts::{LargeBlob, Ranges},
     repository::Repo,
+    response::Body,
     tags,
 };
 use crate::{

@@ -16,10 +16,12 @@ use bytes::Bytes;
 use reqwest::{Method, StatusCode, Url, header};
 
 use super::{
-    client::{COMMIT, Content, Failure, Request, Response, is_passing},
+    client::{COMMIT, Failure, Request, is_passing},
     memory::UploadRecord,
     options::MODEST_CHUNK,
+    payload::Content,
     repository::Repo,
+    response::Response,
 };
 use crate::{
     digest::Digest,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, RenameFlags, linkat, renameat, renameat_with},
+    fs::{AtFlags, CWD, RenameFlags, linkat, renameat, renameat_with, unlinkat},
     io::Errno,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     beneath::Folder,
     error::{Error, IoContext, Result},
     model::SnapshotName,
+    rename::{exchange_failed, is_unsupported},
     temporary::{self, publish},
 };
 
@@ -127,7 +128,7 @@ pub fn place_directory(root: &Path, staged: &Path, target: &Path, force: bool) -
     if !force {
         return Err(Error::AlreadyExists { path: target.into() });
     }
-    way.exchange(staged)?;
+    way.exchange(staged).map_err(|error| exchange_failed(error, target))?;
     Ok(Placed::Placed)
 }
 
@@ -148,16 +149,10 @@ pub fn place_file(root: &Path, staged: &Path, target: &Path, force: bool) -> Res
         return Err(Error::DifferentFile { path: target.into() });
     }
     match way.exchange(staged) {
-        Err(Error::Io { source, .. }) if unsupported(&source) => way.replace(staged)?,
+        Err(Error::Io { source, .. }) if is_unsupported(&source) => way.replace(staged)?,
         other => other?,
     }
     Ok(Placed::Placed)
-}
-
-/// Whether the filesystem knows no such rename.
-pub fn unsupported(error: &std::io::Error) -> bool {
-    let numbers = [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
 }
 
 /// The name of something below a root, by its folder's handle.
@@ -192,7 +187,7 @@ impl<'a> Way<'a> {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(false),
             // Without the flags there are no exchanges either, but what appears needs none.
-            Err(e) if unsupported(&e.into()) => return self.appears_without_flags(staged),
+            Err(e) if is_unsupported(&e.into()) => return self.appears_without_flags(staged),
             Err(e) => return Err(Error::io("rename into", self.target, e.into())),
         }
         // A name that may not last is no name: what cannot be made durable does not stay.
@@ -211,10 +206,18 @@ impl<'a> Way<'a> {
             false => linkat(CWD, staged, folder, name, AtFlags::empty()),
         };
         match renamed {
-            Ok(()) => self.folder.sync().map(|()| true),
-            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => Ok(false),
-            Err(e) => Err(Error::io("rename into", self.target, e.into())),
+            Ok(()) => {}
+            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => return Ok(false),
+            Err(e) => return Err(Error::io("rename into", self.target, e.into())),
         }
+        self.folder.sync().inspect_err(|_| {
+            let _ = match is_folder {
+                true => renameat(folder, name, CWD, staged),
+                // What is staged is the same file.
+                false => unlinkat(folder, name, AtFlags::empty()),
+            };
+        })?;
+        Ok(true)
     }
 
     /// Durably over a file, where nothing can be exchanged.
@@ -312,7 +315,7 @@ pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
     write_durable(&staged, &serde_json::json!({ "name": name }).to_string())?;
     let renamed = publish(|| match renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE) {
         // A second name, which never replaces either; the stage takes the first one with it.
-        Err(e) if unsupported(&e.into()) => linkat(CWD, &staged, CWD, &path, AtFlags::empty()),
+        Err(e) if is_unsupported(&e.into()) => linkat(CWD, &staged, CWD, &path, AtFlags::empty()),
         other => other,
     });
     let ours = match renamed {

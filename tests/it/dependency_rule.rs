@@ -17,13 +17,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("writeback", &[]),
     ("seek_table", &["error"]),
     ("temporary", &["error"]),
+    ("rename", &["error"]),
     ("model", &["digest", "error", "media_type"]),
     ("report", &["digest", "model"]),
     ("verify", &["digest", "error", "model"]),
     ("storage", &["digest", "error", "model", "verify"]),
     ("reference", &["digest", "error", "model"]),
     ("snapshot", &["beneath", "digest", "error", "model", "progress"]),
-    ("store", &["beneath", "digest", "error", "model", "progress", "snapshot", "storage", "temporary", "verify"]),
+    (
+        "store",
+        &["beneath", "digest", "error", "model", "progress", "rename", "snapshot", "storage", "temporary", "verify"],
+    ),
     (
         "layer",
         &[
@@ -49,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "media_type",
             "model",
             "progress",
+            "rename",
             "seek_table",
             "storage",
             "temporary",

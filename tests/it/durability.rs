@@ -89,11 +89,38 @@ fn temporary(path: &Path) -> bool {
 
 /// Runs the command, which dies after the call of the number among those that give visible names, if any.
 fn watch(command: &mut Command, area: &Path, volatile: &mut Volatile, dies_after: Option<usize>) -> Ended {
+    watch_on(Renames::WithFlags, command, area, volatile, dies_after)
+}
+
+/// What a filesystem knows.
+#[derive(Clone, Copy, PartialEq)]
+enum Renames {
+    WithFlags,
+    /// As NFS: every renameat2(2) fails with EINVAL.
+    WithoutFlags,
+}
+
+impl Renames {
+    fn verdict(self, call: &Call) -> Verdict {
+        match call.name {
+            "renameat2" if self == Self::WithoutFlags => Verdict::Fail(libc::EINVAL),
+            _ => Verdict::Run,
+        }
+    }
+}
+
+fn watch_on(
+    renames: Renames,
+    command: &mut Command,
+    area: &Path,
+    volatile: &mut Volatile,
+    dies_after: Option<usize>,
+) -> Ended {
     let mut named = 0;
     command.stdout(Stdio::null()).stderr(Stdio::null());
     trace(command, &[area], |call, phase| {
         if phase == Phase::Before {
-            return Verdict::Run;
+            return renames.verdict(call);
         }
         volatile.happened(call);
         let visible =
@@ -182,6 +209,10 @@ fn an_import_that_finds_the_work_of_a_killed_one_makes_it_durable() {
 
 /// Fails the first fsync after something got a visible name.
 fn fail_after_naming(command: &mut Command, area: &Path) -> Ended {
+    fail_after_naming_on(Renames::WithFlags, command, area)
+}
+
+fn fail_after_naming_on(renames: Renames, command: &mut Command, area: &Path) -> Ended {
     let (mut named, mut failed) = (false, false);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let ended = trace(command, &[area], |call, phase| {
@@ -192,7 +223,7 @@ fn fail_after_naming(command: &mut Command, area: &Path) -> Ended {
             failed = true;
             return Verdict::Fail(libc::EIO);
         }
-        Verdict::Run
+        if phase == Phase::Before { renames.verdict(call) } else { Verdict::Run }
     })
     .unwrap();
     assert!(failed, "no fsync follows a name");
@@ -203,19 +234,14 @@ fn fail_after_naming(command: &mut Command, area: &Path) -> Ended {
 #[test]
 fn a_name_that_cannot_be_made_durable_is_taken_back() {
     for generation in [Generation::V066, Generation::Final] {
-        let fixtures = [11, 12].map(|seed| {
-            let mut fixture = Fixture::empty(generation);
-            let made = fixture.add("one", 0, 1 << 20, &[(0, random(1 << 20, 7))], serde_json::Value::Null);
-            write(made.directory.join("state.bin"), &random(4096, seed));
-            fixture
-        });
+        let two = two_of_one_name(generation);
         for form in [Form::Dir, Form::Tar, Form::TarZst] {
             let area = TempDir::new().unwrap();
             let folder = area.path().join("out");
             let to = folder.join(form_name(form));
-            export(&export_options(&fixtures[0].store, "one", form, &to)).unwrap();
+            export_one(&two[0].0, form, &to);
             let before = whole_tree(&folder);
-            let (store, path) = (fixtures[1].store.to_str().unwrap(), to.to_str().unwrap());
+            let (store, path) = (two[1].0.store.to_str().unwrap(), to.to_str().unwrap());
             let mut export = command(["export", "one", "--store", store, "-o", path, "--force"]);
             assert_eq!(fail_after_naming(&mut export, &folder), Ended::Code(1));
             assert_eq!(whole_tree(&folder), before, "{form:?}");
@@ -225,16 +251,11 @@ fn a_name_that_cannot_be_made_durable_is_taken_back() {
             assert_eq!(fail_after_naming(&mut export, &folder), Ended::Code(1));
             assert!(whole_tree(&folder).is_empty(), "{form:?}: {:?}", whole_tree(&folder));
         }
-        let bundles = [0, 1].map(|i| {
-            let path = fixtures[i].path("b.tar");
-            export(&export_options(&fixtures[i].store, "one", Form::Tar, &path)).unwrap();
-            path
-        });
         let area = TempDir::new().unwrap();
         let store = area.path().join("store");
-        import_ok(&bundles[0], &store);
+        import_ok(&two[0].1, &store);
         let before = whole_tree(&store);
-        let mut replace = import(&bundles[1], &store);
+        let mut replace = import(&two[1].1, &store);
         replace.arg("--force");
         assert_eq!(fail_after_naming(&mut replace, &store), Ended::Code(1));
         assert_eq!(whole_tree(&store), before);
@@ -246,7 +267,7 @@ fn a_name_that_cannot_be_made_durable_is_taken_back() {
             if group {
                 write(store.join("snapshots").join(GROUP).join("group.json"), b"{}");
             }
-            let mut place = import(&bundles[0], &store);
+            let mut place = import(&two[0].1, &store);
             if generation == Generation::Final {
                 place.args(["--group", GROUP]);
             }
@@ -255,5 +276,123 @@ fn a_name_that_cannot_be_made_durable_is_taken_back() {
             let left: Vec<String> = left.into_keys().filter(|path| !path.ends_with('/')).collect();
             assert_eq!(left.len(), usize::from(group), "{left:?}");
         }
+    }
+}
+
+/// Two stores whose snapshots of one name differ, and a bundle of each.
+fn two_of_one_name(generation: Generation) -> [(Fixture, PathBuf); 2] {
+    [11, 12].map(|seed| {
+        let mut fixture = Fixture::empty(generation);
+        let made = fixture.add("one", 0, 1 << 20, &[(0, random(1 << 20, 7))], serde_json::Value::Null);
+        write(made.directory.join("state.bin"), &random(4096, seed));
+        let path = fixture.path("b.tar");
+        export(&export_options(&fixture.store, "one", Form::Tar, &path)).unwrap();
+        (fixture, path)
+    })
+}
+
+fn without_flags(command: &mut Command, area: &Path) -> (Ended, String) {
+    let said = TempDir::new().unwrap();
+    let path = said.path().join("stderr");
+    command.stdout(Stdio::null()).stderr(fs::File::create(&path).unwrap());
+    let ended = trace(command, &[area], |call, phase| match phase {
+        Phase::Before => Renames::WithoutFlags.verdict(call),
+        Phase::After => Verdict::Run,
+    });
+    (ended.unwrap(), fs::read_to_string(path).unwrap())
+}
+
+#[test]
+fn without_flags_of_renames_exports_are_durable_and_replace_files_only() {
+    let [(old, _), (new, _)] = two_of_one_name(Generation::Final);
+    for form in [Form::Dir, Form::Tar, Form::TarZst] {
+        let area = TempDir::new().unwrap();
+        let folder = area.path().join("out");
+        let to = folder.join(form_name(form));
+        let export = |fixture: &Fixture, force: bool| {
+            let (store, path) = (fixture.store.to_str().unwrap(), to.to_str().unwrap());
+            let mut export = command(["export", "one", "--store", store, "-o", path]);
+            export.args(force.then_some("--force"));
+            export
+        };
+        let mut volatile = Volatile::default();
+        let first = watch_on(Renames::WithoutFlags, &mut export(&old, false), area.path(), &mut volatile, None);
+        assert_eq!(first, Ended::Code(0));
+        volatile.assert_nothing_left(form.as_str());
+        let before = whole_tree(&folder);
+        assert_eq!(without_flags(&mut export(&new, false), area.path()).0, Ended::Code(5));
+        assert_eq!(whole_tree(&folder), before, "{form:?}");
+        let (ended, said) = without_flags(&mut export(&new, true), area.path());
+        if form == Form::Dir {
+            let why = format!(
+                "cannot replace {}: its filesystem cannot exchange two names, so one of them would be lost meanwhile; \
+                 remove it first",
+                to.display()
+            );
+            assert_eq!(ended, Ended::Code(1));
+            assert!(said.contains(&why), "{said}");
+            assert_eq!(whole_tree(&folder), before);
+            continue;
+        }
+        assert_eq!(ended, Ended::Code(0), "{said}");
+        let other = TempDir::new().unwrap();
+        export_one(&new, form, &other.path().join(form_name(form)));
+        assert_eq!(whole_tree(&folder), whole_tree(other.path()), "{form:?}: one bundle, and no leftovers");
+        // A name that may not last is taken back here, too.
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let ended = fail_after_naming_on(Renames::WithoutFlags, &mut export(&new, false), &folder);
+        assert_eq!(ended, Ended::Code(1));
+        assert!(whole_tree(&folder).is_empty(), "{form:?}: {:?}", whole_tree(&folder));
+    }
+}
+
+/// The bundle of a fixture's one snapshot.
+fn export_one(fixture: &Fixture, form: Form, to: &Path) {
+    export(&export_options(&fixture.store, "one", form, to)).unwrap();
+}
+
+#[test]
+fn without_flags_of_renames_imports_are_durable_and_replace_no_snapshot() {
+    for generation in [Generation::V066, Generation::Final] {
+        let fixture = Fixture::sized(generation, 16 << 20);
+        let bundle = fixture.path("b.tar");
+        fixture.export_chain(Form::Tar, &bundle);
+        let area = TempDir::new().unwrap();
+        let store = area.path().join("store");
+        import_ok(&bundle, &store);
+        let whole = whole_tree(&store);
+        fs::remove_dir_all(&store).unwrap();
+        let mut volatile = Volatile::default();
+        let ended = watch_on(Renames::WithoutFlags, &mut import(&bundle, &store), area.path(), &mut volatile, None);
+        assert_eq!(ended, Ended::Code(0));
+        volatile.assert_nothing_left(generation.as_str());
+        assert_eq!(whole_tree(&store), whole);
+        // A file of the cache is replaced without an exchange; the snapshots are those of the bundle.
+        let cached = whole.keys().find(|path| path.starts_with("cache/") && path.ends_with(".erofs")).unwrap();
+        let good = fs::read(store.join(cached)).unwrap();
+        fs::write(store.join(cached), &good[1..]).unwrap();
+        let mut repair = import(&bundle, &store);
+        repair.arg("--force");
+        let (ended, said) = without_flags(&mut repair, area.path());
+        assert_eq!(ended, Ended::Code(0), "{said}");
+        assert!(fs::read(store.join(cached)).unwrap() == good && whole_tree(&store).len() == whole.len());
+    }
+    for generation in [Generation::V066, Generation::Final] {
+        let two = two_of_one_name(generation);
+        let (old, new) = (&two[0].1, &two[1].1);
+        let area = TempDir::new().unwrap();
+        let store = area.path().join("store");
+        import_ok(old, &store);
+        let before = whole_tree(&store);
+        let mut replace = import(new, &store);
+        replace.arg("--force");
+        let (ended, said) = without_flags(&mut replace, area.path());
+        assert_eq!((ended, whole_tree(&store)), (Ended::Code(1), before), "{said}");
+        assert!(said.contains("its filesystem cannot exchange two names"), "{said}");
+        fs::remove_dir_all(&store).unwrap();
+        assert_eq!(fail_after_naming_on(Renames::WithoutFlags, &mut import(old, &store), &store), Ended::Code(1));
+        let left = if store.exists() { whole_tree(&store) } else { Default::default() };
+        assert!(left.keys().all(|path| path.ends_with('/')), "{left:?}");
     }
 }

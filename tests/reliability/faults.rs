@@ -1,8 +1,13 @@
 //! Row 5: every call fails once, with each of the errors that disks, quotas, signals and limits give.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 use snapcask::{export::Form, model::Generation};
+use tempfile::TempDir;
 
 use crate::{
     score::{Effort, Row},
@@ -42,6 +47,9 @@ const MAY_FAIL: [&str; 17] = [
     "readlink",
 ];
 
+/// Cases that are tried at once: most of a case is a disk that is waited for.
+const AT_ONCE: usize = 4;
+
 pub fn run(effort: Effort, row: &mut Row) {
     row.title("EIO, ENOSPC, EDQUOT, EINTR and EMFILE at every call");
     let generations = effort.pick(vec![Generation::Flat], vec![Generation::V066, Generation::Final]);
@@ -50,8 +58,10 @@ pub fn run(effort: Effort, row: &mut Row) {
         let origin = Origin::new(generation);
         for form in effort.pick(vec![Form::TarZst], vec![Form::TarZst, Form::Dir]) {
             for make in [Subject::import, Subject::export] {
-                let area = place(effort);
-                subject(&make(&origin, form, area.path()), effort, row, &mut survived);
+                let areas: Vec<TempDir> = (0..AT_ONCE).map(|_| place(effort)).collect();
+                // One after the other: the first makes the bundle that all read.
+                let subjects: Vec<Subject> = areas.iter().map(|area| make(&origin, form, area.path())).collect();
+                spoil(&subjects, effort, row, &mut survived);
             }
         }
     }
@@ -63,7 +73,54 @@ pub fn run(effort: Effort, row: &mut Row) {
     row.note(format!("Exit 0 in spite of an error other than EINTR: {}.", survived.join(", ")));
 }
 
-fn subject(subject: &Subject, effort: Effort, row: &mut Row, survived: &mut BTreeMap<&'static str, u64>) {
+/// Fails the calls of one command, which there is once for each of the cases that are tried at once.
+fn spoil(subjects: &[Subject], effort: Effort, row: &mut Row, survived: &mut BTreeMap<&'static str, u64>) {
+    let all = calls(&subjects[0]);
+    let stride = all.len().div_ceil(effort.pick(24, all.len()));
+    for (position, (error, errno)) in ERRORS.iter().enumerate() {
+        let line = row.line(format!("{}: {error} at {} calls", subjects[0].name, all.len()), &subjects[0].area);
+        // In short, another sample for each error.
+        let chosen: Vec<&Call> = all.iter().skip(position % stride).step_by(stride).collect();
+        let next = AtomicUsize::new(0);
+        let (next, chosen) = (&next, &chosen);
+        let tried: Vec<Tried> = thread::scope(|scope| {
+            let workers: Vec<_> =
+                subjects.iter().map(|subject| scope.spawn(move || try_some(subject, chosen, next, *errno))).collect();
+            workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+        });
+        for Tried { call, result, zero } in tried {
+            if let (Ok(()), Some(name)) = (&result, zero)
+                && *errno != libc::EINTR
+            {
+                *survived.entry(name).or_default() += 1;
+            }
+            line.case(call, result);
+        }
+    }
+}
+
+/// What became of one case.
+struct Tried<'a> {
+    call: &'a Call,
+    result: Result<(), String>,
+    /// The call's name if the command ended with 0.
+    zero: Option<&'static str>,
+}
+
+/// Takes cases until none is left.
+fn try_some<'a>(subject: &Subject, chosen: &[&'a Call], next: &AtomicUsize, errno: i32) -> Vec<Tried<'a>> {
+    let mut tried = Vec::new();
+    while let Some(call) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+        // Any thread may do a file's last reads first: the count decides, not the name.
+        let (result, zero) = fail_at(subject, call.number, errno);
+        tried.push(Tried { call, result, zero });
+        subject.oracle.clear();
+    }
+    tried
+}
+
+/// The calls of an undisturbed run.
+fn calls(subject: &Subject) -> Vec<Call> {
     let mut all: Vec<Call> = Vec::new();
     let watched = [subject.area.as_path(), &subject.origin];
     let ended = trace(&mut subject.command(), &watched, |call, phase| {
@@ -74,21 +131,7 @@ fn subject(subject: &Subject, effort: Effort, row: &mut Row, survived: &mut BTre
     });
     assert_eq!(ended.unwrap(), Ended::Code(0), "{}", subject.said());
     subject.oracle.clear();
-    for (position, (error, errno)) in ERRORS.iter().enumerate() {
-        let line = row.line(format!("{}: {error} at {} calls", subject.name, all.len()), &subject.area);
-        let stride = all.len().div_ceil(effort.pick(24, all.len()));
-        for call in all.iter().skip(position).step_by(stride) {
-            // Any thread may do a file's last reads first: the count decides, not the name.
-            let (result, zero) = fail_at(subject, call.number, *errno);
-            if let (Ok(()), Some(name)) = (&result, zero)
-                && *errno != libc::EINTR
-            {
-                *survived.entry(name).or_default() += 1;
-            }
-            line.case(call, result);
-            subject.oracle.clear();
-        }
-    }
+    all
 }
 
 /// The verdict, and the call's name if the command ended with 0.
@@ -98,7 +141,7 @@ fn fail_at(subject: &Subject, number: u64, errno: i32) -> (Result<(), String>, O
     let ended = trace(&mut subject.command(), &watched, |call, phase| {
         if phase == Phase::Before && call.number == number {
             injected = Some((call.clone(), subject.oracle.is_unpublished()));
-            return Verdict::Fail(errno);
+            return Verdict::FailLast(errno);
         }
         Verdict::Run
     })

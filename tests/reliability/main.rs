@@ -32,6 +32,7 @@ mod server;
 mod subject;
 mod together;
 #[cfg(target_arch = "x86_64")]
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod trace;
 
 use std::process::ExitCode;

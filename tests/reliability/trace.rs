@@ -59,6 +59,8 @@ pub enum Verdict {
     Kill,
     /// It fails with this errno, and does not happen.
     Fail(i32),
+    /// As [`Verdict::Fail`]; and none of the calls that follow is stopped at.
+    FailLast(i32),
     /// It claims to have succeeded, and does not happen.
     Skip,
 }
@@ -154,7 +156,7 @@ pub fn trace(
     }
     let child = command.spawn()?;
     let leader = child.id() as i32;
-    let mut tracer = Tracer { watched, count: 0, inside: Vec::new(), began: Vec::new() };
+    let mut tracer = Tracer { watched, count: 0, inside: Vec::new(), began: Vec::new(), done: false };
     let options = libc::PTRACE_O_TRACESYSGOOD
         | libc::PTRACE_O_EXITKILL
         | libc::PTRACE_O_TRACECLONE
@@ -199,8 +201,11 @@ pub fn trace(
         } else if status >> 16 == 0 {
             deliver = signal;
         }
+        // A call that was failed still gets its result, when it returns.
+        let stops = !tracer.done || tracer.inside.iter().any(|(t, _)| *t == thread);
+        let resume = if stops { libc::PTRACE_SYSCALL } else { libc::PTRACE_CONT };
         // A thread that was killed meanwhile is gone; that is seen by waiting.
-        let _ = ptrace(libc::PTRACE_SYSCALL, thread, 0, deliver as usize);
+        let _ = ptrace(resume, thread, 0, deliver as usize);
     }
     ended.ok_or_else(|| io::Error::other("the command vanished"))
 }
@@ -219,6 +224,8 @@ struct Tracer<'a> {
     /// Threads within a call that matters, with what its result shall be.
     inside: Vec<(i32, (Call, Option<i64>))>,
     began: Vec<i32>,
+    /// A call was failed: what follows takes its course.
+    done: bool,
 }
 
 impl Tracer<'_> {
@@ -237,7 +244,7 @@ impl Tracer<'_> {
             }
             return Some(decide(&call, Phase::After));
         }
-        if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY || self.done {
             return None;
         }
         // SAFETY: at an entry, this member of the union is the one that is set.
@@ -276,13 +283,14 @@ impl Tracer<'_> {
         let call = Call { number: self.count, name, path, to, kind, result: 0 };
         let verdict = decide(&call, Phase::Before);
         let result = match verdict {
-            Verdict::Fail(errno) => Some(-i64::from(errno)),
+            Verdict::Fail(errno) | Verdict::FailLast(errno) => Some(-i64::from(errno)),
             Verdict::Skip => Some(0),
             _ => None,
         };
         if result.is_some() {
             change(thread, |registers| registers.orig_rax = u64::MAX).ok()?;
         }
+        self.done = matches!(verdict, Verdict::FailLast(_));
         self.inside.push((thread, (call, result)));
         Some(verdict)
     }

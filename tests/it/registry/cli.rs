@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::Value;
 use snapcask::model::Generation;
 
-use super::server::{Behaviour, Server};
+use super::server::{Behaviour, Heads, Server};
 use crate::fixture::*;
 
 const SMALL: u64 = 16 << 20;
@@ -163,6 +163,33 @@ fn a_push_leaves_the_tags_of_other_snapshots_alone() {
         copied["tagChanges"].as_array().unwrap().iter().map(|c| (&c["tag"], &c["outcome"])).collect();
     let expected = [("base", "kept"), ("middle", "kept")].map(|(t, o)| (t.into(), o.into()));
     assert_eq!(outcomes, expected.iter().map(|(t, o): &(Value, Value)| (t, o)).collect::<Vec<_>>());
+}
+
+/// Some registries, and proxies before them, know no HEAD of a manifest, or leave out the digest, which is optional.
+#[test]
+fn what_a_tag_names_is_known_without_the_help_of_head() {
+    let (ours, theirs) = (Fixture::sized(Generation::Flat, SMALL), Fixture::sized(Generation::Final, SMALL));
+    for heads in [Heads::Refused(405), Heads::Refused(400), Heads::WithoutDigest, Heads::OddDigest] {
+        let server = Server::start();
+        server.behave(Behaviour { heads, ..Default::default() });
+        let place = server.reference("vm");
+        let push = |fixture: &Fixture| {
+            let store = fixture.store.to_str().unwrap();
+            let pushed = program(fixture, &["push", "middle", &place, "--with-parents", "--store", store, "--json"]);
+            checked("export-report", &succeeds(&pushed))["tagChanges"].clone()
+        };
+        assert_eq!(push(&theirs), serde_json::json!([]), "{heads:?}");
+        let base = server.tag("vm", "base").unwrap();
+        let changes = push(&ours);
+        assert_eq!((&changes[0]["outcome"], &changes[1]["outcome"]), (&"kept".into(), &"moved".into()), "{heads:?}");
+        assert_eq!(changes[0]["before"], base.to_string(), "{heads:?}");
+        assert_eq!(server.tag("vm", "base"), Some(base), "{heads:?}");
+        // What names it already is not written again.
+        let before = server.log().len();
+        push(&ours);
+        let tagged = |target: &str| target.ends_with("/manifests/middle");
+        assert!(!server.log()[before..].iter().any(|seen| seen.method == "PUT" && tagged(&seen.target)), "{heads:?}");
+    }
 }
 
 #[test]

@@ -29,6 +29,18 @@ pub struct Seen {
     pub head: String,
 }
 
+/// What HEAD of a manifest says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Heads {
+    #[default]
+    Whole,
+    /// This status, where GET would be answered.
+    Refused(u16),
+    WithoutDigest,
+    /// A digest that is none.
+    OddDigest,
+}
+
 /// How it lies and what it lacks.
 #[derive(Clone, Debug, Default)]
 pub struct Behaviour {
@@ -67,6 +79,8 @@ pub struct Behaviour {
     /// Larger requests are answered 413.
     pub max_chunk: Option<u64>,
     pub no_referrers: bool,
+    /// How HEAD of a manifest is answered.
+    pub heads: Heads,
     /// A user and a password, `user:password`, in basic authentication.
     pub basic: Option<&'static str>,
     /// Bearer tokens, given at this realm; `Some("")` is its own.
@@ -559,9 +573,11 @@ fn manifest(
             None => answer,
         };
     }
-    match state.manifests.get(&key) {
-        None => Answer::error(404, "MANIFEST_UNKNOWN"),
-        Some((bytes, media)) => Answer {
+    let heads = if request.method == "HEAD" { behaviour.heads } else { Heads::Whole };
+    match (state.manifests.get(&key), heads) {
+        (_, Heads::Refused(status)) => Answer::error(status, "UNSUPPORTED"),
+        (None, _) => Answer::error(404, "MANIFEST_UNKNOWN"),
+        (Some((bytes, media)), _) => Answer {
             length: (request.method == "HEAD").then_some(bytes.len() as u64),
             body: match request.method.as_str() {
                 "HEAD" => Vec::new(),
@@ -575,7 +591,10 @@ fn manifest(
             ..Answer::new(200)
         }
         .header("Content-Type", media.clone())
-        .header("Docker-Content-Digest", Digest::of(bytes).to_string()),
+        .header(
+            if heads == Heads::WithoutDigest { "X-Nothing" } else { "Docker-Content-Digest" },
+            if heads == Heads::OddDigest { "sha256:0".into() } else { Digest::of(bytes).to_string() },
+        ),
     }
 }
 

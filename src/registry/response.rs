@@ -1,0 +1,100 @@
+//! A registry's answer, and its body as it comes.
+
+use std::{
+    io::{self, Read},
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Buf, Bytes};
+use reqwest::{StatusCode, Url, header};
+use tokio::{runtime::Handle, time::timeout};
+
+use super::cause::explain;
+
+/// Longest time in which nothing at all moves.
+pub(super) const STALL: Duration = Duration::from_secs(60);
+/// Most of an error's body that is looked at, in bytes.
+const ERROR_BODY: u64 = 64 << 10;
+
+/// A response whose body has not been read.
+pub(super) struct Response {
+    pub(super) inner: reqwest::Response,
+    pub(super) handle: Handle,
+}
+
+impl Response {
+    pub fn status(&self) -> StatusCode {
+        self.inner.status()
+    }
+
+    /// The address that answered, after redirects.
+    pub fn url(&self) -> &Url {
+        self.inner.url()
+    }
+
+    pub fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.inner.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The time that the registry asks to be left alone for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let text = self.header(header::RETRY_AFTER)?.trim();
+        match text.parse() {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => super::http_date::parse(text)?.duration_since(SystemTime::now()).ok(),
+        }
+    }
+
+    /// The whole body, which may have `limit` bytes.
+    pub fn read_all(self, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.into_body().take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the answer is over {limit} bytes long")));
+        }
+        Ok(bytes)
+    }
+
+    pub fn into_body(self) -> Body {
+        Body { inner: self.inner, handle: self.handle, rest: Bytes::new() }
+    }
+
+    /// What a failure's body says, cut and without control characters.
+    pub fn reason(self) -> String {
+        let status = self.status();
+        let mut bytes = Vec::new();
+        let _ = self.into_body().take(ERROR_BODY).read_to_end(&mut bytes);
+        let said = serde_json::from_slice::<serde_json::Value>(&bytes).ok().and_then(|value| {
+            let first = value.get("errors")?.get(0)?.clone();
+            let text = |name: &str| first.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+            let (code, message) = (text("code"), text("message"));
+            Some(if code.is_empty() || message.is_empty() { code + &message } else { format!("{code}: {message}") })
+        });
+        let said = said.filter(|said| !said.is_empty()).unwrap_or_else(|| status.to_string());
+        said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    }
+}
+
+/// A body as it comes; an end before its time is an error.
+pub(super) struct Body {
+    inner: reqwest::Response,
+    handle: Handle,
+    rest: Bytes,
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() {
+            let next = self.handle.block_on(async { timeout(STALL, self.inner.chunk()).await });
+            match next {
+                Ok(Ok(Some(bytes))) => self.rest = bytes,
+                Ok(Ok(None)) => return Ok(0),
+                Ok(Err(error)) => return Err(io::Error::new(io::ErrorKind::ConnectionReset, explain(error))),
+                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for 60 seconds")),
+            }
+        }
+        let length = self.rest.len().min(buffer.len());
+        self.rest.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
