@@ -506,3 +506,25 @@ fn unpack<'a>(
         _ => Err(Error::bundle(context, "a zstd frame is shorter than it says")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a look at a layer may take of its blob: one that unpacks to nothing is not read to its end.
+    #[test]
+    fn a_look_takes_no_more_than_its_bound() {
+        const MOST: u64 = 1 << 20;
+        // A skippable frame (RFC 8878, 3.1.2) of 4 KiB.
+        let mut frame = vec![0x50, 0x2a, 0x4d, 0x18, 0, 16, 0, 0];
+        frame.resize(8 + 4096, 0);
+        let blob = frame.repeat(4 << 8);
+        let mut rest = blob.as_slice();
+        let layer = EncodedLayer { blob: &mut rest, encoding: LayerEncoding::Zstd, context: "layer", most: MOST };
+        let wanted = HashSet::from(["a".parse().unwrap()]);
+        let corrupt = |e| crate::verify::into_error(e, crate::Digest::of(b""));
+        let found = sparse_maps(layer, &wanted, &corrupt);
+        assert!(found.is_err() || found.is_ok_and(|found| found.is_empty()));
+        assert_eq!((blob.len() - rest.len()) as u64, MOST + (MOST >> 6));
+    }
+}

@@ -1,6 +1,10 @@
 //! `remove`: the chain in mind, the image cache too, and nothing half gone.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::Value;
 use snapcask::{
@@ -227,6 +231,26 @@ fn an_unreadable_child_keeps_its_parent() {
         // A folder that never was a snapshot is nobody's child.
         fs::remove_file(middle.directory.join(middle.descriptor)).unwrap();
         removed(&fixture.store, &["base"]).unwrap();
+    }
+}
+
+/// An image that is not whole was not pulled to its end, or is partly removed already.
+#[test]
+fn what_is_there_of_an_image_that_is_not_whole_goes() {
+    for generation in GENERATIONS {
+        for lost in ["layers", "vmdk", "fsmeta", "manifests"] {
+            let fixture = Fixture::sized(generation, SMALL);
+            let cache = fixture.store.join("cache");
+            let all = RemoveOptions { prune_image: true, ..options(&fixture.store, &["head", "middle", "base"]) };
+            let whole = remove(&RemoveOptions { dry_run: true, ..all.clone() }).unwrap().cache_files;
+            let gone: Vec<&PathBuf> = whole.iter().filter(|path| path.starts_with(cache.join(lost))).collect();
+            let gone = gone.first().unwrap_or_else(|| panic!("nothing in {lost}: {whole:?}"));
+            fs::remove_file(gone).unwrap();
+            let report = remove(&all).unwrap();
+            assert!(report.cache_files.iter().all(|path| !path.exists()), "{report:?}");
+            // Without its metadata nothing but its own VMDK tells of its layers; both together are never lost by a crash.
+            assert_eq!(report.cache_files.len(), whole.len() - 1, "{lost}: {report:?}, of {whole:?}");
+        }
     }
 }
 
