@@ -396,3 +396,46 @@ fn without_flags_of_renames_imports_are_durable_and_replace_no_snapshot() {
         assert!(left.keys().all(|path| path.ends_with('/')), "{left:?}");
     }
 }
+
+/// Fails the first look at each temporary file or folder that comes after its lock, one a run.
+#[test]
+fn what_was_just_made_and_cannot_be_looked_at_does_not_stay() {
+    let fixture = Fixture::sized(Generation::Final, 16 << 20);
+    let bundle = fixture.path("b.tar");
+    fixture.export_chain(Form::Tar, &bundle);
+    let store = fixture.store.to_str().unwrap();
+    for export in [true, false] {
+        for number in 1.. {
+            let area = TempDir::new().unwrap();
+            let to = area.path().join("out");
+            let mut command = match export {
+                true => command(["export", "head", "--store", store, "-o", to.join("b.tar").to_str().unwrap()]),
+                false => import(&bundle, &to),
+            };
+            let (mut locked, mut looked): (BTreeSet<PathBuf>, u64) = Default::default();
+            let mut failed = false;
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            let ended = trace(&mut command, &[area.path()], |call, phase| {
+                if phase == Phase::Before && temporary(&call.path) {
+                    if call.name == "flock" {
+                        locked.insert(call.path.clone());
+                    } else if call.name.contains("stat") && locked.remove(&call.path) {
+                        looked += 1;
+                        failed |= looked == number;
+                        if looked == number {
+                            return Verdict::Fail(libc::EIO);
+                        }
+                    }
+                }
+                Verdict::Run
+            });
+            assert!(matches!(ended.unwrap(), Ended::Code(0 | 1)), "{number}");
+            let left: Vec<String> = whole_tree(area.path()).into_keys().filter(|p| p.contains(".snapcask-")).collect();
+            assert!(left.is_empty(), "{number}: {left:?}");
+            if !failed {
+                assert!(number > 1, "nothing was looked at after its lock");
+                break;
+            }
+        }
+    }
+}
