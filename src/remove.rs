@@ -15,7 +15,7 @@ use crate::{
     model::{ImageRecord, SnapshotIdentity, TarPath},
     progress::Progress,
     report::{RemoveReport, RemovedSnapshot},
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there},
     store::{
         Store,
         image_cache::{cached_images, files_for, named_files},
@@ -60,7 +60,8 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     let staying: Vec<&Snapshot> = all.iter().filter(|s| !gone.contains(s.directory.as_path())).collect();
     // A child may be among them: whose it is, its descriptor would say.
     let is_snapshot = |directory: &Path| {
-        [SNAPSHOT_FILE, V066_FILE, RECORD_FILE].iter().any(|file| directory.join(file).symlink_metadata().is_ok())
+        let there = |file: &&str| is_there(&directory.join(file)).unwrap_or(true);
+        [SNAPSHOT_FILE, V066_FILE, RECORD_FILE, GROUP_FILE].iter().any(there)
     };
     if !options.orphan_children
         && let Some((path, reason)) = unreadable.iter().find(|(directory, _)| is_snapshot(directory))

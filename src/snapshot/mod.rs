@@ -17,7 +17,7 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 
 pub use scan::{SourceFile, scan};
@@ -173,8 +173,11 @@ impl Snapshot {
         let mut name = name_of(Some(&named)).ok_or_else(|| invalid("its name is not UTF-8".into()))?;
         let mut group = None;
         if let Some(id) = &descriptor.id {
-            group = name_of(named.parent().filter(|parent| parent.join(GROUP_FILE).is_file()));
-            match alias(directory) {
+            group = match named.parent() {
+                Some(parent) if is_regular(&parent.join(GROUP_FILE))? => name_of(Some(parent)),
+                _ => None,
+            };
+            match alias(directory)? {
                 Some(alias) => name = alias,
                 None if group.is_some() => name.clone_from(id),
                 None => {}
@@ -221,12 +224,35 @@ impl SnapshotDescriptor {
     }
 }
 
-/// The local alias of a group's member; none where it is missing or unreadable, for it is only a convenience.
-pub(crate) fn alias(directory: &Path) -> Option<String> {
-    let Ok(Small::Bytes(bytes)) = read_small(&directory.join(MEMBER_FILE)) else { return None };
-    let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-    let alias = value.get("alias").or_else(|| value.get("name"))?.as_str()?;
-    alias.parse::<crate::model::SnapshotName>().ok().map(String::from)
+/// The local alias of a group's member; none where there is none or it is no name, for it is only a convenience.
+///
+/// # Errors
+/// [`Error::Io`]: it cannot be told, and the snapshot would go by another name.
+pub(crate) fn alias(directory: &Path) -> Result<Option<String>> {
+    let path = directory.join(MEMBER_FILE);
+    let bytes = match read_small(&path) {
+        Ok(Small::Bytes(bytes)) => bytes,
+        Ok(Small::Irregular | Small::TooLarge) => return Ok(None),
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let alias = |value: serde_json::Value| {
+        let alias = value.get("alias").or_else(|| value.get("name"))?.as_str()?;
+        alias.parse::<crate::model::SnapshotName>().ok().map(String::from)
+    };
+    Ok(serde_json::from_slice(&bytes).ok().and_then(alias))
+}
+
+/// Whether a regular file is at `path`, or at the end of a link.
+///
+/// # Errors
+/// As [`is_there`].
+pub(crate) fn is_regular(path: &Path) -> Result<bool> {
+    match path.metadata() {
+        Ok(metadata) => Ok(metadata.is_file()),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(e) => Err(Error::io("look at", path, e)),
+    }
 }
 
 /// Whether there is something at `path`, be it a symlink.
@@ -250,7 +276,7 @@ enum Small {
 /// Reads a file of at most [`MAX_DESCRIPTOR`] bytes; a symlink is not followed, a fifo is not waited for.
 fn read_small(path: &Path) -> Result<Small> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    let file = match retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
         Ok(file) => File::from(file),
         Err(Errno::LOOP | Errno::NXIO) => return Ok(Small::Irregular),
         Err(error) => return Err(Error::io("open", path, error.into())),

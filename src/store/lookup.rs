@@ -7,11 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::io::Errno;
+
 use super::Store;
 use crate::{
     error::{Error, IoContext, Result},
     model::SnapshotIdentity,
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, is_there},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, is_regular, is_there},
 };
 
 /// Shortest beginning of a digest that is looked up, in hex digits: what [`crate::Digest::short`] shows.
@@ -31,29 +33,37 @@ pub(super) fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<super::Unreadable
 /// broken, or not ours to read, is nobody's parent.
 fn candidates(store: &Store) -> Result<Vec<Snapshot>> {
     let (snapshots, unreadable) = read_all(store)?;
-    let fails = |error: &Error| {
-        matches!(error, Error::Io { source, .. }
-        if !matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound))
-    };
-    match unreadable.into_iter().find(|(_, error)| fails(error)) {
+    match unreadable.into_iter().find(|(_, error)| hides(error)) {
         Some((_, error)) => Err(error),
         None => Ok(snapshots),
     }
+}
+
+/// Whether something may be there that could not be seen: so it is with a failing disk, and not with what is gone, not
+/// ours to read or a link to itself.
+fn hides(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. }
+        if !matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound)
+            && source.raw_os_error() != Some(Errno::LOOP.raw_os_error()))
+}
+
+/// What is seen; nothing where there is nothing for us.
+fn seen<T: Default>(look: Result<T>) -> Result<T> {
+    look.or_else(|error| if hides(&error) { Err(error) } else { Ok(T::default()) })
 }
 
 /// A directory that is no readable snapshot, and why.
 type Failed = (PathBuf, Error);
 
 fn read_all(store: &Store) -> Result<(Vec<Snapshot>, Vec<Failed>)> {
-    let mut directories = Vec::new();
+    let (mut directories, mut snapshots, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
     for folder in folders(&store.snapshots())? {
-        if is_group(&folder) {
-            directories.extend(folders(&folder)?);
-        } else {
-            directories.push(folder);
+        let members = |is_group| if is_group { folders(&folder) } else { Ok(vec![folder.clone()]) };
+        match is_group(&folder).and_then(members) {
+            Ok(members) => directories.extend(members),
+            Err(error) => unreadable.push((folder, error)),
         }
     }
-    let (mut snapshots, mut unreadable) = (Vec::new(), Vec::new());
     for (directory, opened) in directories.iter().zip(open_each(&directories)) {
         match opened {
             Ok(snapshot) => snapshots.push(snapshot),
@@ -93,7 +103,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     // A directory's name costs one look, however many there are.
     let direct = snapshots.join(reference);
     if !hidden && is_folder(&direct)? {
-        if is_group(&direct) {
+        if is_group(&direct)? {
             for head in heads(&direct)? {
                 found.add("head", head);
             }
@@ -105,7 +115,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
         && !hidden
     {
         let group = snapshots.join(group);
-        if is_folder(&group)? && is_there(&group.join(GROUP_FILE))? && is_group(&group) {
+        if is_folder(&group)? && is_group(&group)? {
             members(&group, member, &mut found)?;
         }
     }
@@ -127,7 +137,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     }
     // A member's alias alone. No snapshot is parsed for it, only groups are listed.
     for folder in folders(&snapshots)? {
-        if folder != direct && is_group(&folder) {
+        if folder != direct && seen(is_group(&folder))? {
             members(&folder, reference, &mut found)?;
         }
     }
@@ -214,18 +224,24 @@ fn not_found(store: &Store, reference: &str) -> Result<Error> {
 
 /// The members of `group` whose alias, id or directory is `member`.
 fn members(group: &Path, member: &str, found: &mut Found) -> Result<()> {
-    for directory in folders(group)? {
+    for directory in seen(folders(group))? {
         let by_directory = directory.file_name().is_some_and(|name| name == member);
-        if by_directory || alias(&directory).as_deref() == Some(member) {
+        if by_directory || seen(alias(&directory))?.as_deref() == Some(member) {
             found.add("member", Snapshot::open(&directory)?);
         }
     }
     Ok(())
 }
 
-/// The members of `group` that are no other member's parent. Unreadable ones do not count.
+/// The members of `group` that are no other member's parent. One that cannot be read may be the head: that is an error.
 fn heads(group: &Path) -> Result<Vec<Snapshot>> {
-    let members: Vec<Snapshot> = folders(group)?.iter().filter_map(|folder| Snapshot::open(folder).ok()).collect();
+    let mut members = Vec::new();
+    for directory in folders(group)? {
+        match Snapshot::open(&directory) {
+            Err(Error::NoSnapshot { .. }) => {}
+            member => members.push(member?),
+        }
+    }
     let parents: HashSet<SnapshotIdentity> = members.iter().filter_map(|m| m.descriptor.parent.clone()).collect();
     Ok(members.into_iter().filter(|m| !m.identities().iter().any(|identity| parents.contains(identity))).collect())
 }
@@ -243,8 +259,9 @@ fn is_folder(path: &Path) -> Result<bool> {
 }
 
 /// Whether a directory holds members and is no snapshot itself.
-fn is_group(folder: &Path) -> bool {
-    folder.join(GROUP_FILE).is_file() && !folder.join(SNAPSHOT_FILE).exists() && !folder.join(V066_FILE).exists()
+fn is_group(folder: &Path) -> Result<bool> {
+    let there = |file: &str| is_there(&folder.join(file));
+    Ok(is_regular(&folder.join(GROUP_FILE))? && !there(SNAPSHOT_FILE)? && !there(V066_FILE)?)
 }
 
 /// The directories in `path` whose names do not begin with a dot, sorted; none where it does not exist.
@@ -261,7 +278,7 @@ fn folders(path: &Path) -> Result<Vec<PathBuf>> {
         }
         let kind = entry.file_type().context("read", entry.path())?;
         // A store may keep a snapshot on another disk, behind a symlink.
-        if kind.is_dir() || (kind.is_symlink() && entry.path().is_dir()) {
+        if kind.is_dir() || (kind.is_symlink() && seen(is_folder(&entry.path()))?) {
             found.push(entry.path());
         }
     }
@@ -397,6 +414,30 @@ mod tests {
         assert!(said[0].starts_with("name base (") && said[1].starts_with("member web:base ("), "{said:?}");
         let said = ambiguous(&store, "web");
         assert!(said[0].starts_with("head web:base (") && said[1].starts_with("head web:x ("), "{said:?}");
+    }
+
+    /// Nobody but the head itself says that it is one: without it, its parent would be taken for the head.
+    #[test]
+    fn a_groups_head_that_cannot_be_read_may_be_the_one() {
+        let (_dir, store) = store();
+        group(&store, "web", &[(1, None, Some("v1")), (2, Some(1), Some("v2"))]);
+        fs::create_dir(store.snapshots().join("web/empty")).unwrap();
+        assert_eq!(name(&store, "web"), "v2");
+        fs::write(store.snapshots().join("web").join(id(2)).join(SNAPSHOT_FILE), "{").unwrap();
+        assert!(matches!(store.find("web").unwrap_err(), Error::InvalidDescriptor { .. }));
+        assert_eq!(name(&store, "web:v1"), "v1");
+    }
+
+    /// What is not there for us is nothing, what a disk hides is an error.
+    #[test]
+    fn a_failing_disk_hides_and_a_missing_right_does_not() {
+        let fails = |errno: Errno| seen::<bool>(Err(Error::io("look at", "x", errno.into())));
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::PERM, Errno::LOOP] {
+            assert!(!fails(errno).unwrap(), "{errno}");
+        }
+        for errno in [Errno::IO, Errno::MFILE, Errno::NOMEM] {
+            assert!(fails(errno).is_err(), "{errno}");
+        }
     }
 
     #[test]
