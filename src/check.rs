@@ -25,7 +25,7 @@ use crate::{
     recorded::RecordedChecks,
     repair::Repair,
     report::{CheckReport, Finding},
-    snapshot::{Snapshot, scan::scan},
+    snapshot::{Snapshot, is_there, scan::scan},
     store::{
         Store,
         image_cache::{cached_images, files_for, manifest_of},
@@ -321,8 +321,8 @@ impl Look<'_> {
         }
         for snapshot in snapshots {
             let Some(parent) = &snapshot.descriptor.parent else { continue };
-            let alone = ImportRecord::read(&snapshot.directory).is_ok_and(|r| r.is_some_and(|r| r.without_parent));
-            if !known.contains_key(parent) && !alone {
+            let alone = || ImportRecord::read(&snapshot.directory).is_ok_and(|r| r.is_some_and(|r| r.without_parent));
+            if !known.contains_key(parent) && !alone() {
                 let text =
                     format!("its parent {parent} is not in the store; import it, or export without --with-parents");
                 self.report("parent-missing", &snapshot.directory, text);
@@ -357,7 +357,7 @@ impl Look<'_> {
         for image in snapshots.iter().filter_map(|s| s.descriptor.image.as_ref()) {
             let vmdk = cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex()));
             // A snapshot may be in a store without its image.
-            let there = vmdk.exists() || cached.iter().any(|c| c.manifest_digest == image.manifest_digest);
+            let there = is_there(&vmdk)? || cached.iter().any(|c| c.manifest_digest == image.manifest_digest);
             if seen.insert(image.manifest_digest)
                 && there
                 && let Err(error) = files_for(&cache, image)

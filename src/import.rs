@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Arc, mpsc::sync_channel},
     time::Instant,
@@ -26,7 +27,7 @@ use crate::{
     report::{ImportReport, Outcome, SnapshotReport},
     restore::{Below, Restorer, TableCheck},
     settle::{Restored, Settler},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, is_folder},
     storage::Source,
     store::{
         Store,
@@ -369,13 +370,25 @@ impl Import<'_> {
         if let Some(SnapshotIdentity::Id(id)) = chain.last().and_then(|s| s.config.snapshot.parent.as_ref()) {
             ids.push(id);
         }
-        let Ok(entries) = fs::read_dir(&self.destination) else { return Ok(None) };
+        let entries = match fs::read_dir(&self.destination) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            entries => entries.context("list", &self.destination)?,
+        };
         let mut found: Option<(usize, SnapshotName)> = None;
         for entry in entries {
             let entry = entry.context("read", &self.destination)?;
             let Some(name) = entry.file_name().to_str().and_then(|n| n.parse::<SnapshotName>().ok()) else { continue };
             // Of several the one with the newest, and of these the first by name.
-            if let Some(at) = ids.iter().position(|id| entry.path().join(id).is_dir()) {
+            let mut newest = None;
+            for (at, id) in ids.iter().enumerate() {
+                match is_folder(&entry.path().join(id)) {
+                    Ok(true) => newest = newest.or(Some(at)),
+                    // In what is not ours to read there is nothing of ours.
+                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {}
+                    other => drop(other?),
+                }
+            }
+            if let Some(at) = newest {
                 let this = (at, name);
                 found = Some(match found {
                     Some(best) if (best.0, best.1.as_str()) <= (this.0, this.1.as_str()) => best,

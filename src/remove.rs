@@ -214,18 +214,30 @@ fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<
         needed.extend(files);
     }
     // What came with a snapshot that stays.
-    for record in staying.iter().filter_map(|snapshot| ImportRecord::read(&snapshot.directory).ok().flatten()) {
-        needed.extend(record.cache.into_iter().map(|row| row.path));
+    for snapshot in staying {
+        let record = ImportRecord::read(&snapshot.directory).map_err(|reason| Error::ImageCache {
+            image: "of a removed snapshot".into(),
+            reason: format!(
+                "{} cannot be read ({reason}), so which files came with that snapshot is not known; see `snapcask check`, \
+                 or leave out --prune-image",
+                snapshot.directory.join(RECORD_FILE).display()
+            ),
+        })?;
+        needed.extend(record.into_iter().flat_map(|record| record.cache).map(|row| row.path));
     }
     for image in &kept {
         let there = cached.iter().any(|c| c.manifest_digest == image.manifest_digest)
-            || cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex())).exists();
+            || is_there(&cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex())))?;
         if there {
             needed.extend(files_for(cache, image)?.into_iter().map(|file| file.path));
         }
     }
-    let mut files: Vec<TarPath> = candidates.difference(&needed).cloned().collect();
-    files.retain(|path| cache.join(path).symlink_metadata().is_ok());
+    let mut files = Vec::new();
+    for path in candidates.difference(&needed) {
+        if is_there(&cache.join(path))? {
+            files.push(path.clone());
+        }
+    }
     let rank = |path: &TarPath| match path.as_str().split('/').next() {
         Some("vmdk") => 0,
         Some("manifests") => 1,

@@ -248,9 +248,25 @@ pub(crate) fn alias(directory: &Path) -> Result<Option<String>> {
 /// # Errors
 /// As [`is_there`].
 pub(crate) fn is_regular(path: &Path) -> Result<bool> {
+    Ok(kind_of(path)?.is_some_and(|kind| kind.is_file()))
+}
+
+/// Whether a folder is at `path`, or at the end of a link.
+///
+/// # Errors
+/// As [`is_there`].
+pub(crate) fn is_folder(path: &Path) -> Result<bool> {
+    Ok(kind_of(path)?.is_some_and(|kind| kind.is_dir()))
+}
+
+/// What is at `path`, or at the end of a link.
+fn kind_of(path: &Path) -> Result<Option<std::fs::FileType>> {
     match path.metadata() {
-        Ok(metadata) => Ok(metadata.is_file()),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Ok(metadata) => Ok(Some(metadata.file_type())),
+        // What is too long for a name is none.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename) => {
+            Ok(None)
+        }
         Err(e) => Err(Error::io("look at", path, e)),
     }
 }

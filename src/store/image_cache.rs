@@ -15,6 +15,7 @@ use crate::{
     digest::Digest,
     error::{Error, IoContext, Result},
     model::{ImageRecord, TarPath},
+    snapshot::is_there,
 };
 
 /// Largest metadata file that is read: two documents of 4 MiB, each quoted.
@@ -95,7 +96,7 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
     }
 
     let fsmeta: TarPath = format!("fsmeta/sha256_{hex}.erofs").parse()?;
-    if cache.join(&fsmeta).symlink_metadata().is_ok() {
+    if is_there(&cache.join(&fsmeta))? {
         needed.push(fsmeta);
     }
     for path in needed {

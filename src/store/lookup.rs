@@ -13,7 +13,7 @@ use super::Store;
 use crate::{
     error::{Error, IoContext, Result},
     model::SnapshotIdentity,
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, is_regular, is_there},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, is_folder, is_regular, is_there},
 };
 
 /// Shortest beginning of a digest that is looked up, in hex digits: what [`crate::Digest::short`] shows.
@@ -244,18 +244,6 @@ fn heads(group: &Path) -> Result<Vec<Snapshot>> {
     }
     let parents: HashSet<SnapshotIdentity> = members.iter().filter_map(|m| m.descriptor.parent.clone()).collect();
     Ok(members.into_iter().filter(|m| !m.identities().iter().any(|identity| parents.contains(identity))).collect())
-}
-
-/// Whether there is a folder. One that cannot be looked at is an error: it may be the one that is meant.
-fn is_folder(path: &Path) -> Result<bool> {
-    match path.metadata() {
-        Ok(metadata) => Ok(metadata.is_dir()),
-        // What is too long for a name is none.
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename) => {
-            Ok(false)
-        }
-        Err(e) => Err(Error::io("look at", path, e)),
-    }
 }
 
 /// Whether a directory holds members and is no snapshot itself.

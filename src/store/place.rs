@@ -17,6 +17,7 @@ use crate::{
     error::{Error, IoContext, Result},
     model::SnapshotName,
     rename::{exchange_failed, is_unsupported},
+    snapshot::is_there,
     temporary::{self, publish},
 };
 
@@ -81,7 +82,7 @@ impl Stage {
 /// # Errors
 /// [`Error::Io`].
 pub fn dead_stages(destination: &Path) -> Result<Vec<PathBuf>> {
-    if destination.exists() { temporary::dead(destination, PREFIX.as_ref()) } else { Ok(Vec::new()) }
+    if is_there(destination)? { temporary::dead(destination, PREFIX.as_ref()) } else { Ok(Vec::new()) }
 }
 
 /// Makes everything in a folder durable.

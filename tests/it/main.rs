@@ -10,6 +10,8 @@ mod dependency_rule;
 #[cfg(target_arch = "x86_64")]
 mod durability;
 mod errors;
+#[cfg(target_arch = "x86_64")]
+mod failing_disk;
 mod fixture;
 mod golden;
 mod hardening;

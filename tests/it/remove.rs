@@ -149,6 +149,29 @@ fn an_unreadable_snapshot_keeps_the_image() {
     remove(&RemoveOptions { prune_image: false, ..all }).unwrap();
 }
 
+/// A record says which cache files came with a snapshot that stays.
+#[test]
+fn an_unreadable_record_keeps_the_image() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (store, snapshots) = (&fixture.store, fixture.store.join("snapshots"));
+    // It has another image.
+    let text = fs::read_to_string(snapshots.join("base/snapshot.json")).unwrap();
+    let image =
+        json_file(&snapshots.join("base/snapshot.json"))["image"]["manifest_digest"].as_str().unwrap().to_owned();
+    let other = text.replace(&image, &snapcask::Digest::of(b"another image").to_string());
+    write(snapshots.join("other/snapshot.json"), other.as_bytes());
+    let record = snapshots.join("other/.snapcask.json");
+    write(record.clone(), b"{");
+    let before = whole_tree(store);
+    let all = RemoveOptions { prune_image: true, ..options(store, &["head", "middle", "base"]) };
+    let error = remove(&all).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(record.to_str().unwrap()) && text.contains("which files came with that snapshot"), "{text}");
+    assert_eq!(whole_tree(store), before);
+    fs::remove_file(&record).unwrap();
+    assert_eq!(remove(&all).unwrap().cache_files.len(), 5);
+}
+
 #[test]
 fn only_what_is_in_the_store() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);

@@ -1,0 +1,156 @@
+//! EIO at every call that looks at a store, one a run, for the commands that the scoreboard's row 5 does not put to the
+//! test: a removal takes nothing else with it, and no check calls a store good that it could not read.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use snapcask::{export::Form, model::Generation};
+use tempfile::TempDir;
+
+use crate::{
+    fixture::*,
+    trace::{Call, Ended, Phase, Verdict, trace},
+};
+
+/// Calls whose failure another way makes good, or that only clear away, or give hints.
+const MAY_FAIL: [&str; 6] = ["ioctl", "flock", "fcntl", "lseek", "unlinkat", "unlink"];
+
+/// A store with a chain of three that was imported, so that there are records, and the same once more.
+fn imported(generation: Generation) -> (TempDir, TempDir) {
+    let fixture = Fixture::sized(generation, 16 << 20);
+    let bundle = fixture.path("b.tar");
+    fixture.export_chain(Form::Tar, &bundle);
+    let (area, kept) = (in_memory(), in_memory());
+    import_ok(&bundle, &area.path().join("store"));
+    copy(&area.path().join("store"), &kept.path().join("store"));
+    (area, kept)
+}
+
+/// Where there is such, a folder in memory: an fsync costs nothing.
+fn in_memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+/// Runs the command with EIO at the call of this number; the call, if there was one.
+fn fail_at(command: &mut Command, area: &Path, number: u64) -> (Ended, Option<Call>) {
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut failed = None;
+    let ended = trace(command, &[area], |call, phase| {
+        if phase == Phase::Before && call.number == number {
+            failed = Some(call.clone());
+            return Verdict::FailLast(libc::EIO);
+        }
+        Verdict::Run
+    });
+    (ended.unwrap(), failed)
+}
+
+#[test]
+fn a_removal_takes_nothing_else_with_it() {
+    for generation in [Generation::V066, Generation::Final] {
+        let (area, kept) = imported(generation);
+        let store = area.path().join("store");
+        let whole = whole_tree(&store);
+        let path = store.to_str().unwrap();
+        for number in 1.. {
+            let mut remove = command(["remove", "head", "--store", path, "--prune-image"]);
+            let (ended, failed) = fail_at(&mut remove, area.path(), number);
+            let Some(call) = failed else { break };
+            assert!(matches!(ended, Ended::Code(0..=5)), "{call}: {ended:?}");
+            let found = whole_tree(&store);
+            let gone: Vec<&String> = whole.keys().filter(|path| !found.contains_key(*path)).collect();
+            assert!(
+                found.iter().all(|(path, is)| path.contains(".snapcask-") || whole.get(path) == Some(is)),
+                "{call}"
+            );
+            // The head, wholly or not at all.
+            let folder = gone.iter().find(|path| path.ends_with('/')).map_or("none", |path| path.as_str());
+            assert!(gone.iter().all(|path| path.starts_with(folder)), "{call}: {gone:?}");
+            if !gone.is_empty() {
+                assert!(whole.keys().filter(|path| path.starts_with(folder)).count() == gone.len(), "{call}: {gone:?}");
+                fs::remove_dir_all(&store).unwrap();
+                copy(&kept.path().join("store"), &store);
+            }
+        }
+        // All of them: of the image nothing stays, and without an error it is said to be gone only if it is. (A group's name
+        // is its head's.)
+        let oldest = if generation == Generation::Final { "base:base" } else { "base" };
+        for number in 1.. {
+            let all = ["remove", "head", "middle", oldest, "--store", path, "--prune-image"];
+            let (ended, failed) = fail_at(&mut command(all), area.path(), number);
+            let Some(call) = failed else { break };
+            let found = whole_tree(&store);
+            if ended == Ended::Code(0) && !MAY_FAIL.contains(&call.name) {
+                let left: Vec<&String> =
+                    found.keys().filter(|p| !p.ends_with('/') && !p.contains(".snapcask-")).collect();
+                assert!(left.is_empty(), "exit 0 although {call} failed: {left:?}");
+            }
+            if found != whole {
+                fs::remove_dir_all(&store).unwrap();
+                copy(&kept.path().join("store"), &store);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_check_is_good_that_could_not_read() {
+    for generation in [Generation::V066, Generation::Final] {
+        let (area, _kept) = imported(generation);
+        let store = area.path().join("store");
+        let path = store.to_str().unwrap();
+        assert_eq!(fail_at(&mut command(["check", "--store", path]), area.path(), 0).0, Ended::Code(0));
+        let mut wrong = Vec::new();
+        for number in 1.. {
+            let (ended, failed) = fail_at(&mut command(["check", "--store", path]), area.path(), number);
+            let Some(call) = failed else { break };
+            if !matches!(ended, Ended::Code(1 | 3)) && !(ended == Ended::Code(0) && MAY_FAIL.contains(&call.name)) {
+                wrong.push(format!("{call}: {ended:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}
+
+#[test]
+fn no_verify_is_good_and_no_copy_whole_that_could_not_read() {
+    let fixture = Fixture::sized(Generation::Final, 16 << 20);
+    for form in [Form::Dir, Form::TarZst] {
+        let area = in_memory();
+        let bundle = area.path().join(form_name(form));
+        fixture.export_chain(form, &bundle);
+        let out = in_memory();
+        let path = bundle.to_str().unwrap();
+        let copied = out.path().join("copy.tar");
+        let commands = [
+            vec!["verify", path],
+            vec!["verify", "--deep", path],
+            vec!["copy", path, copied.to_str().unwrap(), "--force"],
+        ];
+        for arguments in commands {
+            assert_eq!(fail_at(&mut command(&arguments), area.path(), 0).0, Ended::Code(0), "{arguments:?}");
+            // It looks at a delta before it decodes it, and does without what it does not see: for each of the two, an open,
+            // a stat and two reads. All of that is read again.
+            let looks = if arguments[1] == "--deep" { 2 * 4 } else { 0 };
+            let whole = whole_tree(out.path());
+            let mut wrong = Vec::new();
+            for number in 1.. {
+                let (ended, failed) = fail_at(&mut command(&arguments), area.path(), number);
+                let Some(call) = failed else { break };
+                let good = ended == Ended::Code(0) && MAY_FAIL.contains(&call.name);
+                if !matches!(ended, Ended::Code(1 | 3)) && !good || whole_tree(out.path()) != whole {
+                    wrong.push(format!("{call}: {ended:?}"));
+                }
+            }
+            assert!(wrong.len() <= looks, "{arguments:?}: {wrong:#?}");
+        }
+    }
+}
