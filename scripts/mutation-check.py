@@ -69,6 +69,20 @@ MUTANTS = {
         "lies",
     ),
     "second pass saw the first's bytes": ("src/layer/encode.rs", "if file.sum != sum {", "if false {", "lies"),
+    "the bound of a look at a layer": (
+        "src/layer/decode.rs", "blob.take(most.saturating_add(most >> 6))", "blob.take(u64::MAX)", "--lib decode",
+    ),
+    # verifications: what a failing disk hides
+    "an alias that cannot be read": (
+        "src/snapshot/mod.rs", "        Err(error) => return Err(error),\n    };\n    let alias", "        Err(_) => return Ok(None),\n    };\n    let alias", "failing_disk",
+    ),
+    "a head that cannot be read": (
+        "src/store/lookup.rs", "            member => members.push(member?),", "            member => members.extend(member.ok()),", "--lib lookup",
+    ),
+    "a record that cannot be read, and pruning": (
+        "src/remove.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
+    ),
+    "leftovers that cannot be looked for": ("src/store/place.rs", "    if is_there(destination)? { temporary", "    if destination.exists() { temporary", "failing_disk"),
     # fsyncs: import
     "fsync of staged files": (
         "src/store/place.rs",
@@ -107,6 +121,9 @@ MUTANTS = {
         "            self.folder.sync().inspect_err(|_| {\n                let _ = self.rename(staged, RenameFlags::EXCHANGE);\n            })",
         "            self.folder.sync()",
         "durability",
+    ),
+    "a file without rename flags is taken back": (
+        "src/store/place.rs", "false => unlinkat(folder, name, AtFlags::empty()),", "false => Ok(()),", "durability",
     ),
     "fsync of new folders": ("src/store/place.rs", "Some(above) => sync_folder(above),", "Some(_) => Ok(()),", "durability"),
     "fsync of a group's name": (

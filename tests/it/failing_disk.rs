@@ -120,6 +120,51 @@ fn no_check_is_good_that_could_not_read() {
     }
 }
 
+/// A snapshot is listed as it is, or as one that cannot be read, or all of it fails.
+#[test]
+fn no_snapshot_is_listed_under_another_name_or_left_out() {
+    for generation in [Generation::V066, Generation::Final] {
+        let (area, _kept) = imported(generation);
+        let store = area.path().join("store");
+        let out = in_memory();
+        let listed = |number: u64| {
+            let file = out.path().join("list");
+            let mut list = command(["list", "--json", "--store", store.to_str().unwrap()]);
+            let mut failed = None;
+            list.stdout(fs::File::create(&file).unwrap()).stderr(Stdio::null());
+            let ended = trace(&mut list, &[area.path()], |call, phase| {
+                if phase == Phase::Before && call.number == number {
+                    failed = Some(call.clone());
+                    return Verdict::FailLast(libc::EIO);
+                }
+                Verdict::Run
+            });
+            (ended.unwrap(), failed, fs::read_to_string(&file).unwrap())
+        };
+        let (ended, _, whole) = listed(0);
+        assert_eq!(ended, Ended::Code(0));
+        let names = |text: &str| -> Vec<String> {
+            let report: serde_json::Value = serde_json::from_str(text).unwrap();
+            report["snapshots"].as_array().unwrap().iter().map(|snapshot| snapshot["name"].to_string()).collect()
+        };
+        let all = names(&whole);
+        assert_eq!(all.len(), 3);
+        for number in 1.. {
+            let (ended, failed, text) = listed(number);
+            let Some(call) = failed else { break };
+            if ended != Ended::Code(0) {
+                assert_eq!(ended, Ended::Code(1), "{call}");
+                continue;
+            }
+            let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let hidden = !report["unreadable"].as_array().unwrap().is_empty();
+            let found = names(&text);
+            assert!(found.iter().all(|name| all.contains(name)), "{call}: {found:?}");
+            assert!(hidden || found == all, "{call}: {found:?}");
+        }
+    }
+}
+
 #[test]
 fn no_verify_is_good_and_no_copy_whole_that_could_not_read() {
     let fixture = Fixture::sized(Generation::Final, 16 << 20);
