@@ -156,7 +156,7 @@ MUTANTS = {
     ),
     "a bundle's name is taken back": (
         "src/layout/publish.rs",
-        "self.armed = synced.is_err() && rename_new(&self.destination, &self.path).is_ok();",
+        "self.armed = synced.is_err() && self.take_back().is_ok();",
         "self.armed = false;",
         "durability",
     ),

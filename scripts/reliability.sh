@@ -11,12 +11,15 @@ if [ "${1:-}" != --pages-only ]; then
 fi
 pages=target/reliability/full
 mkdir -p "$pages"
-# Of rows that were not run in this checkout, what the page says stays.
-for number in $(seq -w 1 16); do
-    if [ ! -e "$pages/row-$number.md" ]; then
-        awk -v row="${number#0}" '/^## Row / { ours = ($3 == row ".") } ours' docs/reliability.md >"$pages/row-$number.md"
+# A row's page: that of a run in this checkout, else what the document says.
+page() {
+    if [ -e "$pages/row-$1.md" ]; then
+        cat "$pages/row-$1.md"
+    else
+        awk -v row="${1#0}" '/^## Row / { ours = ($3 == row ".") } ours' <<<"$document"
     fi
-done
+}
+document=$(cat docs/reliability.md)
 {
     cat <<'TEXT'
 # Reliability
@@ -28,8 +31,8 @@ short form; rows 7 to 11 and 13 are integration tests (`tests/it/`), which run w
 release build.
 
 TEXT
-    for page in "$pages"/row-*.md; do
-        cat "$page"
+    for number in $(seq -w 1 16); do
+        page "$number"
         echo
     done
 } | cat -s | sed -e '$ { /^$/d }' >docs/reliability.md

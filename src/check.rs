@@ -348,7 +348,10 @@ impl Look<'_> {
             for problem in &image.problems {
                 self.report("image-document", &cache.join(&image.path), problem);
             }
-            for layer in image.layers.iter().filter(|layer| cache.join(layer).symlink_metadata().is_err()) {
+            for layer in &image.layers {
+                if is_there(&cache.join(layer))? {
+                    continue;
+                }
                 let text = format!("{} needs it and it is not there; pull the image again", image.path);
                 self.report("image-layer-missing", &cache.join(layer), text);
             }

@@ -106,7 +106,17 @@ fn refuse_inside_bundle(path: &Path) -> Result<()> {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
             Err(e) => return Err(Error::io("resolve", folder, e)),
         };
-        return match folder.ancestors().find(|above| above.join("oci-layout").is_file()) {
+        let mut bundle = None;
+        for above in folder.ancestors() {
+            match above.join("oci-layout").symlink_metadata() {
+                Ok(_) => bundle = bundle.or(Some(above)),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                // What we may not look into is no place for us to write to.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
+                Err(e) => return Err(Error::io("look at", above.join("oci-layout"), e)),
+            }
+        }
+        return match bundle {
             Some(bundle) => Err(Error::Usage(format!(
                 "{} is inside of the bundle {}; name a place outside of it",
                 path.display(),

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Arc, mpsc::sync_channel},
     time::Instant,
@@ -27,7 +27,7 @@ use crate::{
     report::{ImportReport, Outcome, SnapshotReport},
     restore::{Below, Restorer, TableCheck},
     settle::{Restored, Settler},
-    snapshot::{Snapshot, is_folder},
+    snapshot::{Snapshot, is_folder, is_there, seen},
     storage::Source,
     store::{
         Store,
@@ -181,6 +181,11 @@ impl Import<'_> {
         finished.context("fsync files in", stage.path())?;
         stage.sync()?;
         self.make_room(&stage, &incoming, cache.as_ref().map_or(&[], |cache| &cache.files), missing)?;
+        for snapshot in incoming.iter().filter(|snapshot| snapshot.outcome == Outcome::Placed) {
+            if is_there(&snapshot.target)? {
+                stage.check_exchange(&snapshot.target)?;
+            }
+        }
         let mut cache_files = Vec::new();
         if let Some(StagedCache { stage: cache_stage, files, found }) = &cache {
             cache_stage.sync()?;
@@ -381,11 +386,9 @@ impl Import<'_> {
             // Of several the one with the newest, and of these the first by name.
             let mut newest = None;
             for (at, id) in ids.iter().enumerate() {
-                match is_folder(&entry.path().join(id)) {
-                    Ok(true) => newest = newest.or(Some(at)),
-                    // In what is not ours to read there is nothing of ours.
-                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {}
-                    other => drop(other?),
+                if seen(is_folder(&entry.path().join(id)))? {
+                    newest = Some(at);
+                    break;
                 }
             }
             if let Some(at) = newest {
@@ -432,19 +435,19 @@ impl Import<'_> {
     /// Whether the snapshot has a parent that is not in the store.
     fn misses_parent(&self, bundled: &BundledSnapshot) -> Result<bool> {
         let Some(parent) = &bundled.config.snapshot.parent else { return Ok(false) };
-        Ok(!self.store.all()?.0.iter().any(|snapshot| snapshot.identities().contains(parent)))
+        Ok(!self.store.readable()?.iter().any(|snapshot| snapshot.identities().contains(parent)))
     }
 
     /// Of what was imported without its parent, which has come now: it is missed from here on.
     fn has_parent_now(&self, stage: &Stage, child: &Incoming) -> Result<()> {
-        let Ok(Some(record)) = ImportRecord::read(&child.target) else { return Ok(()) };
-        if !record.without_parent {
-            return Ok(());
-        }
+        let path = child.target.join(RECORD_FILE);
+        let record =
+            ImportRecord::read(&child.target).map_err(|reason| Error::io("read", &path, io::Error::other(reason)))?;
+        let Some(record) = record.filter(|record| record.without_parent) else { return Ok(()) };
         let staged = stage.path().join("record");
         fs::create_dir(&staged).context("create", &staged)?;
         ImportRecord { without_parent: false, ..record }.write(&staged)?;
-        place_file(&self.destination, &staged.join(RECORD_FILE), &child.target.join(RECORD_FILE), true)?;
+        place_file(&self.destination, &staged.join(RECORD_FILE), &path, true)?;
         fs::remove_dir_all(&staged).context("remove", &staged)
     }
 

@@ -15,7 +15,7 @@ use crate::{
     model::{ImageRecord, SnapshotIdentity, TarPath},
     progress::Progress,
     report::{RemoveReport, RemovedSnapshot},
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, seen},
     store::{
         Store,
         image_cache::{cached_images, files_for, named_files},
@@ -60,7 +60,7 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     let staying: Vec<&Snapshot> = all.iter().filter(|s| !gone.contains(s.directory.as_path())).collect();
     // A child may be among them: whose it is, its descriptor would say.
     let is_snapshot = |directory: &Path| {
-        let there = |file: &&str| is_there(&directory.join(file)).unwrap_or(true);
+        let there = |file: &&str| seen(is_there(&directory.join(file))).unwrap_or(true);
         [SNAPSHOT_FILE, V066_FILE, RECORD_FILE, GROUP_FILE].iter().any(there)
     };
     if !options.orphan_children
@@ -188,8 +188,13 @@ fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<
     let mut candidates = BTreeSet::new();
     for image in &pruned {
         // An image that is not whole was not pulled, or partly removed already: what is there of it goes.
-        if let Ok(files) = files_for(cache, image) {
-            candidates.extend(files.into_iter().map(|file| file.path));
+        match files_for(cache, image) {
+            // Its metadata may be under another name there than it travels by, which is another image's here.
+            Ok(files) => candidates.extend(
+                files.into_iter().map(|file| file.path).filter(|path| !path.as_str().starts_with("manifests/")),
+            ),
+            Err(Error::ImageCache { .. }) => {}
+            Err(error) => return Err(error),
         }
         let hex = image.manifest_digest.hex();
         for own in [format!("vmdk/sha256_{hex}.vmdk"), format!("fsmeta/sha256_{hex}.erofs")] {

@@ -74,6 +74,10 @@ impl Repair<'_> {
             }
             keep_own_files(&bad.directory, &directory)?;
             sync_tree(&directory)?;
+            if let Err(error) = stage.check_exchange(&bad.directory) {
+                refuse(&bad.directory, error.to_string());
+                continue;
+            }
             place_directory(&snapshots, &directory, &bad.directory, true)?;
             known.extend(identities(same));
         }

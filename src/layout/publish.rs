@@ -118,8 +118,17 @@ impl Partial {
     /// Makes the new name durable. One that may not last is taken back, and what had it goes when `self` is dropped.
     fn appeared(mut self) -> Result<()> {
         let synced = sync_folder(&self.parent);
-        self.armed = synced.is_err() && rename_new(&self.destination, &self.path).is_ok();
+        self.armed = synced.is_err() && self.take_back().is_ok();
         synced
+    }
+
+    /// Gives it its temporary name again, which is nobody else's.
+    fn take_back(&self) -> io::Result<()> {
+        match rename_new(&self.destination, &self.path) {
+            // Of a folder there is no second name.
+            Err(_) if self.destination.is_dir() && !self.path.exists() => fs::rename(&self.destination, &self.path),
+            other => other,
+        }
     }
 
     /// Exchanges the two names durably: a crash leaves the old or the new, and so does an fsync that fails. What is under

@@ -174,10 +174,10 @@ impl Snapshot {
         let mut group = None;
         if let Some(id) = &descriptor.id {
             group = match named.parent() {
-                Some(parent) if is_regular(&parent.join(GROUP_FILE))? => name_of(Some(parent)),
+                Some(parent) if seen(is_regular(&parent.join(GROUP_FILE)))? => name_of(Some(parent)),
                 _ => None,
             };
-            match alias(directory)? {
+            match seen(alias(directory))? {
                 Some(alias) => name = alias,
                 None if group.is_some() => name.clone_from(id),
                 None => {}
@@ -281,6 +281,22 @@ pub(crate) fn is_there(path: &Path) -> Result<bool> {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
         Err(e) => Err(Error::io("look at", path, e)),
     }
+}
+
+/// What is seen; nothing where there is nothing for us. What is gone, not ours to read or a link to itself counts as
+/// absent, whereas a failing disk may hide anything.
+///
+/// # Errors
+/// The look's, if it hides something.
+pub(crate) fn seen<T: Default>(look: Result<T>) -> Result<T> {
+    look.or_else(|error| if hides(&error) { Err(error) } else { Ok(T::default()) })
+}
+
+/// Whether something may be there that could not be seen.
+pub(crate) fn hides(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. }
+        if !matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::NotADirectory)
+            && source.raw_os_error() != Some(Errno::LOOP.raw_os_error()))
 }
 
 enum Small {

@@ -7,13 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::io::Errno;
-
 use super::Store;
 use crate::{
     error::{Error, IoContext, Result},
     model::SnapshotIdentity,
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, is_folder, is_regular, is_there},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, hides, is_folder, is_regular, is_there, seen},
 };
 
 /// Shortest beginning of a digest that is looked up, in hex digits: what [`crate::Digest::short`] shows.
@@ -31,25 +29,12 @@ pub(super) fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<super::Unreadable
 
 /// Every snapshot that can be meant. One that a failing disk hides may be the one: that is an error, whereas one that is
 /// broken, or not ours to read, is nobody's parent.
-fn candidates(store: &Store) -> Result<Vec<Snapshot>> {
+pub(super) fn readable(store: &Store) -> Result<Vec<Snapshot>> {
     let (snapshots, unreadable) = read_all(store)?;
     match unreadable.into_iter().find(|(_, error)| hides(error)) {
         Some((_, error)) => Err(error),
         None => Ok(snapshots),
     }
-}
-
-/// Whether something may be there that could not be seen: so it is with a failing disk, and not with what is gone, not
-/// ours to read or a link to itself.
-fn hides(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. }
-        if !matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound)
-            && source.raw_os_error() != Some(Errno::LOOP.raw_os_error()))
-}
-
-/// What is seen; nothing where there is nothing for us.
-fn seen<T: Default>(look: Result<T>) -> Result<T> {
-    look.or_else(|error| if hides(&error) { Err(error) } else { Ok(T::default()) })
 }
 
 /// A directory that is no readable snapshot, and why.
@@ -116,14 +101,14 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     {
         let group = snapshots.join(group);
         if is_folder(&group)? && is_group(&group)? {
-            members(&group, member, &mut found)?;
+            members(folders(&group)?, member, &mut found)?;
         }
     }
     let digits = reference.strip_prefix("sha256:").unwrap_or(reference);
     let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let is_digest = is_hex && (MIN_PREFIX..=64).contains(&digits.len());
     if is_digest || matches!(reference.parse(), Ok(SnapshotIdentity::Id(_))) {
-        for snapshot in candidates(store)? {
+        for snapshot in readable(store)? {
             if snapshot
                 .identities()
                 .iter()
@@ -136,12 +121,19 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
         }
     }
     // A member's alias alone. No snapshot is parsed for it, only groups are listed.
-    for folder in folders(&snapshots)? {
-        if folder != direct && seen(is_group(&folder))? {
-            members(&folder, reference, &mut found)?;
-        }
+    let mut failed = None;
+    for folder in folders(&snapshots)?.into_iter().filter(|folder| *folder != direct) {
+        let mut look = || match seen(is_group(&folder))? {
+            true => members(seen(folders(&folder))?, reference, &mut found),
+            false => Ok(()),
+        };
+        failed = failed.or(look().err());
     }
-    found.only(reference, || not_found(store, reference))
+    match failed {
+        // One that is broken elsewhere does not keep anybody from what is known by its own name.
+        Some(error) if found.0.is_empty() => Err(error),
+        _ => found.only(reference, || not_found(store, reference)),
+    }
 }
 
 /// Head, parent, grandparent, ...
@@ -150,7 +142,7 @@ pub(super) fn chain(store: &Store, head: Snapshot) -> Result<Vec<Snapshot>> {
     if chain[0].descriptor.parent.is_none() {
         return Ok(chain);
     }
-    let snapshots = candidates(store)?;
+    let snapshots = readable(store)?;
     let mut index: HashMap<SnapshotIdentity, &Snapshot> = HashMap::new();
     for snapshot in &snapshots {
         for identity in snapshot.identities() {
@@ -222,9 +214,9 @@ fn not_found(store: &Store, reference: &str) -> Result<Error> {
     Ok(Error::SnapshotNotFound { reference: reference.into(), store: store.snapshots(), hint })
 }
 
-/// The members of `group` whose alias, id or directory is `member`.
-fn members(group: &Path, member: &str, found: &mut Found) -> Result<()> {
-    for directory in seen(folders(group))? {
+/// Those of a group's `folders` whose alias, id or directory is `member`.
+fn members(folders: Vec<PathBuf>, member: &str, found: &mut Found) -> Result<()> {
+    for directory in folders {
         let by_directory = directory.file_name().is_some_and(|name| name == member);
         if by_directory || seen(alias(&directory))?.as_deref() == Some(member) {
             found.add("member", Snapshot::open(&directory)?);
@@ -265,8 +257,9 @@ fn folders(path: &Path) -> Result<Vec<PathBuf>> {
             continue;
         }
         let kind = entry.file_type().context("read", entry.path())?;
-        // A store may keep a snapshot on another disk, behind a symlink.
-        if kind.is_dir() || (kind.is_symlink() && seen(is_folder(&entry.path()))?) {
+        // A store may keep a snapshot on another disk, behind a symlink. Where that fails, it is one that cannot be read.
+        let leads_to_one = || is_folder(&entry.path()).unwrap_or_else(|error| hides(&error));
+        if kind.is_dir() || (kind.is_symlink() && leads_to_one()) {
             found.push(entry.path());
         }
     }
@@ -419,8 +412,9 @@ mod tests {
     /// What is not there for us is nothing, what a disk hides is an error.
     #[test]
     fn a_failing_disk_hides_and_a_missing_right_does_not() {
+        use rustix::io::Errno;
         let fails = |errno: Errno| seen::<bool>(Err(Error::io("look at", "x", errno.into())));
-        for errno in [Errno::NOENT, Errno::ACCESS, Errno::PERM, Errno::LOOP] {
+        for errno in [Errno::NOENT, Errno::NOTDIR, Errno::ACCESS, Errno::PERM, Errno::LOOP] {
             assert!(!fails(errno).unwrap(), "{errno}");
         }
         for errno in [Errno::IO, Errno::MFILE, Errno::NOMEM] {

@@ -46,6 +46,14 @@ impl Store {
         lookup::all(self)
     }
 
+    /// Every readable snapshot, sorted by name. What is broken or not ours to read is left out.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed, or a failing disk hides a snapshot.
+    pub fn readable(&self) -> Result<Vec<Snapshot>> {
+        lookup::readable(self)
+    }
+
     /// The snapshot that answers to `reference`: a path (it has a `/`, or is `.` or `..`), a name, `group:member`, `group`
     /// (its head), a `snap_` id, a digest or at least 12 hex digits of its beginning.
     ///

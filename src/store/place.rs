@@ -56,6 +56,22 @@ impl Stage {
         sync_tree(self.path())
     }
 
+    /// That `folder` beside it can be replaced, for it is exchanged with another.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the filesystem cannot exchange names.
+    pub fn check_exchange(&self, folder: &Path) -> Result<()> {
+        let [one, other] = ["exchange-1", "exchange-2"].map(|name| self.path().join(name));
+        for path in [&one, &other] {
+            File::create(path).context("create", path)?;
+        }
+        let exchanged = renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).context("exchange with", &other);
+        for path in [&one, &other] {
+            fs::remove_file(path).context("remove", path)?;
+        }
+        exchanged.map_err(|error| exchange_failed(error, folder))
+    }
+
     /// Free bytes of the filesystem that `path`, or the nearest folder above it, is on.
     pub fn free_bytes(path: &Path) -> Result<u64> {
         let stat = rustix::fs::statvfs(path).context("find the free space of", path)?;

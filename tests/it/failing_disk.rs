@@ -63,7 +63,10 @@ fn a_removal_takes_nothing_else_with_it() {
         for number in 1.. {
             let mut remove = command(["remove", "head", "--store", path, "--prune-image"]);
             let (ended, failed) = fail_at(&mut remove, area.path(), number);
-            let Some(call) = failed else { break };
+            let Some(call) = failed else {
+                assert!(number > 20, "only {number} calls were seen");
+                break;
+            };
             assert!(matches!(ended, Ended::Code(0..=5)), "{call}: {ended:?}");
             let found = whole_tree(&store);
             let gone: Vec<&String> = whole.keys().filter(|path| !found.contains_key(*path)).collect();
@@ -86,7 +89,10 @@ fn a_removal_takes_nothing_else_with_it() {
         for number in 1.. {
             let all = ["remove", "head", "middle", oldest, "--store", path, "--prune-image"];
             let (ended, failed) = fail_at(&mut command(all), area.path(), number);
-            let Some(call) = failed else { break };
+            let Some(call) = failed else {
+                assert!(number > 20, "only {number} calls were seen");
+                break;
+            };
             let found = whole_tree(&store);
             if ended == Ended::Code(0) && !MAY_FAIL.contains(&call.name) {
                 let left: Vec<&String> =
@@ -111,7 +117,10 @@ fn no_check_is_good_that_could_not_read() {
         let mut wrong = Vec::new();
         for number in 1.. {
             let (ended, failed) = fail_at(&mut command(["check", "--store", path]), area.path(), number);
-            let Some(call) = failed else { break };
+            let Some(call) = failed else {
+                assert!(number > 20, "only {number} calls were seen");
+                break;
+            };
             if !matches!(ended, Ended::Code(1 | 3)) && !(ended == Ended::Code(0) && MAY_FAIL.contains(&call.name)) {
                 wrong.push(format!("{call}: {ended:?}"));
             }
@@ -126,6 +135,12 @@ fn no_snapshot_is_listed_under_another_name_or_left_out() {
     for generation in [Generation::V066, Generation::Final] {
         let (area, _kept) = imported(generation);
         let store = area.path().join("store");
+        if generation == Generation::V066 {
+            // On another disk, behind a link.
+            let (middle, away) = (store.join("snapshots/middle"), area.path().join("away"));
+            fs::rename(&middle, &away).unwrap();
+            std::os::unix::fs::symlink(&away, &middle).unwrap();
+        }
         let out = in_memory();
         let listed = |number: u64| {
             let file = out.path().join("list");
@@ -151,7 +166,10 @@ fn no_snapshot_is_listed_under_another_name_or_left_out() {
         assert_eq!(all.len(), 3);
         for number in 1.. {
             let (ended, failed, text) = listed(number);
-            let Some(call) = failed else { break };
+            let Some(call) = failed else {
+                assert!(number > 20, "only {number} calls were seen");
+                break;
+            };
             if ended != Ended::Code(0) {
                 assert_eq!(ended, Ended::Code(1), "{call}");
                 continue;
@@ -181,21 +199,36 @@ fn no_verify_is_good_and_no_copy_whole_that_could_not_read() {
             vec!["copy", path, copied.to_str().unwrap(), "--force"],
         ];
         for arguments in commands {
-            assert_eq!(fail_at(&mut command(&arguments), area.path(), 0).0, Ended::Code(0), "{arguments:?}");
             // It looks at a delta before it decodes it, and does without what it does not see: for each of the two, an open,
-            // a stat and two reads. All of that is read again.
+            // a stat and two reads. All of that is read again (in a file of its own, it is opened again).
             let looks = if arguments[1] == "--deep" { 2 * 4 } else { 0 };
+            let mut opened = Vec::new();
+            let ended = trace(command(&arguments).stdout(Stdio::null()), &[area.path()], |call, phase| {
+                if phase == Phase::Before && call.name.starts_with("open") {
+                    opened.push(call.clone());
+                }
+                Verdict::Run
+            });
+            assert_eq!(ended.unwrap(), Ended::Code(0), "{arguments:?}");
+            let read_again =
+                |call: &Call| form != Form::Dir || opened.iter().any(|o| o.number > call.number && o.path == call.path);
             let whole = whole_tree(out.path());
-            let mut wrong = Vec::new();
+            let (mut wrong, mut looked) = (Vec::new(), 0);
             for number in 1.. {
                 let (ended, failed) = fail_at(&mut command(&arguments), area.path(), number);
-                let Some(call) = failed else { break };
-                let good = ended == Ended::Code(0) && MAY_FAIL.contains(&call.name);
+                let Some(call) = failed else {
+                    assert!(number > 20, "only {number} calls were seen");
+                    break;
+                };
+                let mut good = ended == Ended::Code(0) && MAY_FAIL.contains(&call.name);
+                if !good && ended == Ended::Code(0) && looked < looks && read_again(&call) {
+                    (good, looked) = (true, looked + 1);
+                }
                 if !matches!(ended, Ended::Code(1 | 3)) && !good || whole_tree(out.path()) != whole {
                     wrong.push(format!("{call}: {ended:?}"));
                 }
             }
-            assert!(wrong.len() <= looks, "{arguments:?}: {wrong:#?}");
+            assert!(wrong.is_empty(), "{arguments:?}: {wrong:#?}");
         }
     }
 }

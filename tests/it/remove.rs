@@ -149,6 +149,28 @@ fn an_unreadable_snapshot_keeps_the_image() {
     remove(&RemoveOptions { prune_image: false, ..all }).unwrap();
 }
 
+/// A tag has moved: the metadata that is found by the removed image's reference is another image's, which nobody removes.
+#[test]
+fn another_images_metadata_stays_under_the_removed_ones_reference() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let cache = fixture.store.join("cache");
+    let moved = fs::read_dir(cache.join("manifests")).unwrap().next().unwrap().unwrap().path();
+    let older = cache.join(format!("manifests/{}.json", snapcask::Digest::of(b"an older tag").hex()));
+    fs::rename(&moved, &older).unwrap();
+    let mut other = json_file(&older);
+    let raw = r#"{"schemaVersion":2,"layers":[],"other":1}"#;
+    other["raw_manifest_json"] = raw.into();
+    other["manifest_digest"] = snapcask::Digest::of(raw.as_bytes()).to_string().into();
+    other["layers"].as_array_mut().unwrap().truncate(1);
+    let shared = other["layers"][0]["diff_id"].as_str().unwrap()[7..].to_owned();
+    write(moved.clone(), other.to_string().as_bytes());
+    let all = RemoveOptions { prune_image: true, ..options(&fixture.store, &["head", "middle", "base"]) };
+    let report = remove(&all).unwrap();
+    assert!(moved.exists() && !older.exists(), "{report:?}");
+    assert!(cache.join(format!("layers/sha256_{shared}.erofs")).exists(), "{report:?}");
+    assert_eq!(report.cache_files.len(), 4, "{report:?}");
+}
+
 /// A record says which cache files came with a snapshot that stays.
 #[test]
 fn an_unreadable_record_keeps_the_image() {
