@@ -50,6 +50,8 @@ pub struct Row {
     notes: Vec<String>,
     controls: Vec<(String, bool)>,
     lacks: Option<String>,
+    /// Whether each line is told when it begins: in full, a row takes up to an hour.
+    told: bool,
 }
 
 impl Row {
@@ -59,8 +61,11 @@ impl Row {
 
     /// Adds a line for what is done on the filesystem of `place`.
     pub fn line(&mut self, what: impl Into<String>, place: &Path) -> &mut Line {
-        let filesystem = filesystem(place);
-        self.lines.push(Line { what: what.into(), filesystem, count: 0, failures: Vec::new() });
+        let (what, filesystem) = (what.into(), filesystem(place));
+        if self.told {
+            eprintln!("{what}");
+        }
+        self.lines.push(Line { what, filesystem, count: 0, failures: Vec::new() });
         self.lines.last_mut().unwrap()
     }
 
@@ -83,7 +88,7 @@ impl Row {
 /// Runs a row, prints it and writes its page. True if it is as it should be.
 pub fn measure(number: u8, effort: Effort, run: impl FnOnce(Effort, &mut Row)) -> bool {
     let started = Instant::now();
-    let mut row = Row::default();
+    let mut row = Row { told: effort == Effort::Full, ..Row::default() };
     run(effort, &mut row);
     let seconds = started.elapsed().as_secs_f64();
     let page = page(number, effort, &row, seconds);
