@@ -392,6 +392,16 @@ fn without_flags_of_renames_imports_are_durable_and_replace_no_snapshot() {
             command(["check", "--store", store.to_str().unwrap(), "--repair-from", bundle.to_str().unwrap()]);
         let (ended, _) = without_flags(&mut repair, area.path());
         assert_eq!(ended, Ended::Code(3));
+        // The first that gets its name is a file of the cache: where that may not last, it does not stay.
+        let other = area.path().join("other");
+        let ended = fail_after_naming_on(Renames::WithoutFlags, &mut import(&bundle, &other), &other);
+        assert_eq!(ended, Ended::Code(1));
+        let left: Vec<String> = if other.exists() {
+            whole_tree(&other).into_keys().filter(|p| !p.ends_with('/')).collect()
+        } else {
+            vec![]
+        };
+        assert!(left.is_empty(), "{left:?}");
         assert!(fs::read(store.join(cached)).unwrap() == good && fs::read(store.join(payload)).unwrap() == b"other");
     }
     for generation in [Generation::V066, Generation::Final] {

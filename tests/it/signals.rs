@@ -15,7 +15,7 @@ use snapcask::{export::Form, model::Generation};
 use crate::fixture::*;
 
 /// Far more than it takes: a command that waits for what it was doing would never come to its end here.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn until(what: &str, mut happened: impl FnMut() -> bool) {
     let started = Instant::now();
