@@ -79,6 +79,18 @@ MUTANTS = {
     "a head that cannot be read": (
         "src/store/lookup.rs", "            member => members.push(member?),", "            member => members.extend(member.ok()),", "--lib lookup",
     ),
+    "an exchange is tried before anything is placed": (
+        "src/import.rs", "                    stage.check_exchange(&snapshot.target)?;\n", "", "durability",
+    ),
+    "an exchange is tried before a repair": (
+        "src/repair.rs", "if let Err(error) = stage.check_exchange(&bad.directory) {", "if let (true, Err(error)) = (false, stage.check_exchange(&bad.directory)) {", "durability",
+    ),
+    "another image's metadata is not pruned": (
+        "src/remove.rs", "filter(|path| !path.as_str().starts_with(\"manifests/\"))", "filter(|_| true)", "remove",
+    ),
+    "a group that cannot be looked into": (
+        "src/import.rs", "if seen(is_folder(&entry.path().join(id)))? {", "if seen(is_folder(&entry.path().join(id))).unwrap_or(false) {", "failing_disk",
+    ),
     "a record that cannot be read, and pruning": (
         "src/remove.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
     ),

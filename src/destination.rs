@@ -10,6 +10,7 @@ use crate::{
     layout,
     reference::RegistryReference,
     registry,
+    snapshot::{is_regular, seen},
     storage::Target,
 };
 
@@ -108,12 +109,8 @@ fn refuse_inside_bundle(path: &Path) -> Result<()> {
         };
         let mut bundle = None;
         for above in folder.ancestors() {
-            match above.join("oci-layout").symlink_metadata() {
-                Ok(_) => bundle = bundle.or(Some(above)),
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                // What we may not look into is no place for us to write to.
-                Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
-                Err(e) => return Err(Error::io("look at", above.join("oci-layout"), e)),
+            if bundle.is_none() && seen(is_regular(&above.join("oci-layout")))? {
+                bundle = Some(above);
             }
         }
         return match bundle {

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Arc, mpsc::sync_channel},
     time::Instant,
@@ -181,9 +181,11 @@ impl Import<'_> {
         finished.context("fsync files in", stage.path())?;
         stage.sync()?;
         self.make_room(&stage, &incoming, cache.as_ref().map_or(&[], |cache| &cache.files), missing)?;
-        for snapshot in incoming.iter().filter(|snapshot| snapshot.outcome == Outcome::Placed) {
-            if is_there(&snapshot.target)? {
-                stage.check_exchange(&snapshot.target)?;
+        if options.force {
+            for snapshot in incoming.iter().filter(|snapshot| snapshot.outcome == Outcome::Placed) {
+                if is_there(&snapshot.target)? {
+                    stage.check_exchange(&snapshot.target)?;
+                }
             }
         }
         let mut cache_files = Vec::new();
@@ -440,14 +442,15 @@ impl Import<'_> {
 
     /// Of what was imported without its parent, which has come now: it is missed from here on.
     fn has_parent_now(&self, stage: &Stage, child: &Incoming) -> Result<()> {
-        let path = child.target.join(RECORD_FILE);
-        let record =
-            ImportRecord::read(&child.target).map_err(|reason| Error::io("read", &path, io::Error::other(reason)))?;
-        let Some(record) = record.filter(|record| record.without_parent) else { return Ok(()) };
+        // One that cannot be read keeps nothing from being placed; `check` reports it.
+        let Ok(Some(record)) = ImportRecord::read(&child.target) else { return Ok(()) };
+        if !record.without_parent {
+            return Ok(());
+        }
         let staged = stage.path().join("record");
         fs::create_dir(&staged).context("create", &staged)?;
         ImportRecord { without_parent: false, ..record }.write(&staged)?;
-        place_file(&self.destination, &staged.join(RECORD_FILE), &path, true)?;
+        place_file(&self.destination, &staged.join(RECORD_FILE), &child.target.join(RECORD_FILE), true)?;
         fs::remove_dir_all(&staged).context("remove", &staged)
     }
 

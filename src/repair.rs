@@ -63,6 +63,10 @@ impl Repair<'_> {
                     continue;
                 }
             };
+            if let Err(error) = stage.check_exchange(&bad.directory) {
+                refuse(&bad.directory, error.to_string());
+                continue;
+            }
             let directory = stage.path().join(number.to_string());
             match self.snapshot(source, same, &bundled, found, &directory, bad.without_parent()) {
                 // The bundle is bad itself, here at least.
@@ -74,10 +78,6 @@ impl Repair<'_> {
             }
             keep_own_files(&bad.directory, &directory)?;
             sync_tree(&directory)?;
-            if let Err(error) = stage.check_exchange(&bad.directory) {
-                refuse(&bad.directory, error.to_string());
-                continue;
-            }
             place_directory(&snapshots, &directory, &bad.directory, true)?;
             known.extend(identities(same));
         }

@@ -219,6 +219,9 @@ fn a_bundle_that_is_there_is_a_destination_and_no_folder_to_write_into() {
     }
     assert_eq!(whole_tree(&bundle), before);
     succeeds(&export(&fixture.path("link/../beside.tar"), &[]));
+    // A folder that somebody called so makes no bundle of what is around it.
+    fs::create_dir_all(fixture.path("around/oci-layout")).unwrap();
+    succeeds(&export(&fixture.path("around/b.tar"), &[]));
 }
 
 #[test]

@@ -2,18 +2,24 @@
 //! test: a removal takes nothing else with it, and no check calls a store good that it could not read.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     process::{Command, Stdio},
 };
 
-use snapcask::{export::Form, model::Generation};
+use snapcask::{
+    export::{Form, export},
+    model::Generation,
+};
 use tempfile::TempDir;
 
 use crate::{
     fixture::*,
-    trace::{Call, Ended, Phase, Verdict, trace},
+    trace::{Call, Ended, Kind, Phase, Verdict, trace},
 };
+
+type Tree = BTreeMap<String, Identity>;
 
 /// Calls whose failure another way makes good, or that only clear away, or give hints.
 const MAY_FAIL: [&str; 6] = ["ioctl", "flock", "fcntl", "lseek", "unlinkat", "unlink"];
@@ -127,6 +133,45 @@ fn no_check_is_good_that_could_not_read() {
             }
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}
+
+/// What is imported goes to the group of what it descends from, or nowhere.
+#[test]
+fn no_snapshot_is_placed_in_another_group() {
+    let fixture = Fixture::sized(Generation::Final, 16 << 20);
+    let (all, oldest) = (fixture.path("all.tar"), fixture.path("base.tar"));
+    fixture.export_chain(Form::Tar, &all);
+    export(&export_options(&fixture.store, "base", Form::Tar, &oldest)).unwrap();
+    let area = in_memory();
+    let store = area.path().join("store");
+    let path = store.to_str().unwrap();
+    succeeds(&run(["import", oldest.to_str().unwrap(), "--store", path, "--group", "other"]));
+    let (kept, before) = (in_memory(), whole_tree(&store));
+    copy(&store, &kept.path().join("store"));
+    let import = || command(["import", all.to_str().unwrap(), "--store", path, "--jobs", "1"]);
+    let mut looks = Vec::new();
+    let ended = trace(import().stdout(Stdio::null()), &[area.path()], |call, phase| {
+        let temporary = call.path.to_str().unwrap().contains(".snapcask-");
+        if phase == Phase::Before && call.kind == Kind::Looks && !temporary {
+            looks.push(call.number);
+        }
+        Verdict::Run
+    });
+    assert_eq!(ended.unwrap(), Ended::Code(0));
+    let whole = whole_tree(&store);
+    let groups = |tree: &Tree| tree.keys().filter(|p| p.ends_with("/group.json")).cloned().collect::<Vec<_>>();
+    assert_eq!((groups(&whole), whole.len() > before.len()), (groups(&before), true));
+    assert!(looks.len() > 20, "only {} looks", looks.len());
+    for number in looks {
+        fs::remove_dir_all(&store).unwrap();
+        copy(&kept.path().join("store"), &store);
+        let (ended, failed) = fail_at(&mut import(), area.path(), number);
+        let mut found = whole_tree(&store);
+        found.retain(|path, _| !path.contains(".snapcask-"));
+        let expected = if ended == Ended::Code(0) { &whole } else { &found };
+        assert!(matches!(ended, Ended::Code(0..=5)) && found == *expected, "{failed:?}: {ended:?}");
+        assert_eq!(groups(&found), groups(&before), "{failed:?}: {ended:?}");
     }
 }
 
