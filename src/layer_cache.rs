@@ -6,6 +6,7 @@
 //! before it was read is not remembered: its stamp could stay the same over another write.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder},
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -17,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Digest,
+    error::{Error, IoContext, Result},
     layer::analyze::{Chunk, Contents},
     model::{Descriptor, FileRecord, LayerRecord, config::Root},
+    temporary,
 };
 
 /// Part of every key: records of another version are not found.
@@ -163,14 +166,23 @@ impl LayerCache {
         }
     }
 
-    fn write(&self, key: &Digest, stored: &Stored) -> std::io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        let rest = serde_json::to_vec(stored)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.0)?;
-        file.write_all(format!("{}\n", Digest::of(&rest)).as_bytes())?;
-        file.write_all(&rest)?;
-        file.persist(self.0.join(key.hex()))?;
-        Ok(())
+    fn write(&self, key: &Digest, stored: &Stored) -> Result<()> {
+        let folder = &self.0;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).context("create", folder)?;
+        let rest = serde_json::to_vec(stored).map_err(|e| Error::io("write a record in", folder, e.into()))?;
+        let prefix = OsStr::new(".snapcask-record-");
+        temporary::reclaim(folder, prefix, "")?;
+        let (path, mut file) = temporary::make_file(folder, prefix, "")?;
+        let sum = format!("{}\n", Digest::of(&rest));
+        let written = file
+            .write_all(sum.as_bytes())
+            .and_then(|()| file.write_all(&rest))
+            .and_then(|()| temporary::publish(|| fs::rename(&path, folder.join(key.hex()))));
+        if written.is_err() {
+            let _ = fs::remove_file(&path);
+        }
+        temporary::forget(&path);
+        written.context("write", &path)
     }
 }
 

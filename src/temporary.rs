@@ -40,7 +40,7 @@ static OURS: Living = Living::new();
 /// What is alive of a process.
 struct Living {
     paths: Mutex<BTreeSet<PathBuf>>,
-    /// Held for reading around each rename of something temporary into its place, for writing by [`Living::abandon`].
+    /// Held for reading around whatever gives something a name ([`publish`]), for writing by [`Living::abandon`].
     gate: RwLock<()>,
 }
 
@@ -53,9 +53,9 @@ impl Living {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish<T>(&self, rename: impl FnOnce() -> T) -> T {
+    fn publish<T>(&self, name: impl FnOnce() -> T) -> T {
         let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        rename()
+        name()
     }
 
     fn abandon(&self) {
@@ -103,10 +103,10 @@ impl Drop for Folder {
     }
 }
 
-/// Renames something temporary into its place (and what belongs to that: an fsync before the other name may go); never,
-/// once this process abandons what it has. It does not nest.
-pub fn publish<T>(rename: impl FnOnce() -> T) -> T {
-    OURS.publish(rename)
+/// Gives something its name: renames something temporary into its place (and what belongs to that: an fsync before the
+/// other name may go), makes a folder or an empty file; never, once this process abandons what it has. It does not nest.
+pub fn publish<T>(name: impl FnOnce() -> T) -> T {
+    OURS.publish(name)
 }
 
 /// What is made under its own name is not to be left half-made either.
@@ -120,7 +120,7 @@ pub fn forget(path: &Path) {
 }
 
 /// Removes every temporary file and folder of this process, for it is about to end. Whatever other threads still do,
-/// nothing is renamed into its place from here on; what they write meanwhile may have to be removed twice.
+/// nothing gets a name of its own from here on; what they write meanwhile may have to be removed twice.
 pub fn abandon() {
     OURS.abandon();
 }
@@ -165,13 +165,18 @@ fn make(
         let mut name = prefix.to_owned();
         name.push(format!("{:016x}{suffix}", RandomState::new().build_hasher().finish()));
         let path = parent.join(name);
-        match create(&path) {
-            Ok(file) if hold(&file, &path) => {
+        let made = publish(|| {
+            let file = create(&path)?;
+            let held = hold(&file, &path);
+            if held {
                 claim(&path);
-                return Ok((path, file));
             }
+            Ok::<_, io::Error>((file, held))
+        });
+        match made {
+            Ok((file, true)) => return Ok((path, file)),
             // Taken for dead, and removed; or not even looked at, for all that may fail.
-            Ok(file) => {
+            Ok((file, false)) => {
                 drop(file);
                 remove_if_dead(&path);
             }

@@ -19,7 +19,7 @@ use std::{ffi::OsStr, io::IsTerminal, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser};
 use snapcask::{Error, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use args::{Cli, Verb};
 
@@ -68,14 +68,16 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     let ended = runtime.block_on(async {
+        // Before the work, which leaves something when it is ended at once.
+        let mut signals = EndSignals::heed();
         let work = tokio::task::spawn_blocking(move || dispatch(cli.verb));
         tokio::select! {
             done = work => done.map_or(Ended::Panicked, Ended::Returned),
-            number = told_to_end() => {
+            number = signals.next() => {
                 let removed = tokio::task::spawn_blocking(snapcask::temporary::abandon);
                 tokio::select! {
                     _ = removed => {}
-                    _ = told_to_end() => {}
+                    _ = signals.next() => {}
                     () = tokio::time::sleep(LAST_WORK) => {}
                 }
                 Ended::Interrupted(number)
@@ -143,17 +145,26 @@ fn ignored_signals() -> u64 {
     })
 }
 
-/// Waits for a signal that tells the process to end, and gives its number.
-async fn told_to_end() -> u8 {
-    let kinds = [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)];
-    let ignored = ignored_signals();
-    let heeded = kinds.into_iter().filter(|(_, n)| ignored >> (n - 1) & 1 == 0);
-    let mut signals: Vec<_> = heeded.filter_map(|(kind, n)| Some((signal(kind).ok()?, n))).collect();
-    std::future::poll_fn(|context| {
-        let told = signals.iter_mut().find_map(|(signal, n)| signal.poll_recv(context).is_ready().then_some(*n));
-        told.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-    })
-    .await
+/// The signals that tell the process to end, each with its number.
+struct EndSignals(Vec<(Signal, u8)>);
+
+impl EndSignals {
+    /// Those that come from here on; one that comes before ends the process at once. Needs a runtime.
+    fn heed() -> Self {
+        let kinds = [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)];
+        let ignored = ignored_signals();
+        let heeded = kinds.into_iter().filter(|(_, n)| ignored >> (n - 1) & 1 == 0);
+        Self(heeded.filter_map(|(kind, n)| Some((signal(kind).ok()?, n))).collect())
+    }
+
+    /// Waits for the next one, and gives its number.
+    async fn next(&mut self) -> u8 {
+        std::future::poll_fn(|context| {
+            let told = self.0.iter_mut().find_map(|(signal, n)| signal.poll_recv(context).is_ready().then_some(*n));
+            told.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        })
+        .await
+    }
 }
 
 /// `{"error":{"message":...,"exitCode":...}}` on standard output.

@@ -265,7 +265,7 @@ fn create_folders(path: &Path) -> Result<()> {
         })
         .collect();
     for folder in missing.into_iter().rev() {
-        match fs::create_dir(folder) {
+        match temporary::publish(|| fs::create_dir(folder)) {
             Ok(()) => {}
             // Another process may have been faster.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}

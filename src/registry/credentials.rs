@@ -2,9 +2,10 @@
 //! `~/.docker/config.json`, and the credential helpers that it names.
 
 use std::{
+    ffi::OsStr,
     fmt, fs,
     io::{Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -17,12 +18,15 @@ use crate::{
     error::{Error, IoContext, Result},
     model::json::{self, MAX_DOCUMENT},
     reference::Host,
+    temporary,
 };
 
 /// How long a credential helper may take; some ask a person.
 const HELPER_TIME: Duration = Duration::from_secs(120);
 /// Most that a helper may say, in bytes.
 const HELPER_OUTPUT: u64 = 64 << 10;
+/// How the name of what is being written ends.
+const PARTIAL: &str = ".partial";
 /// The key of Docker Hub's credentials.
 const HUB: &str = "https://index.docker.io/v1/";
 
@@ -251,26 +255,24 @@ impl AuthFile {
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).context("create", folder)?;
-        let temporary = folder.join(format!(".snapcask-credentials-{}.partial", std::process::id()));
-        let _ = fs::remove_file(&temporary);
+        // A dead login's would keep what it was told for ever.
+        let prefix = OsStr::new(".snapcask-credentials-");
+        temporary::reclaim(folder, prefix, PARTIAL)?;
+        let (partial, mut file) = temporary::make_file(folder, prefix, PARTIAL)?;
         let result = (|| {
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)
-                .context("create", &temporary)?;
+            file.set_permissions(fs::Permissions::from_mode(0o600)).context("set the permissions of", &partial)?;
             let mut text = serde_json::to_vec_pretty(&self.members)
                 .map_err(|e| Error::io("write credentials to", &path, e.into()))?;
             text.push(b'\n');
-            file.write_all(&text).context("write", &temporary)?;
-            file.sync_all().context("fsync", &temporary)?;
-            fs::rename(&temporary, &path).context("rename to", &path)?;
+            file.write_all(&text).context("write", &partial)?;
+            file.sync_all().context("fsync", &partial)?;
+            temporary::publish(|| fs::rename(&partial, &path)).context("rename to", &path)?;
             fs::File::open(folder).and_then(|f| f.sync_all()).context("fsync", folder)
         })();
         if result.is_err() {
-            let _ = fs::remove_file(&temporary);
+            let _ = fs::remove_file(&partial);
         }
+        temporary::forget(&partial);
         result
     }
 }

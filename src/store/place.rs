@@ -311,7 +311,7 @@ pub fn make_folders(folder: &Path) -> Result<()> {
     if let Some(above) = folder.parent().filter(|p| !p.as_os_str().is_empty()) {
         make_folders(above)?;
     }
-    match fs::create_dir(folder) {
+    match publish(|| fs::create_dir(folder)) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::io("create", folder, e)),
         _ => {}
     }

@@ -61,7 +61,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "writeback",
         ],
     ),
-    ("registry", &["buffers", "digest", "error", "media_type", "model", "progress", "reference", "storage", "verify"]),
+    (
+        "registry",
+        &[
+            "buffers",
+            "digest",
+            "error",
+            "media_type",
+            "model",
+            "progress",
+            "reference",
+            "storage",
+            "temporary",
+            "verify",
+        ],
+    ),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

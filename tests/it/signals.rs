@@ -1,11 +1,12 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the command ends at once, says how to go on, and leaves nothing behind.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
     net::TcpListener,
     path::Path,
-    process::{Child, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -39,6 +40,16 @@ fn told_to_end(mut child: Child, signal: Signal) -> Output {
 
 fn assert_says_how_to_go_on(output: &Output) {
     assert!(fails(output, 130).contains("Run the same command again"));
+}
+
+/// The command with delays of system calls in strace's words; the trace goes to a file. Its process is the child itself.
+fn slowed<S: AsRef<OsStr>>(delays: &[&str], trace: &Path, args: impl IntoIterator<Item = S>) -> Command {
+    let calls: Vec<&str> = delays.iter().filter_map(|delay| delay.split(':').next()).collect();
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-qq", "-e", &format!("trace={}", calls.join(","))]);
+    command.args(delays.iter().flat_map(|delay| ["-e".into(), format!("inject={delay}")]));
+    command.arg("-o").arg(trace).arg(env!("CARGO_BIN_EXE_snapcask")).args(args);
+    command
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -143,11 +154,45 @@ fn a_demo_leaves_its_folder_empty() {
     assert!(names(folder.path()).is_empty(), "{:?}", names(folder.path()));
 }
 
+/// A signal that comes as soon as there is something to leave behind is neither too early nor lost.
+#[test]
+fn signals_are_heeded_before_there_is_work() {
+    let mut fixture = Fixture::empty(Generation::Flat);
+    fixture.add("big", 0, 256 << 20, &[(0, random(64 << 20, 5))], serde_json::Value::Null);
+    let (out, trace) = (fixture.path("out"), fixture.path("trace"));
+    fs::create_dir_all(&out).unwrap();
+    let (to, store) = (out.join("bundle.tar"), fixture.store.to_str().unwrap());
+    let args = ["export", "big", "-o", to.to_str().unwrap(), "--store", store, "--compression", "zstd:19"];
+    let mut export = slowed(&["rt_sigaction:delay_exit=200000"], &trace, args);
+    let mut child = export.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the partial file", || !names(&out).is_empty() || child.try_wait().unwrap().is_some());
+    assert_says_how_to_go_on(&interrupted(child));
+    assert!(fs::read_to_string(&trace).unwrap().contains("SIGINT"), "strace does not see what is done about signals");
+    assert!(names(&out).is_empty(), "{:?}", names(&out));
+}
+
+/// What was removed is not made again by a thread that has not noticed: all folders are made late, the end comes late.
+#[test]
+fn a_demo_makes_nothing_after_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    for stop in ["x/store/cache/manifests", "x/store/cache/layers", "x/store/cache/vmdk"] {
+        let dir = folder.path().join("x");
+        let delays = ["mkdir:delay_enter=100000", "exit_group:delay_enter=1500000"];
+        let mut demo = slowed(&delays, &trace, ["demo".as_ref(), dir.as_os_str()]);
+        let mut child = demo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until(stop, || folder.path().join(stop).exists() || child.try_wait().unwrap().is_some());
+        assert_says_how_to_go_on(&interrupted(child));
+        assert!(fs::read_to_string(&trace).unwrap().contains("mkdir"), "strace does not see folders made");
+        assert!(!dir.exists() || names(&dir).is_empty(), "{stop}: {:?}", names(&dir));
+    }
+}
+
 /// Started by `nohup`, it outlives its terminal.
 #[test]
 fn a_signal_that_was_ignored_is_ignored() {
     let (store, snapcask) = (tempfile::tempdir().unwrap(), env!("CARGO_BIN_EXE_snapcask"));
-    let mut import = std::process::Command::new("sh");
+    let mut import = Command::new("sh");
     import.args(["-c", "trap '' HUP; exec \"$@\"", "sh", snapcask, "import", "-", "--store"]).arg(store.path());
     let mut child = import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let stdin = child.stdin.take();

@@ -11,6 +11,7 @@ use snapcask::{
     Digest, Result,
     error::IoContext,
     layer::clone::{Beneath, clone_contents},
+    temporary,
 };
 
 /// The snapshots, oldest first.
@@ -36,7 +37,7 @@ pub fn store(store: &Path) -> Result<&'static str> {
     let mut parent: Option<(PathBuf, Digest)> = None;
     for (number, name) in (0..).zip(NAMES) {
         let folder = store.join("snapshots").join(name);
-        fs::create_dir_all(&folder).context("create", &folder)?;
+        create_folders(&folder)?;
         let path = folder.join("upper.ext4");
         let disk = File::create_new(&path).context("create", &path)?;
         disk.set_len(DISK).context("set the size of", &path)?;
@@ -125,6 +126,11 @@ fn data(seed: u64, length: u64) -> Vec<u8> {
     bytes
 }
 
+/// Not once the demo was interrupted: what was removed would be made again.
+fn create_folders(folder: &Path) -> Result<()> {
+    temporary::publish(|| fs::create_dir_all(folder)).context("create", folder)
+}
+
 /// The canonical form of generation `v066`: this field order, compact.
 fn descriptor(name: &str, number: u64, parent: Option<&Digest>, image: &Digest) -> String {
     let parent = parent.map_or("null".into(), |d| format!("\"{d}\""));
@@ -182,7 +188,7 @@ fn image(cache: &Path) -> Result<Digest> {
     ] {
         let path = cache.join(path);
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).context("create", folder)?;
+            create_folders(folder)?;
         }
         fs::write(&path, bytes).context("write", &path)?;
     }
