@@ -111,15 +111,18 @@ pub enum Error {
         /// What to do, beginning with a separator; may be empty.
         hint: String,
     },
-    /// A parent is not in the store.
-    #[error("snapshot {child} names the parent {parent}, which is not in {}; import the parent first, or export without --with-parents", store.display())]
+    /// A parent is neither in the store nor beside its child.
+    #[error(
+        "snapshot {child} names the parent {parent}, which is not in {}; import the parent first, or export without --with-parents",
+        either(searched)
+    )]
     ParentNotFound {
         /// The child's name.
         child: String,
         /// The parent as the child's descriptor names it.
         parent: String,
-        /// The store that was searched.
-        store: PathBuf,
+        /// The folders that were searched.
+        searched: Vec<PathBuf>,
     },
     /// Several snapshots answer to the reference.
     #[error("{reference:?} is ambiguous; it can be {}", candidates.join(", "))]
@@ -422,6 +425,11 @@ impl Error {
             _ => 1,
         }
     }
+}
+
+/// `/a or /b`.
+fn either(folders: &[PathBuf]) -> String {
+    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ")
 }
 
 /// Gives an [`std::io::Error`] its operation and path.

@@ -5,7 +5,7 @@
 //! rename into place, cache files first, parents before children. Before the renames nothing is visible in the store.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -434,10 +434,15 @@ impl Import<'_> {
         Ok((Incoming { bundled, target, member, directory, outcome: Outcome::Placed }, Some(restored)))
     }
 
-    /// Whether the snapshot has a parent that is not in the store.
+    /// Whether the snapshot has a parent that is neither where it goes to nor in the store.
     fn misses_parent(&self, bundled: &BundledSnapshot) -> Result<bool> {
         let Some(parent) = &bundled.config.snapshot.parent else { return Ok(false) };
-        Ok(!self.store.readable()?.iter().any(|snapshot| snapshot.identities().contains(parent)))
+        for folder in BTreeSet::from([&self.destination, &self.store.snapshots()]) {
+            if Store::readable_in(folder)?.iter().any(|snapshot| snapshot.identities().contains(parent)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Of what was imported without its parent, which has come now: it is missed from here on.

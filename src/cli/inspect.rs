@@ -21,7 +21,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             return Err(Error::Usage(format!("{:?} is neither a bundle nor the name of a snapshot", args.what)));
         };
         let store = Store::at(args.store.resolve()?);
-        let chain = present_chain(&store, reference)?;
+        let chain = store.chain_there(store.find(reference)?)?;
         // A path may lead out of the store.
         let source = if is_path(reference) { Path::new(&args.what) } else { store.root.as_path() };
         InspectReport {
@@ -36,24 +36,6 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 /// Whether a reference is a path, as [`Store::find`] has it.
 fn is_path(reference: &str) -> bool {
     reference.contains('/') || matches!(reference, "." | "..")
-}
-
-/// The snapshot and its ancestors, as far as they are in the store: one can be looked at without its parents.
-fn present_chain(store: &Store, reference: &str) -> Result<Vec<Snapshot>> {
-    let head = store.find(reference)?;
-    match store.chain(head.clone()) {
-        Err(Error::ParentNotFound { .. }) => {}
-        other => return other,
-    }
-    // `chain` goes through every ancestor before it misses one, so there is no circle.
-    let mut chain = vec![head];
-    while let Some(parent) = chain.last().and_then(|child| child.descriptor.parent.as_ref()) {
-        match store.find(&parent.to_string()) {
-            Ok(found) => chain.push(found),
-            Err(_) => break,
-        }
-    }
-    Ok(chain)
 }
 
 /// What the descriptor and the folder say. Data bytes are those that are allocated: nothing is read.

@@ -23,14 +23,14 @@ const HINTS: usize = 8;
 
 /// Every snapshot, and every directory that is none with the reason.
 pub(super) fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<super::Unreadable>)> {
-    let (snapshots, unreadable) = read_all(store)?;
+    let (snapshots, unreadable) = read_all(&store.snapshots())?;
     Ok((snapshots, unreadable.into_iter().map(|(directory, error)| (directory, error.to_string())).collect()))
 }
 
-/// Every snapshot that can be meant. One that a failing disk hides may be the one: that is an error, whereas one that is
+/// Every snapshot in a folder that can be meant. One that a failing disk hides may be the one: that is an error, whereas one that is
 /// broken, or not ours to read, is nobody's parent.
-pub(super) fn readable(store: &Store) -> Result<Vec<Snapshot>> {
-    let (snapshots, unreadable) = read_all(store)?;
+pub(super) fn readable(folder: &Path) -> Result<Vec<Snapshot>> {
+    let (snapshots, unreadable) = read_all(folder)?;
     match unreadable.into_iter().find(|(_, error)| hides(error)) {
         Some((_, error)) => Err(error),
         None => Ok(snapshots),
@@ -40,9 +40,9 @@ pub(super) fn readable(store: &Store) -> Result<Vec<Snapshot>> {
 /// A directory that is no readable snapshot, and why.
 type Failed = (PathBuf, Error);
 
-fn read_all(store: &Store) -> Result<(Vec<Snapshot>, Vec<Failed>)> {
+fn read_all(folder: &Path) -> Result<(Vec<Snapshot>, Vec<Failed>)> {
     let (mut directories, mut snapshots, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
-    for folder in folders(&store.snapshots())? {
+    for folder in folders(folder)? {
         let members = |is_group| if is_group { folders(&folder) } else { Ok(vec![folder.clone()]) };
         match is_group(&folder).and_then(members) {
             Ok(members) => directories.extend(members),
@@ -108,7 +108,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let is_digest = is_hex && (MIN_PREFIX..=64).contains(&digits.len());
     if is_digest || matches!(reference.parse(), Ok(SnapshotIdentity::Id(_))) {
-        for snapshot in readable(store)? {
+        for snapshot in store.readable()? {
             if snapshot
                 .identities()
                 .iter()
@@ -136,13 +136,14 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     }
 }
 
-/// Head, parent, grandparent, ...
-pub(super) fn chain(store: &Store, head: Snapshot) -> Result<Vec<Snapshot>> {
+/// Head, parent, grandparent, ..., and the error that says so if one is missing.
+pub(super) fn ancestors(store: &Store, head: Snapshot) -> Result<(Vec<Snapshot>, Option<Error>)> {
     let mut chain = vec![head];
     if chain[0].descriptor.parent.is_none() {
-        return Ok(chain);
+        return Ok((chain, None));
     }
-    let snapshots = readable(store)?;
+    let searched: Vec<PathBuf> = elsewhere(store, &chain[0]).into_iter().chain([store.snapshots()]).collect();
+    let snapshots = searched.iter().map(|folder| readable(folder)).collect::<Result<Vec<_>>>()?.concat();
     let mut index: HashMap<SnapshotIdentity, &Snapshot> = HashMap::new();
     for snapshot in &snapshots {
         for identity in snapshot.identities() {
@@ -155,11 +156,8 @@ pub(super) fn chain(store: &Store, head: Snapshot) -> Result<Vec<Snapshot>> {
         && let Some(parent) = &child.descriptor.parent
     {
         let Some(found) = index.get(parent) else {
-            return Err(Error::ParentNotFound {
-                child: child.name.clone(),
-                parent: parent.to_string(),
-                store: store.snapshots(),
-            });
+            let missing = Error::ParentNotFound { child: child.name.clone(), parent: parent.to_string(), searched };
+            return Ok((chain, Some(missing)));
         };
         if !found.identities().into_iter().all(|identity| seen.insert(identity)) {
             return Err(Error::InvalidSnapshot {
@@ -169,7 +167,16 @@ pub(super) fn chain(store: &Store, head: Snapshot) -> Result<Vec<Snapshot>> {
         }
         chain.push((*found).clone());
     }
-    Ok(chain)
+    Ok((chain, None))
+}
+
+/// The folder that a snapshot outside the store stands in, with its group: one that was placed elsewhere has its parents
+/// beside it.
+fn elsewhere(store: &Store, snapshot: &Snapshot) -> Option<PathBuf> {
+    let directory = snapshot.directory.canonicalize().ok()?;
+    let above = directory.ancestors().nth(if snapshot.group.is_some() { 2 } else { 1 })?;
+    let is_the_stores = store.snapshots().canonicalize().is_ok_and(|snapshots| snapshots == above);
+    (!is_the_stores).then(|| above.to_path_buf())
 }
 
 /// What a reference can mean so far; a snapshot that answers in two ways is there once.

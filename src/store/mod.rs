@@ -51,7 +51,15 @@ impl Store {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed, or a failing disk hides a snapshot.
     pub fn readable(&self) -> Result<Vec<Snapshot>> {
-        lookup::readable(self)
+        Self::readable_in(&self.snapshots())
+    }
+
+    /// As [`Self::readable`], of another folder of snapshots.
+    ///
+    /// # Errors
+    /// As [`Self::readable`].
+    pub fn readable_in(folder: &Path) -> Result<Vec<Snapshot>> {
+        lookup::readable(folder)
     }
 
     /// The snapshot that answers to `reference`: a path (it has a `/`, or is `.` or `..`), a name, `group:member`, `group`
@@ -65,13 +73,24 @@ impl Store {
         lookup::find(self, reference)
     }
 
-    /// Head, parent, grandparent, ... of `head`, all from this store.
+    /// Head, parent, grandparent, ... of `head`: from the folder it stands in, else from this store.
     ///
     /// # Errors
     /// [`Error::ParentNotFound`](crate::Error::ParentNotFound); a snapshot that is its own ancestor is an
     /// [`Error::InvalidSnapshot`](crate::Error::InvalidSnapshot).
     pub fn chain(&self, head: Snapshot) -> Result<Vec<Snapshot>> {
-        lookup::chain(self, head)
+        match lookup::ancestors(self, head)? {
+            (_, Some(missing)) => Err(missing),
+            (chain, None) => Ok(chain),
+        }
+    }
+
+    /// As [`Self::chain`], but it ends before the first that is missing.
+    ///
+    /// # Errors
+    /// As [`Self::chain`], save for the missing.
+    pub fn chain_there(&self, head: Snapshot) -> Result<Vec<Snapshot>> {
+        Ok(lookup::ancestors(self, head)?.0)
     }
 }
 

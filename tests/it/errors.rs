@@ -47,10 +47,10 @@ fn texts_and_exit_codes() {
             s("no snapshot \"x\" in /s; look"),
         ),
         (
-            Error::ParentNotFound { child: s("c"), parent: s("p"), store: "/s".into() },
+            Error::ParentNotFound { child: s("c"), parent: s("p"), searched: vec!["/d".into(), "/s".into()] },
             4,
             s(
-                "snapshot c names the parent p, which is not in /s; import the parent first, or export without --with-parents",
+                "snapshot c names the parent p, which is not in /d or /s; import the parent first, or export without --with-parents",
             ),
         ),
         (

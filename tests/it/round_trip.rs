@@ -390,3 +390,39 @@ fn a_copy_without_the_parents_manifest_restores_its_head() {
     let report = import(&ImportOptions { head_only: true, ..import_options(&bundle, &target) }).unwrap();
     assert_same_snapshot(fixture.head(), report.snapshots[0].path.as_ref().unwrap());
 }
+
+/// What `--dest` placed has its parents beside it, not in the store.
+#[test]
+fn a_chain_that_was_placed_elsewhere_travels_on() {
+    for generation in [Generation::V066, Generation::Flat, Generation::Final] {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store, elsewhere) = (fixture.path("a.tar"), fixture.path("target"), fixture.path("elsewhere"));
+        let first = fixture.export_chain(Form::Tar, &bundle);
+        let dest = Some(elsewhere.clone());
+        let placed = import(&ImportOptions { dest: dest.clone(), ..import_options(&bundle, &store) }).unwrap();
+        assert!(!store.join("snapshots").exists());
+        let head = placed.snapshots[0].path.as_ref().unwrap().to_str().unwrap().to_owned();
+        let options = export_options(&store, &head, Form::Tar, &fixture.path("b.tar"));
+        let second = export(&ExportOptions { with_parents: true, with_image: true, ..options }).unwrap();
+        assert_eq!(manifests_of(&second), manifests_of(&first));
+        let text = succeeds(&run(["inspect", &head, "--store", store.to_str().unwrap(), "--json"]));
+        let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(shown["snapshots"].as_array().unwrap().len(), 3);
+
+        // A child that comes alone to where its parent is has it, and one that comes to nowhere misses it.
+        fs::remove_dir_all(&head).unwrap();
+        for (dest, misses) in [(dest, false), (Some(fixture.path("nowhere")), true)] {
+            let alone = ImportOptions { head_only: true, dest, ..import_options(&bundle, &store) };
+            let placed = import(&alone).unwrap().snapshots[0].path.clone().unwrap();
+            let record = json_file(&placed.join(snapcask::store::record::RECORD_FILE));
+            assert_eq!(record.get("withoutParent").is_some_and(|yes| yes == true), misses, "{record}");
+        }
+        // The middle one is a parent that is gone: the message names both places.
+        fs::remove_dir_all(placed.snapshots[1].path.as_ref().unwrap()).unwrap();
+        let again = fixture.path("c.tar");
+        let options = export_options(&store, &head, Form::Tar, &again);
+        let error = export(&ExportOptions { with_parents: true, ..options }).unwrap_err().to_string();
+        let [beside, stores] = [elsewhere.canonicalize().unwrap(), store.join("snapshots")];
+        assert!(error.contains(&format!("not in {} or {};", beside.display(), stores.display())), "{error}");
+    }
+}
