@@ -95,6 +95,22 @@ MUTANTS = {
         "src/remove.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
     ),
     "leftovers that cannot be looked for": ("src/store/place.rs", "    if is_there(destination)? { temporary", "    if destination.exists() { temporary", "failing_disk"),
+    # what an end by a signal leaves
+    "signals are heeded before the work": (
+        "src/cli/mod.rs",
+        "        let mut signals = EndSignals::heed();\n        let work = tokio::task::spawn_blocking(move || dispatch(cli.verb));\n",
+        "        let work = tokio::task::spawn_blocking(move || dispatch(cli.verb));\n        let mut signals = EndSignals::heed();\n",
+        "signals",
+    ),
+    "what is temporary goes with a signal": (
+        "src/cli/mod.rs", "spawn_blocking(snapcask::temporary::abandon)", "spawn_blocking(|| {})", "signals",
+    ),
+    "nothing is published after an end": (
+        "src/temporary.rs", "        std::mem::forget(self.gate.write()", "        drop(self.gate.write()", "--lib temporary",
+    ),
+    "a demo makes nothing after its end": (
+        "src/cli/demo/make.rs", "temporary::publish(|| fs::create_dir_all(folder))", "fs::create_dir_all(folder)", "signals",
+    ),
     # fsyncs: import
     "fsync of staged files": (
         "src/store/place.rs",

@@ -88,11 +88,17 @@ impl BundledSnapshot {
             && descriptor.id == record.id
             && descriptor.parent == record.parent
             && descriptor.generation == record.generation
-            && descriptor.disk == record.disk;
+            && descriptor.disk == record.disk
+            && descriptor.created_at == record.created_at
+            && descriptor.image == record.image
+            && descriptor.format == record.format
+            && descriptor.virtual_size == record.virtual_size;
         if !same {
             return fail(format!(
-                "it describes {}, but the snapshot's descriptor is {}",
-                record.digest, descriptor.digest
+                "it describes {}, but the snapshot's descriptor is {}{}",
+                record.digest,
+                descriptor.digest,
+                if descriptor.digest == record.digest { " and says something else" } else { "" }
             ));
         }
         for (payload, size) in &descriptor.payloads {

@@ -25,7 +25,7 @@ use crate::{
     recorded::RecordedChecks,
     repair::Repair,
     report::{CheckReport, Finding},
-    snapshot::{Snapshot, is_there, scan::scan},
+    snapshot::{Snapshot, is_there, labels, scan::scan},
     store::{
         Store,
         image_cache::{cached_images, files_for, manifest_of},
@@ -235,12 +235,12 @@ impl Look<'_> {
             record.iter().flat_map(|record| &record.files).map(|row| (&row.path, row)).collect();
         let mut analyses = HashMap::new();
         let paths: HashSet<&TarPath> = present.iter().map(|file| &file.path).collect();
-        if record.is_some() {
-            for path in paths.iter().filter(|path| !rows.contains_key(**path)) {
-                self.report("file-unexpected", &directory.join(path), "it was not imported");
-            }
-        }
-        for path in paths.iter().chain(rows.keys()).copied().collect::<HashSet<_>>() {
+        let labels = labels::own(snapshot.descriptor.generation, directory).unwrap_or_else(|error| {
+            self.report("file-unreadable", directory, error);
+            None
+        });
+        let is_labels = |path: &TarPath| Some(path) == labels.as_ref();
+        for path in paths.iter().chain(rows.keys()).copied().filter(|path| !is_labels(path)).collect::<HashSet<_>>() {
             let needed = snapshot.descriptor.recorded.iter().any(|recorded| recorded.path == *path);
             if rows.contains_key(path) || needed {
                 self.file(directory, path, rows.get(path).copied(), &mut analyses);
@@ -257,7 +257,13 @@ impl Look<'_> {
             }
         }
         self.progress.end();
-        if self.found.findings.len() == before {
+        let is_bad = self.found.findings.len() > before;
+        // Beside what was imported: there is nothing to repair.
+        for path in paths.iter().filter(|path| record.is_some() && !rows.contains_key(**path) && !is_labels(path)) {
+            let text = "it was not imported; a repair leaves it, move it away if it is not meant to travel";
+            self.report("file-unexpected", &directory.join(path), text);
+        }
+        if !is_bad {
             self.found.good.insert(digest, directory.clone());
         } else {
             let bad = BadSnapshot { directory: directory.clone(), record, digest: Some(digest) };

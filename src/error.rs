@@ -163,7 +163,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The store holds another snapshot where this one belongs.
-    #[error("{} holds {existing}, the bundle has {incoming}; use --force to replace it, or --name to place it beside", path.display())]
+    #[error("{} holds {existing}, the bundle has {incoming}; use --force to replace it, or --dest (for the head also --name) to place it elsewhere", path.display())]
     Different {
         /// The snapshot directory.
         path: PathBuf,
@@ -175,6 +175,12 @@ pub enum Error {
     /// The image cache holds another file where this one belongs.
     #[error("{} holds other contents than the image-cache file of the bundle; use --force to replace it", path.display())]
     DifferentFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The image cache holds another file where one belongs of which nothing proves that it is the image's.
+    #[error("{} holds other contents than the image-cache file of the bundle, and nothing there proves that it is its image's: the bundle brings no metadata; pull the image instead, or move the file away", path.display())]
+    OfNoImage {
         /// The file.
         path: PathBuf,
     },
@@ -201,6 +207,20 @@ pub enum Error {
     HasChildren {
         /// The parent, or one of them.
         snapshot: String,
+        /// Who would lose a parent.
+        children: Vec<String>,
+    },
+    /// What stands where a snapshot goes is none, and would be lost.
+    #[error("{} is no snapshot, and --force replaces nothing else; move it away, or place the bundle's elsewhere with --name, --group or --dest", path.display())]
+    NotReplaced {
+        /// The place.
+        path: PathBuf,
+    },
+    /// Snapshots that stay would lose their parent to an import.
+    #[error("{} is the parent of {}, which would lose it; place the bundle's elsewhere with --name or --dest, or remove it first (`snapcask remove --orphan-children`)", path.display(), children.join(", "))]
+    ReplacesParent {
+        /// The parent, or one of them.
+        path: PathBuf,
         /// Who would lose a parent.
         children: Vec<String>,
     },
@@ -421,7 +441,10 @@ impl Error {
             Self::AlreadyExists { .. }
             | Self::NotEmpty { .. }
             | Self::Different { .. }
-            | Self::DifferentFile { .. } => 5,
+            | Self::DifferentFile { .. }
+            | Self::NotReplaced { .. }
+            | Self::ReplacesParent { .. }
+            | Self::OfNoImage { .. } => 5,
             _ => 1,
         }
     }

@@ -32,7 +32,7 @@ use crate::{
     progress::Progress,
     recorded::RecordedChecks,
     report::ExportReport,
-    snapshot::{Snapshot, scan::SourceFile},
+    snapshot::{Snapshot, labels, scan::SourceFile},
     storage::Target,
     store::{
         Store,
@@ -157,7 +157,9 @@ fn as_imported(
     if imported.snapshot != snapshot.descriptor.digest {
         return Ok(());
     }
-    for row in imported.files.iter().filter(|row| row.path != snapshot.descriptor.file) {
+    let labels = labels::own(snapshot.descriptor.generation, &snapshot.directory)?;
+    let may_differ = |path: &TarPath| *path == snapshot.descriptor.file || Some(path) == labels.as_ref();
+    for row in imported.files.iter().filter(|row| !may_differ(&row.path)) {
         let path = snapshot.directory.join(&row.path);
         match files.binary_search_by(|file| file.source.path.cmp(&row.path)) {
             Err(_) => return changed(path, "it is gone".into()),

@@ -23,18 +23,19 @@ use crate::{
     progress::Progress,
     reference::RegistryReference,
     registry,
+    remove::orphans,
     repair::record_of,
     report::{ImportReport, Outcome, SnapshotReport},
     restore::{Below, Restorer, TableCheck},
     settle::{Restored, Settler},
-    snapshot::{Snapshot, is_folder, is_there, seen},
+    snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE, is_folder, is_there, scan, seen},
     storage::Source,
     store::{
         Store,
         image_cache::{check_belongs, is_document, is_of_another_manifest},
         lock,
         place::{
-            Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_names,
+            Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_names, sync_tree,
             write_member,
         },
         record::{ImportRecord, RECORD_FILE},
@@ -164,6 +165,9 @@ impl Import<'_> {
         let targets = self.targets(&chain)?;
         let most = self.check_limits(&chain, &targets)?;
         targets.iter().try_for_each(|(target, _)| check_way(&self.destination, target))?;
+        if options.force {
+            self.check_replaced(&chain, &targets)?;
+        }
         let ahead = Ahead::new(source.as_ref(), layers_to_come(&chain, &targets));
         let writeback = Arc::new(Writeback::start().context("start a thread for", stage.path())?);
         let restorer = Restorer {
@@ -472,10 +476,56 @@ impl Import<'_> {
         if existing.descriptor.digest != record.digest {
             return Err(different(existing.descriptor.digest.to_string()));
         }
-        self.check(bundled, target)
-            .compare()
-            .map(drop)
-            .map_err(|e| different(format!("the same descriptor with other contents ({e})")))
+        let others = |reason: String| different(format!("the same descriptor with other contents ({reason})"));
+        let files = scan(&existing).map_err(|error| others(error.to_string()))?;
+        if let Some(more) = files.iter().find(|file| bundled.config.row(&file.path).is_none()) {
+            return Err(others(format!("{} is not in the bundle", more.path)));
+        }
+        self.check(bundled, target).compare().map_err(|error| others(error.to_string()))?;
+        // Whoever put it there need not have made it last.
+        sync_tree(target)
+    }
+
+    /// With `--force` snapshots are replaced, nothing else, and no parent under children that stay.
+    fn check_replaced(&self, chain: &[BundledSnapshot], targets: &[Place]) -> Result<()> {
+        let mut replaced = Vec::new();
+        for (bundled, (target, _)) in chain.iter().zip(targets) {
+            match fs::symlink_metadata(target) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                // What it leads to stays.
+                Ok(metadata) if metadata.is_symlink() => {}
+                Ok(_) => {
+                    let marks = [SNAPSHOT_FILE, V066_FILE, RECORD_FILE].map(|file| is_there(&target.join(file)));
+                    if !marks.into_iter().collect::<Result<Vec<_>>>()?.contains(&true) {
+                        return Err(Error::NotReplaced { path: target.clone() });
+                    }
+                }
+                Err(error) => return Err(Error::io("look at", target, error)),
+            }
+            replaced.extend(
+                Snapshot::open(target).ok().filter(|old| old.descriptor.digest != bundled.config.snapshot.digest),
+            );
+        }
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        let is_target = |snapshot: &Snapshot| targets.iter().any(|(target, _)| *target == snapshot.directory);
+        let all = Store::readable_in(&self.destination)?;
+        let staying: Vec<&Snapshot> = all.iter().filter(|snapshot| !is_target(snapshot)).collect();
+        let brought = |identity: &SnapshotIdentity| {
+            chain.iter().any(|b| {
+                SnapshotIdentity::all_of(&b.config.snapshot.digest, b.config.snapshot.id.as_deref()).contains(identity)
+            })
+        };
+        let mut orphans = orphans(&replaced, &staying);
+        orphans.retain(|(_, child)| child.descriptor.parent.as_ref().is_some_and(|parent| !brought(parent)));
+        match orphans.first() {
+            Some((parent, _)) => Err(Error::ReplacesParent {
+                path: parent.directory.clone(),
+                children: orphans.iter().map(|(_, child)| child.name.clone()).collect(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Restores the image-cache files beside the cache. Those that are there and identical are left alone, and what is
@@ -496,11 +546,15 @@ impl Import<'_> {
             wanted.iter().partition(|file| is_document(&file.record.path));
         documents.iter().try_for_each(|file| restore(file))?;
         let read = |path: &TarPath| fs::read(staged(path)).context("read", staged(path));
-        let mut foreign = HashSet::new();
+        let (mut foreign, mut unproven) = (HashSet::new(), HashSet::new());
         for snapshot in chain {
             let paths = snapshot.config.layers.iter().filter_map(LayerRecord::cache_file).map(|file| &file.path);
             match &snapshot.config.snapshot.image {
-                Some(image) => foreign.extend(check_belongs(image, paths, read)?),
+                Some(image) => {
+                    let belonging = check_belongs(image, paths, read)?;
+                    foreign.extend(belonging.foreign);
+                    unproven.extend(belonging.unproven);
+                }
                 None if paths.clone().next().is_none() => {}
                 None => {
                     return Err(Error::bundle("the image cache", "its files come with a snapshot that has no image"));
@@ -517,6 +571,7 @@ impl Import<'_> {
                 Ok(None) => false,
                 // (A VMDK of a cache that was moved names files that are somewhere else, or on another machine's path.)
                 Ok(Some(there)) if there.is(file.record) && !there.elsewhere => {
+                    fs::File::open(&target).and_then(|file| file.sync_all()).context("fsync", &target)?;
                     found.push(target);
                     continue;
                 }
@@ -524,6 +579,10 @@ impl Import<'_> {
                 Ok(Some(_)) if !self.options.force && is_of_another_manifest(&target, &staged(path)) => {
                     found.push(target);
                     continue;
+                }
+                // Another image's, perhaps.
+                Ok(Some(_)) | Err(Error::ImageCache { .. }) if unproven.contains(path) => {
+                    return Err(Error::OfNoImage { path: target });
                 }
                 Ok(Some(_)) | Err(Error::ImageCache { .. }) if self.options.force => true,
                 Ok(Some(_)) | Err(Error::ImageCache { .. }) => return Err(Error::DifferentFile { path: target }),

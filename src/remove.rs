@@ -2,7 +2,7 @@
 //! asked for, and a crash leaves every snapshot whole or gone.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use crate::{
     model::{ImageRecord, SnapshotIdentity, TarPath},
     progress::Progress,
     report::{RemoveReport, RemovedSnapshot},
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, seen},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, scan, seen},
     store::{
         Store,
         image_cache::{cached_images, files_for, named_files},
@@ -56,8 +56,7 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     let lock = || if options.dry_run { lock::share(&folders, progress) } else { lock::take(&folders, progress) };
     let (_locks, doomed) = lock::seen_under(&snapshots, lock, || doomed(&store, &options.snapshots))?;
     let (all, unreadable) = store.all()?;
-    let gone: HashSet<&Path> = doomed.iter().map(|s| s.directory.as_path()).collect();
-    let staying: Vec<&Snapshot> = all.iter().filter(|s| !gone.contains(s.directory.as_path())).collect();
+    let staying = staying(&all, &doomed)?;
     // A child may be among them: whose it is, its descriptor would say.
     let is_snapshot = |directory: &Path| {
         let there = |file: &&str| seen(is_there(&directory.join(file))).unwrap_or(true);
@@ -158,19 +157,31 @@ fn within(store: &Store, mut snapshot: Snapshot) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
-/// Those that stay and lose their parent, with it.
-fn orphans<'a>(doomed: &'a [Snapshot], staying: &[&'a Snapshot]) -> Vec<(&'a Snapshot, &'a Snapshot)> {
-    // A copy of a parent under another name is as good.
-    let kept: HashSet<SnapshotIdentity> = staying.iter().flat_map(|s| s.identities()).collect();
-    let mut found = Vec::new();
-    for child in staying {
-        if let Some(parent) = child.descriptor.parent.as_ref().filter(|parent| !kept.contains(parent))
-            && let Some(gone) = doomed.iter().find(|s| s.identities().contains(parent))
-        {
-            found.push((gone, *child));
+/// Those that are still there afterwards. What is reached through a link to one that goes, goes with it.
+fn staying<'a>(all: &'a [Snapshot], doomed: &[Snapshot]) -> Result<Vec<&'a Snapshot>> {
+    let real = |snapshot: &Snapshot| snapshot.directory.canonicalize().context("resolve", &snapshot.directory);
+    let gone = doomed.iter().map(real).collect::<Result<HashSet<_>>>()?;
+    let mut staying = Vec::new();
+    for snapshot in all {
+        if !gone.contains(&real(snapshot)?) {
+            staying.push(snapshot);
         }
     }
-    found
+    Ok(staying)
+}
+
+/// Those that stay and lose their parent, with it. A copy of a parent under another name is as good, if it is whole.
+pub(crate) fn orphans<'a>(doomed: &'a [Snapshot], staying: &[&'a Snapshot]) -> Vec<(&'a Snapshot, &'a Snapshot)> {
+    let gone: HashMap<SnapshotIdentity, &Snapshot> = doomed
+        .iter()
+        .flat_map(|snapshot| snapshot.identities().into_iter().map(move |identity| (identity, snapshot)))
+        .collect();
+    let copied = |parent: &SnapshotIdentity| staying.iter().any(|s| s.identities().contains(parent) && scan(s).is_ok());
+    let lost = |child: &&'a Snapshot| {
+        let parent = child.descriptor.parent.as_ref()?;
+        gone.get(parent).filter(|_| !copied(parent)).map(|gone| (*gone, *child))
+    };
+    staying.iter().filter_map(lost).collect()
 }
 
 /// The image-cache files that only removed snapshots need, in the order in which they go: what names others first.

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::OsStr,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Arc, mpsc::sync_channel},
 };
@@ -23,14 +24,14 @@ use crate::{
     restore::{Below, Restorer},
     settle::{Restored, Settler},
     snapshot::{
-        Snapshot,
+        SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels,
         scan::{MAX_DEPTH, is_bookkeeping},
     },
     storage::Source,
     store::{
         Store,
         place::{Stage, place_directory, place_file, sync_tree, write_member},
-        record::{ImportRecord, RECORD_FILE},
+        record::ImportRecord,
         vmdk,
     },
 };
@@ -76,7 +77,10 @@ impl Repair<'_> {
                 }
                 other => other?,
             }
-            keep_own_files(&bad.directory, &directory)?;
+            if let Some(reason) = keep_own_files(&bad.directory, &directory, same)? {
+                refuse(&bad.directory, reason);
+                continue;
+            }
             sync_tree(&directory)?;
             place_directory(&snapshots, &directory, &bad.directory, true)?;
             known.extend(identities(same));
@@ -252,7 +256,11 @@ impl Repair<'_> {
             Ok(snapshot) => snapshot.descriptor,
             Err(error) => return Ok(Some(format!("without a record of its import nothing is replaced ({error})"))),
         };
+        let labels = labels::own(descriptor.generation, &bad.directory)?;
         for path in files_below(&bad.directory, Path::new(""), 0)? {
+            if labels.as_ref().is_some_and(|labels| Path::new(labels.as_str()) == path) {
+                continue;
+            }
             let Some(row) = same.config.files.iter().find(|row| Path::new(row.path.as_str()) == path) else {
                 return Ok(Some(format!("the bundle does not have its {}", path.display())));
             };
@@ -305,16 +313,58 @@ fn is_own(name: &OsStr) -> bool {
     name.to_str().is_some_and(is_bookkeeping)
 }
 
-/// They belong to the directory, whatever is wrong with the rest of it.
-fn keep_own_files(bad: &Path, directory: &Path) -> Result<()> {
-    for entry in fs::read_dir(bad).context("read", bad)? {
-        let entry = entry.context("read", bad)?;
-        let name = entry.file_name();
-        if is_own(&name) && name != RECORD_FILE && entry.file_type().context("stat", entry.path())?.is_file() {
-            fs::copy(entry.path(), directory.join(&name)).context("copy", entry.path())?;
+/// Carries over every file that the bundle does not bring in its place: local bookkeeping, labels of today, whatever
+/// somebody put there. (Links and other things hold nothing.) Gives what keeps it from that.
+fn keep_own_files(bad: &Path, directory: &Path, same: &BundledSnapshot) -> Result<Option<String>> {
+    if let Some(labels) = labels::own(same.config.snapshot.generation, bad)? {
+        let brought = directory.join(&labels);
+        if is_there(&brought)? {
+            fs::remove_file(&brought).context("remove", &brought)?;
         }
     }
-    Ok(())
+    // It would be taken for another snapshot.
+    for descriptor in [SNAPSHOT_FILE, V066_FILE].map(|name| bad.join(name)) {
+        let is_brought = same.config.snapshot.descriptor.as_str() == descriptor.file_name().unwrap_or_default();
+        if !is_brought && is_there(&descriptor)? {
+            return Ok(Some(format!("{} is not its descriptor; move it away", descriptor.display())));
+        }
+    }
+    keep_below(bad, directory, 0)
+}
+
+fn keep_below(bad: &Path, directory: &Path, depth: usize) -> Result<Option<String>> {
+    for entry in fs::read_dir(bad).context("read", bad)? {
+        let entry = entry.context("read", bad)?;
+        let (from, to) = (entry.path(), directory.join(entry.file_name()));
+        let kind = entry.file_type().context("stat", &from)?;
+        let there = match fs::symlink_metadata(&to) {
+            Ok(metadata) => Some(metadata.is_dir()),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::io("stat", &to, error)),
+        };
+        match (kind.is_dir(), there) {
+            (true, _) if depth == MAX_DEPTH || there == Some(false) => {
+                // A folder that is empty is nobody's loss.
+                if fs::read_dir(&from).context("read", &from)?.next().is_some() {
+                    return Ok(Some(format!("{} holds something and would be lost; move it away", from.display())));
+                }
+            }
+            (true, _) => {
+                if there.is_none() {
+                    fs::create_dir(&to).context("create", &to)?;
+                }
+                if let Some(reason) = keep_below(&from, &to, depth + 1)? {
+                    return Ok(Some(reason));
+                }
+            }
+            (false, None) if kind.is_file() => {
+                // The same file, whatever its size; a filesystem without links copies it.
+                fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).context("copy", &from)?;
+            }
+            (false, _) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// What an import of this snapshot leaves behind.

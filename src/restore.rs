@@ -102,7 +102,7 @@ impl Restorer<'_> {
         Ok(inherited)
     }
 
-    /// Applies one layer, and gives the ranges that it holds of every file. `present` says where the file of each path
+    /// Applies one layer, and gives its files, with the ranges that it changes of those over a base. `present` says where the file of each path
     /// beneath is: still the parent's, or here.
     fn layer(
         &self,
@@ -343,7 +343,7 @@ struct LayerSink<'a, 'scope, 'env> {
     /// What is beneath those that do not share its blocks.
     beneath: HashMap<TarPath, Arc<Beneath>>,
     copies: Copies<'scope, 'env>,
-    /// The files that have begun, with the ranges that the layer holds of them.
+    /// The files that have begun, with the ranges that the layer changes of those over a base.
     begun: HashMap<TarPath, Vec<Range<u64>>>,
     context: String,
     limit: Option<u64>,
@@ -364,11 +364,12 @@ impl Sink for LayerSink<'_, '_, '_> {
         rule.check(&self.context, path, size, segments)?;
         file.file.set_len(size).context("set the size of", &file.path)?;
         let whole = 0..size;
-        let held = segments.map_or_else(|| vec![whole], <[_]>::to_vec);
+        let held = segments.unwrap_or(std::slice::from_ref(&whole));
         if let Some(from) = self.beneath.remove(path) {
-            self.copies.begin(from, file.clone(), size, &held)?;
+            self.copies.begin(from, file.clone(), size, held)?;
         }
-        self.begun.insert(path.clone(), held);
+        let changed = if self.over_base.contains(path) { held.to_vec() } else { Vec::new() };
+        self.begun.insert(path.clone(), changed);
         Ok(file.clone())
     }
 }
@@ -398,8 +399,8 @@ impl TableCheck<'_> {
     ///
     /// # Errors
     /// [`Error::RootMismatch`], [`Error::InvalidBundle`], I/O.
-    pub fn compare(&self) -> Result<HashMap<TarPath, Compared>> {
-        self.rows(|_| None, false)
+    pub fn compare(&self) -> Result<()> {
+        self.bundled.config.files.iter().map(|row| self.row(row, None, false).map(drop)).collect()
     }
 
     /// As [`Self::compare`], for a directory that only this process writes to. Of files that were `inherited` from a
@@ -414,16 +415,8 @@ impl TableCheck<'_> {
             let origin = inherited.get(path)?;
             Some(Prior { contents: below.get(&origin.base)?, touched: &origin.touched })
         };
-        self.rows(prior, true)
-    }
-
-    fn rows<'p>(
-        &self,
-        prior: impl Fn(&TarPath) -> Option<Prior<'p>>,
-        punch: bool,
-    ) -> Result<HashMap<TarPath, Compared>> {
-        let rows = &self.bundled.config.files;
-        rows.iter().map(|row| Ok((row.path.clone(), self.row(row, prior(&row.path), punch)?))).collect()
+        let rows = self.bundled.config.files.iter();
+        rows.map(|row| Ok((row.path.clone(), self.row(row, prior(&row.path), true)?))).collect()
     }
 
     fn row(&self, row: &FileRecord, prior: Option<Prior>, punch: bool) -> Result<Compared> {

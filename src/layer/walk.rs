@@ -11,7 +11,7 @@ use crate::{
     model::TarPath,
 };
 
-/// Most segments that a sparse entry may have.
+/// Most segments that the sparse entries of a layer may have together.
 pub const MAX_SEGMENTS: usize = 4 << 20;
 /// Most that the names in a tar may cost, all of them together: each its bytes and [`NAME_COST`], for they are kept in
 /// memory. Names of files are bounded by the config; those of folders, which other tools write, only by this.
@@ -77,6 +77,8 @@ pub struct Walker<F> {
     seen: HashSet<TarPath>,
     /// What the names in `seen` cost.
     names: u64,
+    /// Segments in the maps of the entries that have begun, empty ones too.
+    segments: usize,
     context: String,
 }
 
@@ -90,6 +92,7 @@ impl<F: Send + Sync> Walker<F> {
             zero_blocks: 0,
             seen: HashSet::new(),
             names: 0,
+            segments: 0,
             context,
         }
     }
@@ -308,9 +311,11 @@ impl<F: Send + Sync> Walker<F> {
             let last = pending.segments.last().map_or(0, |r| r.end);
             match end {
                 Some(end) if offset >= last => {
-                    if pending.segments.len() == MAX_SEGMENTS {
-                        return self
-                            .fail(format!("the sparse map of {} has over {MAX_SEGMENTS} segments", pending.path));
+                    if self.segments + pending.segments.len() == MAX_SEGMENTS {
+                        return self.fail(format!(
+                            "the sparse map of {} has over {MAX_SEGMENTS} segments, with those before it in the layer",
+                            pending.path
+                        ));
                     }
                     pending.segments.push(offset..end);
                 }
@@ -333,6 +338,7 @@ impl<F: Send + Sync> Walker<F> {
     fn map_continues(&mut self, mut pending: PendingMap, flag: u8, sink: &mut impl Sink<File = F>) -> Result<()> {
         match flag {
             0 => {
+                self.segments += pending.segments.len();
                 pending.segments.retain(|r| r.start < r.end);
                 // GNU tar begins each segment at a block of its own, Python's tarfile where the one before ends.
                 let before_last = pending.segments.len().saturating_sub(1);

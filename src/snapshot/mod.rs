@@ -4,6 +4,7 @@ mod field;
 mod final_;
 mod flat;
 pub mod integrity;
+pub mod labels;
 pub mod scan;
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,13 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
             Error::ImageCache { reason, .. } => fail(format!("{vmdk_path}: {reason}")),
             other => other,
         };
-        needed.extend(vmdk::extents(bytes).map_err(named)?);
+        let extents = vmdk::extents(bytes).map_err(named)?;
+        if let Some((_, metadata)) = &metadata
+            && let Some(problem) = unlike(&extents, &hex, &metadata.layer_files()?)
+        {
+            return Err(fail(format!("{vmdk_path}: {problem}; pull the image again")));
+        }
+        needed.extend(extents);
         let reduced = vmdk::reduce(bytes).map_err(named)?;
         files.insert(vmdk_path.clone(), CacheContent::Bytes(reduced));
     }
@@ -119,13 +125,30 @@ pub fn is_document(path: &TarPath) -> bool {
     path.as_str().starts_with("manifests/") || path.as_str().starts_with("vmdk/")
 }
 
+/// What is wrong with the files that an image's VMDK names: they are its fsmeta and the layers of its metadata, all of them.
+fn unlike(extents: &[TarPath], hex: &str, layers: &[TarPath]) -> Option<String> {
+    let fsmeta = format!("fsmeta/sha256_{hex}.erofs");
+    if let Some(other) = extents.iter().find(|path| path.as_str() != fsmeta && !layers.contains(path)) {
+        return Some(format!("{other} is no file of this image"));
+    }
+    let missing = layers.iter().find(|layer| !extents.contains(layer))?;
+    Some(format!("it lacks the image's layer {missing}"))
+}
+
+/// Of the cache files that came with a snapshot, those that are not simply its image's.
+#[derive(Default)]
+pub struct Belonging {
+    /// Metadata under the name of another reference: another tag of the same manifest, which a bundle does not set.
+    pub foreign: Vec<TarPath>,
+    /// Layers that the VMDK alone names, for the metadata did not come: they may be another image's, too.
+    pub unproven: Vec<TarPath>,
+}
+
 /// What cache files that came with a snapshot must be: those of its image, and nothing else. `read` gives a file's bytes.
 ///
 /// The metadata's documents must hash to the digest that the descriptor pins, its diff ids be those of the image's
-/// config, its name be that of the image's reference: whatever a bundle says, the cache of another image stays as it is.
-/// (An EROFS file's bytes cannot be compared with a diff id.)
-///
-/// Gives the metadata under the name of another reference: another tag of the same manifest, which a bundle does not set.
+/// config, its name be that of the image's reference, the VMDK name its layers: whatever a bundle says, the cache of
+/// another image stays as it is. (An EROFS file's bytes cannot be compared with a diff id.)
 ///
 /// # Errors
 /// [`Error::InvalidBundle`], and those of `read`.
@@ -133,11 +156,11 @@ pub fn check_belongs<'p>(
     image: &ImageRecord,
     paths: impl Iterator<Item = &'p TarPath> + Clone,
     read: impl Fn(&TarPath) -> Result<Vec<u8>>,
-) -> Result<Vec<TarPath>> {
+) -> Result<Belonging> {
     let fail = |reason: String| Error::bundle(format!("the cache files of the image {}", image.reference), reason);
     let hex = image.manifest_digest.hex();
     let own = [format!("fsmeta/sha256_{hex}.erofs"), format!("vmdk/sha256_{hex}.vmdk")];
-    let (mut layers, mut foreign) = (Vec::new(), Vec::new());
+    let (mut layers, mut found) = (None, Belonging::default());
     for path in paths.clone().filter(|path| path.as_str().starts_with("manifests/")) {
         let metadata: Metadata = serde_json::from_slice(&read(path)?).map_err(|e| fail(format!("{path}: {e}")))?;
         if metadata.manifest_digest != image.manifest_digest {
@@ -147,18 +170,27 @@ pub fn check_belongs<'p>(
             return Err(fail(format!("{path}: {problem}")));
         }
         if !spellings(&image.reference).iter().any(|name| path.as_str() == metadata_name(name)) {
-            foreign.push(path.clone());
+            found.foreign.push(path.clone());
         }
-        layers.extend(metadata.layer_files()?);
+        layers = Some(metadata.layer_files()?);
     }
     if let Some(path) = paths.clone().find(|path| path.as_str() == own[1]) {
-        layers.extend(vmdk::reduced_extents(&read(path)?)?);
+        let extents = vmdk::reduced_extents(&read(path)?)?;
+        match &layers {
+            Some(layers) => {
+                if let Some(problem) = unlike(&extents, &hex, layers) {
+                    return Err(fail(format!("{path}: {problem}")));
+                }
+            }
+            None => found.unproven = extents.into_iter().filter(|file| file.as_str().starts_with("layers/")).collect(),
+        }
     }
+    let layers = layers.as_ref().unwrap_or(&found.unproven);
     match paths.clone().find(|path| {
         !path.as_str().starts_with("manifests/") && !own.contains(&path.to_string()) && !layers.contains(path)
     }) {
         Some(path) => Err(fail(format!("{path} is no file of this image"))),
-        None => Ok(foreign),
+        None => Ok(found),
     }
 }
 
@@ -325,7 +357,7 @@ impl Metadata {
         }
         if let Ok(config) = serde_json::from_str::<Config>(&self.raw_config_json)
             && !config.rootfs.diff_ids.is_empty()
-            && !self.layers.iter().all(|layer| config.rootfs.diff_ids.contains(&layer.diff_id))
+            && !self.layers.iter().map(|layer| &layer.diff_id).eq(&config.rootfs.diff_ids)
         {
             found.push("its layers are not those of the image's config".into());
         }

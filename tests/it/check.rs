@@ -82,7 +82,6 @@ fn every_kind_of_damage_is_found_and_repaired() {
         ("file-corrupt", "state.bin", |_, head| poison(&head.join("state.bin"), 0)),
         ("file-corrupt", "empty", |_, head| fs::write(head.join("empty"), "x").unwrap()),
         ("file-missing", "notes.txt", |_, head| fs::remove_file(head.join("notes.txt")).unwrap()),
-        ("file-unexpected", "new", |_, head| fs::write(head.join("new"), "x").unwrap()),
         ("file-mode", "bin/run.sh", |_, head| chmod(&head.join("bin/run.sh"), 0o644)),
         ("directory-invalid", "", |_, head| std::os::unix::fs::symlink("/etc/passwd", head.join("evil")).unwrap()),
         ("descriptor-invalid", "", |f, head| fs::write(head.join(f.head().descriptor), "{").unwrap()),
@@ -109,6 +108,77 @@ fn every_kind_of_damage_is_found_and_repaired() {
             assert_eq!(whole_tree(&store), before, "{code} {generation:?}");
         }
     }
+}
+
+/// What somebody put beside an import is theirs, whatever is wrong with the rest.
+#[test]
+fn a_repair_leaves_what_the_bundle_does_not_bring() {
+    for generation in GENERATIONS {
+        let (fixture, bundle, store, head) = imported(generation, Form::Tar);
+        let own = ["new", "bin/own.txt", "more/below/x", ".keep/y", "own.lock"].map(|name| head.join(name));
+        own.iter().for_each(|path| write(path.clone(), b"mine"));
+        let alone = whole_tree(&store);
+        let unexpected = |report: &CheckReport| {
+            let found: Vec<_> = codes(report).iter().map(|(code, subject)| (*code, store.join(subject))).collect();
+            assert!(found.iter().all(|(code, _)| *code == "file-unexpected"), "{report:?}");
+            assert!(own[..3].iter().all(|path| found.iter().any(|(_, subject)| subject == path)), "{report:?}");
+            assert_eq!(found.len(), 3);
+        };
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        unexpected(&report);
+        assert_eq!(report.repaired, []);
+        assert_eq!(whole_tree(&store), alone, "there was nothing to repair");
+        poison(&head.join(&fixture.head().disk), 4096);
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        unexpected(&report);
+        assert_eq!(report.repaired.len(), 1);
+        assert_eq!(whole_tree(&store), alone);
+
+        // A folder in the place of a file that is brought back has no other place.
+        fs::remove_file(head.join("notes.txt")).unwrap();
+        write(head.join("notes.txt/inside"), b"mine");
+        let before = whole_tree(&store);
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        let refused = report.findings.iter().find(|finding| finding.code == "repair-refused").unwrap();
+        assert!(refused.message.ends_with("notes.txt holds something and would be lost; move it away"), "{refused:?}");
+        assert_eq!(whole_tree(&store), before);
+        fs::remove_dir_all(head.join("notes.txt")).unwrap();
+
+        // Nor may another descriptor be carried over.
+        let other = if fixture.head().descriptor == "manifest.json" { "snapshot.json" } else { "manifest.json" };
+        write(head.join(other), b"{}");
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        assert!(
+            report.findings.iter().any(|f| f.message.contains("is not its descriptor; move it away")),
+            "{report:?}"
+        );
+        fs::remove_file(head.join(other)).unwrap();
+        unexpected(&check(&options(&store, Some(&bundle))).unwrap());
+    }
+}
+
+/// Labels are their owner's to change: `metadata.json` of a `final` snapshot, which no descriptor binds.
+#[test]
+fn labels_that_changed_are_no_damage() {
+    let (fixture, bundle, store, head) = imported(Generation::Final, Form::Tar);
+    let labels = head.join("metadata.json");
+    write(labels.clone(), br#"{"labels":{"name":"mine"}}"#);
+    assert_eq!(codes(&checked(&store)), []);
+    poison(&head.join(&fixture.head().disk), 4096);
+    let report = check(&options(&store, Some(&bundle))).unwrap();
+    assert_eq!((codes(&report), report.repaired.len()), (vec![], 1));
+    assert_eq!(fs::read(&labels).unwrap(), br#"{"labels":{"name":"mine"}}"#);
+    // They travel as they are now. What the bundle has is something else, and an import says so.
+    let id = fixture.head().identity.as_str();
+    snapcask::export::export(&export_options(&store, id, Form::Tar, &fixture.path("again.tar"))).unwrap();
+    let error = import(&import_options(&bundle, &store)).unwrap_err();
+    assert!(matches!(error, snapcask::Error::Different { .. }), "{error}");
+    // What is no labels is damage.
+    write(labels.clone(), b"{\"labels\":");
+    assert!(codes(&checked(&store)).iter().any(|(code, _)| *code == "file-corrupt"));
+    assert_eq!(codes(&check(&options(&store, Some(&bundle))).unwrap()), []);
+    fs::remove_file(&labels).unwrap();
+    assert!(codes(&checked(&store)).iter().any(|(code, _)| *code == "file-missing"));
 }
 
 fn subject_of(store: &Path, path: &Path) -> String {

@@ -50,6 +50,81 @@ fn a_different_snapshot_is_kept_without_force() {
     }
 }
 
+/// `--force` replaces snapshots. It is no `rm -r` of whatever has a name that the bundle chose.
+#[test]
+fn force_replaces_nothing_but_snapshots() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    let members = Fixture::sized(Generation::Final, SMALL);
+    let grouped = members.path("bundle.tar");
+    members.export_chain(Form::Tar, &grouped);
+    let place = store.join("snapshots/base");
+    let make: [&dyn Fn(); 4] = [
+        &|| drop(import_ok(&grouped, &store)),
+        &|| write(place.join("thesis.txt"), b"the only copy"),
+        &|| write(place.clone(), b"a file"),
+        &|| fs::create_dir_all(&place).unwrap(),
+    ];
+    for make in make {
+        make();
+        let before = whole_tree(&store);
+        let error = import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap_err();
+        assert!(matches!(&error, Error::NotReplaced { path } if *path == place), "{error}");
+        assert_eq!(whole_tree(&store), before);
+        fs::remove_dir_all(&store).unwrap();
+    }
+    // What was a snapshot is one to replace, whatever is left of it.
+    import_ok(&bundle, &store);
+    for damage in
+        [&|| write(place.join("snapshot.json"), b"{") as _, &|| fs::remove_file(place.join("snapshot.json")).unwrap()]
+            as [&dyn Fn(); 2]
+    {
+        damage();
+        import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
+        assert_same_snapshot(&fixture.snapshots[0], &place);
+    }
+}
+
+#[test]
+fn force_takes_no_parent_from_under_its_children() {
+    let (fixture, other) = (Fixture::sized(Generation::Flat, SMALL), Fixture::sized(Generation::V066, SMALL));
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    import_ok(&bundle, &store);
+    let before = whole_tree(&store);
+    let (base, chain) = (fixture.path("base.tar"), fixture.path("chain.tar"));
+    export(&export_options(&other.store, "base", Form::Tar, &base)).unwrap();
+    other.export_chain(Form::Tar, &chain);
+    let error = import(&ImportOptions { force: true, ..import_options(&base, &store) }).unwrap_err();
+    assert!(matches!(&error, Error::ReplacesParent { children, .. } if children == &["middle"]), "{error}");
+    assert_eq!(whole_tree(&store), before);
+    // The whole chain comes, and nobody is left without a parent.
+    import(&ImportOptions { force: true, ..import_options(&chain, &store) }).unwrap();
+    for made in &other.snapshots {
+        assert_same_snapshot(made, &store.join("snapshots").join(&made.name));
+    }
+}
+
+/// "Already there, identical" is said of nothing else.
+#[test]
+fn a_file_more_is_another_snapshot() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+        fixture.export_chain(Form::Tar, &bundle);
+        let placed = import_ok(&bundle, &store).snapshots[0].path.clone().unwrap();
+        write(placed.join("bin/more"), b"it would travel with the next export");
+        write(placed.join(".own"), b"it would not");
+        let before = whole_tree(&store);
+        let error = import(&import_options(&bundle, &store)).unwrap_err();
+        assert!(error.to_string().contains("bin/more is not in the bundle"), "{error}");
+        assert_eq!(whole_tree(&store), before);
+        fs::remove_file(placed.join("bin/more")).unwrap();
+        import_ok(&bundle, &store);
+    }
+}
+
 #[test]
 fn two_imports_at_once() {
     for generation in GENERATIONS {

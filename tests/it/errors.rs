@@ -73,7 +73,9 @@ fn texts_and_exit_codes() {
         (
             Error::Different { path: "/a".into(), existing: s("1"), incoming: s("2") },
             5,
-            s("/a holds 1, the bundle has 2; use --force to replace it, or --name to place it beside"),
+            s(
+                "/a holds 1, the bundle has 2; use --force to replace it, or --dest (for the head also --name) to place it elsewhere",
+            ),
         ),
         (
             Error::HasChildren { snapshot: s("p"), children: vec![s("a"), s("b")] },
@@ -153,6 +155,27 @@ fn texts_and_exit_codes() {
             Error::DifferentFile { path: "/c/x".into() },
             5,
             s("/c/x holds other contents than the image-cache file of the bundle; use --force to replace it"),
+        ),
+        (
+            Error::OfNoImage { path: "/c/x".into() },
+            5,
+            s(
+                "/c/x holds other contents than the image-cache file of the bundle, and nothing there proves that it is its image's: the bundle brings no metadata; pull the image instead, or move the file away",
+            ),
+        ),
+        (
+            Error::NotReplaced { path: "/s/x".into() },
+            5,
+            s(
+                "/s/x is no snapshot, and --force replaces nothing else; move it away, or place the bundle's elsewhere with --name, --group or --dest",
+            ),
+        ),
+        (
+            Error::ReplacesParent { path: "/s/x".into(), children: vec![s("a"), s("b")] },
+            5,
+            s(
+                "/s/x is the parent of a, b, which would lose it; place the bundle's elsewhere with --name or --dest, or remove it first (`snapcask remove --orphan-children`)",
+            ),
         ),
         (
             Error::NotAsImported { path: "/s/x".into(), reason: s("odd"), record: "/s/.snapcask.json".into() },

@@ -91,6 +91,26 @@ fn a_copy_of_the_parent_is_as_good() {
     assert_eq!(removed(&fixture.store, &["base"]).unwrap().orphaned, Vec::<String>::new());
 }
 
+/// A link is no copy, and half a copy is none.
+#[test]
+fn what_is_no_copy_of_the_parent() {
+    for generation in [Generation::V066, Generation::Flat] {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (snapshots, base) = (fixture.store.join("snapshots"), &fixture.snapshots[0]);
+        std::os::unix::fs::symlink("base", snapshots.join("alias")).unwrap();
+        let half = snapshots.join("half");
+        write(half.join(base.descriptor), &fs::read(base.directory.join(base.descriptor)).unwrap());
+        let before = whole_tree(&base.directory);
+        let error = removed(&fixture.store, &["base"]).unwrap_err();
+        assert!(matches!(&error, Error::HasChildren { children, .. } if children == &["middle"]), "{error}");
+        assert_eq!(whole_tree(&base.directory), before);
+        // A link to a child is no other child.
+        std::os::unix::fs::symlink("head", snapshots.join("again")).unwrap();
+        removed(&fixture.store, &["head"]).unwrap();
+        removed(&fixture.store, &["middle", "base"]).unwrap();
+    }
+}
+
 #[test]
 fn a_dry_run_changes_nothing() {
     for generation in GENERATIONS {

@@ -305,6 +305,7 @@ pub fn kind(error: &Error) -> &'static str {
     match error {
         Error::Io { .. } => "Io",
         Error::Usage(_) => "Usage",
+        Error::OfNoImage { .. } => "OfNoImage",
         Error::InvalidDigest { .. } => "InvalidDigest",
         Error::InvalidPath { .. } => "InvalidPath",
         Error::InvalidName { .. } => "InvalidName",

@@ -372,6 +372,19 @@ fn sparse_with_more_segments_than_the_limit() {
     arena.refuses(&bundle, "InvalidBundle", "has over 4194304 segments");
 }
 
+/// Many maps cost as much as a long one.
+#[test]
+fn sparse_with_more_segments_than_the_limit_in_all_maps() {
+    let map =
+        |data: u64| (0..(2 << 20)).map(|_| (octal(0), octal(0))).chain([(octal(0), octal(data))]).collect::<Vec<_>>();
+    let disk = sparse(DISK, &map(DISK_SIZE), octal(DISK_SIZE), &disk());
+    let tar = instead([disk, sparse("more", &map(0), octal(DISK_SIZE), b"")].concat());
+    let arena = Arena::new();
+    let bundle = arena.bundle("b.tar");
+    write(bundle.clone(), &Craft::layer_tar(tar).make().tar());
+    arena.refuses(&bundle, "InvalidBundle", "the sparse map of more has over 4194304 segments, with those before it");
+}
+
 /// A million extents are no attack: a fragmented disk has them.
 #[test]
 fn sparse_with_a_million_segments() {

@@ -324,6 +324,38 @@ fn cache_files_of_another_image() {
         let report = snapcask::check_bundle::verify_bundle(&bundle, true, 1, silent).unwrap();
         assert!(report.findings.iter().any(|finding| finding.message.contains(text)), "{text}: {:?}", report.findings);
     }
+    // The VMDK names the image's layers, all of them and no others: nobody else says what it may name.
+    let vmdk = |layers: &[&str]| {
+        let line = |path: String| format!("RW 1 FLAT \"{path}\" 0\n");
+        let fsmeta = line(format!("fsmeta/sha256_{}.erofs", hex(IMAGE_MANIFEST)));
+        let lines: String = layers.iter().map(|diff| line(layer(diff))).chain([fsmeta]).collect();
+        format!("# Disk DescriptorFile\nversion=1\ncreateType=\"monolithicFlat\"\n{lines}").into_bytes()
+    };
+    let vmdk_path = format!("vmdk/sha256_{}.vmdk", hex(IMAGE_MANIFEST));
+    let all = |metadata: bool, layers: &[&str]| {
+        let mut files = vec![(vmdk_path.clone(), vmdk(layers))];
+        files.extend(metadata.then(|| (own(IMAGE_REFERENCE), good.clone())));
+        files.extend(layers.iter().map(|diff| (layer(diff), erofs.clone())));
+        files.sort();
+        with_cache(files).make().tar()
+    };
+    for (layers, text) in [(&["1", "2"][..], "is no file of this image"), (&[], "it lacks the image's layer")] {
+        let arena = Arena::new();
+        write(arena.bundle("b.tar"), &all(true, layers));
+        arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
+    }
+    // Without the metadata its word is taken, but not over what is there already: that may be another image's.
+    let arena = Arena::new();
+    write(arena.bundle("b.tar"), &all(false, &["1", "2"]));
+    let (one, two) = (arena.store.join("cache").join(layer("1")), arena.store.join("cache").join(layer("2")));
+    write(two.clone(), b"another image's");
+    for force in [false, true] {
+        let options = snapcask::import::ImportOptions { force, ..import_options(&arena.bundle("b.tar"), &arena.store) };
+        arena.refuses_with(&options, "OfNoImage", "nothing there proves that it is its image's");
+    }
+    fs::remove_file(&two).unwrap();
+    snapcask::import::import(&import_options(&arena.bundle("b.tar"), &arena.store)).unwrap();
+    assert!(one.exists() && two.exists());
     // Its own, under the reference's short spelling; that of another tag is not set.
     for (name, placed) in [("alpine:3.20", true), ("docker.io/library/ubuntu:latest", false)] {
         let arena = Arena::new();
@@ -332,5 +364,28 @@ fn cache_files_of_another_image() {
         snapcask::import::import(&import_options(&arena.bundle("b.tar"), &arena.store)).unwrap();
         assert!(arena.store.join("cache").join(layer("1")).exists());
         assert_eq!(arena.store.join("cache").join(own(name)).exists(), placed, "{name}");
+    }
+}
+
+/// The config says of the snapshot what its descriptor says; otherwise the cache of any image could be written to.
+#[test]
+fn a_config_that_says_something_else_than_the_descriptor() {
+    let reference = "docker.io/library/other:1";
+    let changes: [(&str, serde_json::Value); 4] = [
+        ("image", json!({ "reference": reference, "manifestDigest": snapcask::Digest::of(b"other") })),
+        ("createdAt", json!("1999-01-01T00:00:00Z")),
+        ("virtualSize", json!(42)),
+        ("format", json!("qcow2")),
+    ];
+    for (member, value) in changes {
+        let craft = Craft::config(move |config| config["snapshot"][member] = value.clone());
+        let arena = Arena::new();
+        write(arena.bundle("b.tar"), &craft.make().tar());
+        let text = "and says something else";
+        arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
+        let bundle = snapcask::import::BundleLocation::Path(arena.bundle("b.tar"));
+        let silent = std::sync::Arc::new(snapcask::progress::Silent);
+        let report = snapcask::check_bundle::verify_bundle(&bundle, true, 1, silent).unwrap();
+        assert!(report.findings.iter().any(|f| f.message.contains(text)), "{member}: {:?}", report.findings);
     }
 }
