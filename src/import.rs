@@ -33,7 +33,7 @@ use crate::{
     store::{
         Store,
         image_cache::{check_belongs, is_document, is_of_another_manifest},
-        lock,
+        lock::{self, StoreLock},
         place::{
             Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_names, sync_tree,
             write_member,
@@ -41,6 +41,7 @@ use crate::{
         record::{ImportRecord, RECORD_FILE},
         vmdk,
     },
+    temporary,
     writeback::Writeback,
 };
 
@@ -107,7 +108,9 @@ pub fn import(options: &ImportOptions) -> Result<ImportReport> {
     let destination = options.dest.clone().unwrap_or_else(|| store.snapshots());
     let mut missing = Stage::folders_missing(&store.cache());
     missing.extend(Stage::folders_missing(&destination));
+    missing.iter().for_each(|folder| temporary::claim_empty(folder));
     let result = Import { options, store, destination }.run(started, &mut missing);
+    missing.iter().for_each(|folder| temporary::forget(folder));
     if result.is_err() {
         Stage::remove_empty(&missing);
     }
@@ -155,9 +158,7 @@ impl Import<'_> {
     fn run(&self, started: Instant, missing: &mut Vec<PathBuf>) -> Result<ImportReport> {
         let options = self.options;
         // A removal meanwhile could take away the parent that a delta goes over.
-        make_folders(&self.destination)?;
-        let cache = self.store.cache();
-        let _locks = lock::share(&[&self.destination, &cache], options.progress.as_ref())?;
+        let _locks = self.lock()?;
         let stage = Stage::create(&self.destination)?;
         let source = options.source.open(stage.path())?;
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
@@ -222,6 +223,18 @@ impl Import<'_> {
         })
     }
 
+    /// The destination, made where it is missing, and the cache, locked. An import that fails at the same time may remove
+    /// the folder that both have made.
+    fn lock(&self) -> Result<(StoreLock, Vec<StoreLock>)> {
+        let progress = self.options.progress.as_ref();
+        loop {
+            make_folders(&self.destination)?;
+            if let Some(lock) = StoreLock::shared(&self.destination, progress)? {
+                return Ok((lock, lock::share(&[&self.store.cache()], progress)?));
+            }
+        }
+    }
+
     /// Unpacks everything, and verifies it beside that.
     fn stage<'b>(
         &self,
@@ -268,7 +281,9 @@ impl Import<'_> {
         let snapshots = incoming.iter().filter(|s| s.outcome == Outcome::Placed);
         for path in cache.iter().map(|file| &file.target).chain(snapshots.clone().map(|s| &s.target)) {
             let folder = path.parent().unwrap_or(path);
-            missing.extend(Stage::folders_missing(folder));
+            let new = Stage::folders_missing(folder);
+            new.iter().for_each(|folder| temporary::claim_empty(folder));
+            missing.extend(new);
             make_folders(folder)?;
         }
         let members = snapshots.filter_map(|s| Some((s, s.member.as_ref()?)));

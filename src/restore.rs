@@ -400,7 +400,7 @@ impl TableCheck<'_> {
     /// # Errors
     /// [`Error::RootMismatch`], [`Error::InvalidBundle`], I/O.
     pub fn compare(&self) -> Result<()> {
-        self.bundled.config.files.iter().map(|row| self.row(row, None, false).map(drop)).collect()
+        self.bundled.config.files.iter().try_for_each(|row| self.row(row, None, false).map(drop))
     }
 
     /// As [`Self::compare`], for a directory that only this process writes to. Of files that were `inherited` from a

@@ -7,7 +7,7 @@
 //! that reclaims may take it for dead: its maker then finds it locked or gone, and makes another.
 
 use std::{
-    collections::{BTreeSet, hash_map::RandomState},
+    collections::{BTreeMap, hash_map::RandomState},
     ffi::OsStr,
     fs::{self, DirBuilder, File, OpenOptions},
     hash::{BuildHasher, Hasher},
@@ -39,17 +39,18 @@ static OURS: Living = Living::new();
 
 /// What is alive of a process.
 struct Living {
-    paths: Mutex<BTreeSet<PathBuf>>,
+    /// Each with whether it goes with all that is in it, or only if that is nothing.
+    paths: Mutex<BTreeMap<PathBuf, bool>>,
     /// Held for reading around whatever gives something a name ([`publish`]), for writing by [`Living::abandon`].
     gate: RwLock<()>,
 }
 
 impl Living {
     const fn new() -> Self {
-        Self { paths: Mutex::new(BTreeSet::new()), gate: RwLock::new(()) }
+        Self { paths: Mutex::new(BTreeMap::new()), gate: RwLock::new(()) }
     }
 
-    fn paths(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+    fn paths(&self) -> MutexGuard<'_, BTreeMap<PathBuf, bool>> {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,10 +65,15 @@ impl Living {
         std::mem::forget(self.gate.write().unwrap_or_else(PoisonError::into_inner));
         for _ in 0..ROUNDS {
             let living = self.paths().clone();
-            if living.iter().filter(|path| !remove(path)).count() == 0 {
-                return;
+            let wholly = living.iter().filter(|(_, wholly)| **wholly);
+            if wholly.filter(|(path, _)| !remove(path)).count() == 0 {
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
+        }
+        // What is below comes before: paths sort so.
+        for (path, _) in self.paths().iter().filter(|(_, wholly)| !**wholly).rev() {
+            let _ = fs::remove_dir(path);
         }
     }
 }
@@ -111,7 +117,12 @@ pub fn publish<T>(name: impl FnOnce() -> T) -> T {
 
 /// What is made under its own name is not to be left half-made either.
 pub fn claim(path: &Path) {
-    OURS.paths().insert(path.into());
+    OURS.paths().insert(path.into(), true);
+}
+
+/// A folder that this process may make goes too, if it is empty then.
+pub fn claim_empty(folder: &Path) {
+    OURS.paths().insert(folder.into(), false);
 }
 
 /// What was temporary is in its place, or gone.
@@ -313,10 +324,14 @@ mod tests {
         fs::create_dir_all(folder.join("below")).unwrap();
         fs::write(folder.join("below/x"), b"x").unwrap();
         fs::write(&file, b"x").unwrap();
-        LIVING.paths().extend([folder.clone(), file.clone(), place.path().join("gone")]);
+        let (empty, used) = (place.path().join("empty"), place.path().join("used"));
+        fs::create_dir_all(empty.join("below")).unwrap();
+        fs::create_dir_all(used.join("by/others")).unwrap();
+        LIVING.paths().extend([&folder, &file, &place.path().join("gone")].map(|path| (path.clone(), true)));
+        LIVING.paths().extend([&empty, &empty.join("below"), &used].map(|path| (path.clone(), false)));
         assert!(LIVING.publish(|| true));
         LIVING.abandon();
-        assert!(!folder.exists() && !file.exists());
+        assert!(!folder.exists() && !file.exists() && !empty.exists() && used.join("by/others").exists());
         // It waits for good.
         std::thread::spawn(|| LIVING.publish(|| LATE.store(true, Ordering::Relaxed)));
         std::thread::sleep(Duration::from_millis(200));

@@ -4,10 +4,11 @@
 use std::{
     ffi::OsStr,
     fmt, fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,8 @@ use crate::{
 
 /// How long a credential helper may take; some ask a person.
 const HELPER_TIME: Duration = Duration::from_secs(120);
+/// How long it may take to read what a helper has said that has ended.
+const LAST_OUTPUT: Duration = Duration::from_secs(5);
 /// Most that a helper may say, in bytes.
 const HELPER_OUTPUT: u64 = 64 << 10;
 /// How the name of what is being written ends.
@@ -332,15 +335,21 @@ impl CredentialProgram {
             let _ = stdin.write_all(input);
         }
         let stdout = child.stdout.take();
-        let reader = std::thread::spawn(move || {
+        let (sender, read) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
             let mut output = Vec::new();
-            match stdout {
+            let all = match stdout {
                 Some(stdout) => stdout.take(HELPER_OUTPUT).read_to_end(&mut output).map(|_| output),
                 None => Ok(output),
-            }
+            };
+            // Nobody waits for ever.
+            let _ = sender.send(all);
         });
         let status = wait(&mut child, HELPER_TIME).context("run", &self.0)?;
-        let output = reader.join().unwrap_or_else(|_| Ok(Vec::new())).context("read from", &self.0)?;
+        // What it has left behind may hold its output open.
+        let late =
+            |_| Err(std::io::Error::new(ErrorKind::TimedOut, "something keeps the credential helper's output open"));
+        let output = read.recv_timeout(LAST_OUTPUT).unwrap_or_else(late).context("read from", &self.0)?;
         Ok((status, String::from_utf8_lossy(&output).into_owned()))
     }
 }
@@ -354,7 +363,7 @@ fn wait(child: &mut Child, most: Duration) -> std::io::Result<bool> {
         if began.elapsed() > most {
             child.kill()?;
             child.wait()?;
-            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the credential helper does not answer"));
+            return Err(std::io::Error::new(ErrorKind::TimedOut, "the credential helper does not answer"));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

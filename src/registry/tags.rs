@@ -79,11 +79,16 @@ fn too_many(repo: &Repo, value: u64, limit: u64, what: &str) -> Error {
 
 /// The target of `<URL>; rel="next"`.
 fn next_of(link: &str) -> Option<&str> {
-    link.split(',').find_map(|one| {
-        let (target, parameters) = one.trim().strip_prefix('<')?.split_once('>')?;
-        let next = parameters.split(';').any(|p| matches!(p.trim(), "rel=\"next\"" | "rel=next"));
-        next.then_some(target)
-    })
+    let mut rest = link;
+    loop {
+        // A target may hold commas itself.
+        let (target, after) = rest.trim_start().strip_prefix('<')?.split_once('>')?;
+        let (parameters, others) = after.split_once(',').unwrap_or((after, ""));
+        if parameters.split(';').any(|p| matches!(p.trim(), "rel=\"next\"" | "rel=next")) {
+            return Some(target);
+        }
+        rest = others;
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +99,7 @@ mod tests {
     fn links_parse() {
         assert_eq!(next_of("</v2/a/tags/list?n=1&last=b>; rel=\"next\""), Some("/v2/a/tags/list?n=1&last=b"));
         assert_eq!(next_of("<x>; rel=prev, <y>; type=a; rel=next"), Some("y"));
+        assert_eq!(next_of("<x,1>; rel=prev, </l?last=a,b&n=2>; rel=next"), Some("/l?last=a,b&n=2"));
         for none in ["", "x; rel=next", "<x>", "<x>; rel=last", "<x; rel=next"] {
             assert_eq!(next_of(none), None, "{none}");
         }

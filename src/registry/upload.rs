@@ -258,7 +258,7 @@ impl Session {
         Error::UploadLost { registry: repo.client.registry(), reason: reason.into() }
     }
 
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
         if let Some(record) = self.record.take() {
             record.clear();
         }

@@ -185,7 +185,8 @@ impl UploadWriter {
             shared.sent.fetch_add(self.taken, Ordering::Relaxed);
         } else {
             if self.skip > 0 {
-                // The registry has more than the blob is long: it was another one.
+                // The registry has more than the blob is long: it was another one. The next run begins anew.
+                self.session.iter_mut().for_each(Session::forget);
                 let reason = "it has bytes of another blob".into();
                 return Err(Error::UploadLost { registry: shared.repo.client.registry(), reason });
             }

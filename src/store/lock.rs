@@ -19,19 +19,20 @@ use crate::{
 /// Held as long as it lives.
 #[derive(Debug)]
 pub struct StoreLock {
-    _folder: OwnedFd,
+    /// None where the filesystem has no locks.
+    _folder: Option<OwnedFd>,
 }
 
 impl StoreLock {
-    /// With others who share it. None where there is no such folder, or where its filesystem has no locks: then there is
-    /// nobody who could have it alone.
+    /// With others who share it. None where there is no such folder. Where its filesystem has no locks, there is nobody who
+    /// could have it alone.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn shared(folder: &Path, progress: &dyn Progress) -> Result<Option<Self>> {
         match Self::lock(folder, FlockOperation::NonBlockingLockShared, FlockOperation::LockShared, progress) {
             Ok(lock) => Ok(lock),
-            Err((_, Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL)) => Ok(None),
+            Err((_, Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL)) => Ok(Some(Self { _folder: None })),
             Err((operation, error)) => Err(Error::io(operation, folder, error.into())),
         }
     }
@@ -52,12 +53,12 @@ impl StoreLock {
         progress: &dyn Progress,
     ) -> std::result::Result<Option<Self>, (&'static str, Errno)> {
         loop {
-            let Some(lock) = Self::lock_once(folder, at_once, waiting, progress)? else { return Ok(None) };
+            let Some(handle) = Self::lock_once(folder, at_once, waiting, progress)? else { return Ok(None) };
             // A failed import removes the folder that it made: a lock on what is gone locks nothing.
             let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
-            let held = rustix::fs::fstat(&lock._folder).map_err(|e| ("look at", e))?;
+            let held = rustix::fs::fstat(&handle).map_err(|e| ("look at", e))?;
             match rustix::fs::stat(folder) {
-                Ok(there) if identity(there) == identity(held) => return Ok(Some(lock)),
+                Ok(there) if identity(there) == identity(held) => return Ok(Some(Self { _folder: Some(handle) })),
                 Ok(_) => {}
                 Err(Errno::NOENT) => return Ok(None),
                 Err(error) => return Err(("look at", error)),
@@ -70,7 +71,7 @@ impl StoreLock {
         at_once: FlockOperation,
         waiting: FlockOperation,
         progress: &dyn Progress,
-    ) -> std::result::Result<Option<Self>, (&'static str, Errno)> {
+    ) -> std::result::Result<Option<OwnedFd>, (&'static str, Errno)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = match rustix::fs::open(folder, flags, Mode::empty()) {
             Ok(handle) => handle,
@@ -85,7 +86,7 @@ impl StoreLock {
             }
             other => other.map_err(|e| ("lock", e))?,
         }
-        Ok(Some(Self { _folder: handle }))
+        Ok(Some(handle))
     }
 }
 
