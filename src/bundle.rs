@@ -70,6 +70,19 @@ impl BundledSnapshot {
         Ok(loaded)
     }
 
+    /// As [`Self::load`]; none where the index does not list the manifest and it is not there: some tools copy a head
+    /// without its ancestors.
+    pub fn load_if_there(source: &dyn Source, descriptor: &Descriptor) -> Result<Option<Self>> {
+        match Self::load(source, descriptor) {
+            Err(Error::MissingBlob { digest, .. })
+                if digest == descriptor.digest && source.index().snapshots().all(|listed| listed.digest != digest) =>
+            {
+                Ok(None)
+            }
+            loaded => loaded.map(Some),
+        }
+    }
+
     /// The snapshot's own descriptor, which must be the one that the config describes.
     ///
     /// # Errors

@@ -362,7 +362,7 @@ fn hash(source: &dyn Source, descriptor: &Descriptor, progress: &dyn Progress) -
     }
 }
 
-/// Describes a bundle: every tagged snapshot, and its ancestors.
+/// Describes a bundle: every tagged snapshot, and its ancestors, as far as they are there.
 ///
 /// # Errors
 /// The first document that is missing, corrupt or invalid.
@@ -376,7 +376,7 @@ pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
         if !seen.insert(descriptor.digest) {
             continue;
         }
-        let snapshot = BundledSnapshot::load(source.as_ref(), &descriptor)?;
+        let Some(snapshot) = BundledSnapshot::load_if_there(source.as_ref(), &descriptor)? else { continue };
         documents.add(&descriptor, &snapshot.manifest.config)?;
         for (layer, record) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers) {
             encoding_of(layer, record)?;

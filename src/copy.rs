@@ -22,6 +22,7 @@ use crate::{
     media_type,
     model::{Descriptor, Index},
     progress::Progress,
+    reference::Version,
     report::{CopiedSnapshot, CopyReport},
     storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
     temporary::{Folder, SCRATCH},
@@ -75,7 +76,7 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let counts = copy_graph(source.as_ref(), target.as_mut(), &place, &graph, options.jobs, options.progress.as_ref())?;
     let index = graph.index(source.as_ref(), &heads);
     target.finish(&index)?;
-    let tag_of = |digest| index.manifests.iter().find(|d| d.digest == digest).and_then(Index::tag_of);
+    let tag_of = |digest| tag_at(&options.destination, &index, digest);
     Ok(CopyReport {
         source: source.display(),
         destination: options.destination.display(),
@@ -87,7 +88,7 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
             .map(|s| CopiedSnapshot {
                 digest: s.config.snapshot.digest,
                 name: s.config.snapshot.name.to_string(),
-                tag: tag_of(s.descriptor.digest).map(str::to_owned),
+                tag: tag_of(s.descriptor.digest),
                 manifest: s.descriptor.digest,
             })
             .collect(),
@@ -98,6 +99,26 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
         mounted_blobs: counts.mounted_blobs,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// The tag that a manifest has at the destination.
+fn tag_at(destination: &Destination, index: &Index, manifest: Digest) -> Option<String> {
+    let tag = index.manifests.iter().find(|entry| entry.digest == manifest).and_then(Index::tag_of);
+    if let Destination::Registry(reference, options) = destination {
+        let is_head = index.manifests.first().is_some_and(|head| head.digest == manifest);
+        if let (true, Some(version)) = (is_head, &reference.version) {
+            return match version {
+                Version::Tag(tag) => Some(tag.to_string()),
+                Version::Digest(_) => None,
+            };
+        }
+        // A parent's name may have been taken.
+        let kept = options.tag_changes.list().into_iter().find(|change| change.manifest == manifest);
+        if let Some(instead) = kept.and_then(|change| change.instead) {
+            return Some(instead);
+        }
+    }
+    tag.map(str::to_owned)
 }
 
 /// The snapshots that heads lead to, parents before children, each once.
@@ -119,7 +140,12 @@ impl Graph {
             let mut next = Some(head.clone());
             while let Some(descriptor) = next.filter(|d| seen.insert(d.digest)) {
                 let bare = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
-                let snapshot = BundledSnapshot::load(source, &bare)?;
+                let snapshot = BundledSnapshot::load(source, &bare).map_err(|error| match error {
+                    Error::MissingBlob { digest, .. } if digest == bare.digest && !chain.is_empty() => {
+                        Error::ParentManifestMissing { digest }
+                    }
+                    other => other,
+                })?;
                 documents.add(&bare, &snapshot.manifest.config)?;
                 next = snapshot.manifest.subject.clone();
                 chain.push(snapshot);

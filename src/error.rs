@@ -257,7 +257,9 @@ pub enum Error {
         role: String,
     },
     /// A bundle that was copied without the ancestors' manifests.
-    #[error("the parent's manifest {digest} is not in the bundle; --head-only restores the head without its ancestors")]
+    #[error(
+        "the parent's manifest {digest} is not in the bundle; `import` and `verify` take --head-only, for the head without its ancestors"
+    )]
     ParentManifestMissing {
         /// Its digest.
         digest: Digest,

@@ -179,18 +179,24 @@ fn as_imported(
 fn tags(chain: &[Snapshot], head: Option<&str>) -> Result<Vec<SnapshotName>> {
     let mut tags: Vec<SnapshotName> = Vec::new();
     for (position, snapshot) in chain.iter().enumerate() {
-        let asked = head.filter(|_| position == 0);
-        let text = asked.unwrap_or(&snapshot.name);
-        let tag: SnapshotName = text.parse().map_err(|error| match error {
-            Error::InvalidName { reason, .. } if asked.is_none() && position == 0 => {
-                Error::Usage(format!("the name {text:?} is no valid OCI tag ({reason}); choose one with --tag"))
+        // The config has the name, whatever the tag is.
+        let name = &snapshot.name;
+        let own: SnapshotName = name.parse().map_err(|error| match error {
+            Error::InvalidName { reason, .. } => {
+                Error::Usage(format!("a snapshot named {name:?} cannot travel ({reason}); rename it"))
             }
-            Error::InvalidName { reason, .. } => Error::Usage(format!("{text:?} is no valid OCI tag: {reason}")),
             other => other,
         })?;
+        let tag = match head.filter(|_| position == 0) {
+            None => own,
+            Some(text) => text.parse().map_err(|error| match error {
+                Error::InvalidName { reason, .. } => Error::Usage(format!("{text:?} is no valid OCI tag: {reason}")),
+                other => other,
+            })?,
+        };
         if tags.contains(&tag) {
             return Err(Error::Usage(format!(
-                "two snapshots of the bundle would have the tag {tag:?}; choose another for the head with --tag"
+                "two snapshots of the bundle would have the tag {tag}; choose another for the head with --tag"
             )));
         }
         tags.push(tag);

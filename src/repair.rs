@@ -387,7 +387,7 @@ fn all(source: &dyn Source) -> Result<Vec<BundledSnapshot>> {
     let mut documents = Documents::default();
     while let Some(descriptor) = queue.pop() {
         if seen.insert(descriptor.digest) {
-            let snapshot = BundledSnapshot::load(source, &descriptor)?;
+            let Some(snapshot) = BundledSnapshot::load_if_there(source, &descriptor)? else { continue };
             documents.add(&descriptor, &snapshot.manifest.config)?;
             queue.extend(snapshot.manifest.subject.clone());
             loaded.entry(snapshot.config.snapshot.digest).or_insert(snapshot);

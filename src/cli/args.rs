@@ -91,14 +91,14 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether output is JSON on standard output.
+    /// Whether output is JSON.
     pub fn json(&self) -> bool {
         match self {
-            Self::Export(a) => a.common.json && a.output != *"-",
+            Self::Export(a) => a.common.json,
             Self::Import(a) => a.common.json,
             Self::Push(a) => a.common.json,
-            Self::Pull(a) => a.more.common.json && a.output != *"-",
-            Self::Copy(a) => a.more.common.json && a.output != *"-",
+            Self::Pull(a) => a.more.common.json,
+            Self::Copy(a) => a.more.common.json,
             Self::Tags(a) => a.common.json,
             Self::Login(a) => a.common.json,
             Self::Logout(a) => a.common.json,
@@ -114,6 +114,16 @@ impl Verb {
 }
 
 impl Verb {
+    /// Whether standard output is the bundle's; then what else is said goes to standard error.
+    pub fn writes_to_stdout(&self) -> bool {
+        match self {
+            Self::Export(a) => a.output == *"-",
+            Self::Pull(a) => a.output == *"-",
+            Self::Copy(a) => a.output == *"-",
+            _ => false,
+        }
+    }
+
     /// What to do when a registry could not be reached: only what goes to a registry keeps what has arrived.
     pub fn again(&self) -> &'static str {
         let resumed = match self {
@@ -242,7 +252,7 @@ pub struct ExportArgs {
     /// Pack the image-cache files that the snapshots boot from
     #[arg(long)]
     pub with_image: bool,
-    /// Write a plain tar, whatever DEST is called
+    /// Write a plain tar: where DEST's name does not say, or to a pipe
     #[arg(long)]
     pub plain_tar: bool,
     /// The bundle's form, whatever DEST is called
@@ -257,7 +267,7 @@ pub struct ExportArgs {
     /// The head's tag [default: the snapshot's name]
     #[arg(long, value_name = "NAME")]
     pub tag: Option<String>,
-    /// Replace an existing DEST; in a registry, move parents' tags that name other snapshots
+    /// Replace an existing DEST; in a registry, move parents' tags that name other manifests
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]

@@ -50,13 +50,13 @@ pub struct PullArgs {
 /// What both take.
 #[derive(Args)]
 pub struct CopyFlags {
-    /// Which head, when the source has several [default: all]
+    /// Which head, when the source has several [default: all of a bundle; a repository's only one]
     #[arg(long, value_name = "NAME")]
     pub tag: Option<String>,
     /// The bundle's form, whatever DEST is called
     #[arg(long, value_enum)]
     pub format: Option<FormArg>,
-    /// Replace an existing DEST; in a registry, move parents' tags that name other snapshots
+    /// Replace an existing DEST; in a registry, move parents' tags that name other manifests
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
@@ -77,7 +77,7 @@ pub struct PushArgs {
     /// oci://HOST[:PORT]/REPOSITORY[:TAG]; without a tag, the snapshot's name
     #[arg(value_name = "DEST")]
     pub output: OsString,
-    /// Which head, when the bundle has several [default: all]
+    /// Of a snapshot: its tag. Of a bundle: which head, when it has several [default: all]
     #[arg(long, value_name = "NAME")]
     pub tag: Option<String>,
     /// Of a snapshot: all ancestors too; layers become deltas
@@ -92,7 +92,7 @@ pub struct PushArgs {
     /// Of a snapshot's layers: zstd[:LEVEL] with LEVEL 1 to 19, or none
     #[arg(long, value_name = "zstd[:LEVEL]|none", default_value = "zstd:3", value_parser = parse_compression)]
     pub compression: Compression,
-    /// Move parents' tags that name other snapshots; a head's tag moves in any case
+    /// Move parents' tags that name other manifests; a head's tag moves in any case
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]

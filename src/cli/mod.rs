@@ -59,7 +59,7 @@ pub fn parse() -> std::result::Result<Cli, ExitCode> {
 pub fn run(cli: Cli) -> ExitCode {
     raise_open_files();
     let (json, registry) = (cli.verb.json(), matches!(cli.verb, Verb::Push(_)));
-    let again = cli.verb.again();
+    let (again, aside) = (cli.verb.again(), cli.verb.writes_to_stdout());
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -111,8 +111,10 @@ pub fn run(cli: Cli) -> ExitCode {
     } else {
         output::print_error(&format!("snapcask: error: {message}\n"));
     }
-    if json {
-        print_json_error(&message, code);
+    match (json, aside) {
+        (true, false) => print_json_error(&message, code),
+        (true, true) => output::print_error(&json_error(&message, code)),
+        (false, _) => {}
     }
     // Not by returning: that would wait for the threads that still run after Ctrl-C.
     std::process::exit(code.into())
@@ -167,10 +169,14 @@ impl EndSignals {
     }
 }
 
-/// `{"error":{"message":...,"exitCode":...}}` on standard output.
+/// `{"error":{"message":...,"exitCode":...}}`.
+fn json_error(message: &str, code: u8) -> String {
+    format!("{:#}\n", serde_json::json!({ "error": { "message": message, "exitCode": code } }))
+}
+
+/// The same on standard output.
 fn print_json_error(message: &str, code: u8) {
-    let error = serde_json::json!({ "error": { "message": message, "exitCode": code } });
-    if let Err(error) = output::json(&error) {
+    if let Err(error) = output::print(&json_error(message, code)) {
         output::print_error(&format!("snapcask: error: {error}\n"));
     }
 }

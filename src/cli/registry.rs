@@ -85,7 +85,11 @@ fn password() -> Result<String> {
     }
     let mut text = String::new();
     stdin().lock().take(MAX_PASSWORD).read_to_string(&mut text).context("read", "standard input")?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    match text.trim_end_matches(['\r', '\n']) {
+        // A secret that is not set, in most cases.
+        "" => Err(Error::Usage("the password on standard input is empty".into())),
+        password => Ok(password.to_owned()),
+    }
 }
 
 /// The reference, if the argument means a registry.
@@ -215,7 +219,7 @@ pub fn login(args: &LoginArgs) -> Result<()> {
     };
     let options = args.registry.resolve()?;
     let Some(Credentials::Basic { password, .. }) = options.credentials.clone() else {
-        return Err(Error::Usage("the password is empty".into()));
+        return Err(Error::Usage("a password is needed".into()));
     };
     let path = registry::login(&host, username, &password, &options)?;
     said(&args.common, &host, "logged in", &format!("logged in to {host}; {} knows it now\n", path.display()))

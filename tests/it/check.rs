@@ -139,6 +139,7 @@ fn a_repair_leaves_what_the_bundle_does_not_bring() {
         write(head.join("notes.txt/inside"), b"mine");
         let before = whole_tree(&store);
         let report = check(&options(&store, Some(&bundle))).unwrap();
+        validate("check-report", &serde_json::to_value(&report).unwrap());
         let refused = report.findings.iter().find(|finding| finding.code == "repair-refused").unwrap();
         assert!(refused.message.ends_with("notes.txt holds something and would be lost; move it away"), "{refused:?}");
         assert_eq!(whole_tree(&store), before);
@@ -183,6 +184,35 @@ fn labels_that_changed_are_no_damage() {
 
 fn subject_of(store: &Path, path: &Path) -> String {
     path.strip_prefix(store).unwrap().to_str().unwrap().into()
+}
+
+/// skopeo copies a head without its ancestors. What it restored, it repairs.
+#[test]
+fn repair_from_a_copy_without_the_parents_manifest() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, store) = (fixture.path("bundle"), fixture.path("target"));
+    let manifests: Vec<_> = fixture.export_chain(Form::Dir, &bundle).snapshots.iter().map(|s| s.manifest).collect();
+    let mut index = json_file(&bundle.join("index.json"));
+    index["manifests"].as_array_mut().unwrap().truncate(1);
+    fs::write(bundle.join("index.json"), index.to_string()).unwrap();
+    manifests[1..].iter().for_each(|gone| fs::remove_file(bundle.join("blobs/sha256").join(gone.hex())).unwrap());
+    import(&ImportOptions { head_only: true, ..import_options(&bundle, &store) }).unwrap();
+    let before = whole_tree(&store);
+    poison(&store.join("snapshots/head/upper.ext4"), 4096);
+    let report = check(&options(&store, Some(&bundle))).unwrap();
+    assert_eq!((codes(&report), report.repaired.len()), (vec![], 1));
+    assert_eq!(whole_tree(&store), before);
+    let bundle = bundle.to_str().unwrap();
+    let shown: Value = serde_json::from_str(&succeeds(&run(["inspect", bundle, "--json"]))).unwrap();
+    assert_eq!(shown["snapshots"].as_array().unwrap().len(), 1);
+    // A copy would lack them, too.
+    let text = fails(&run(["copy", bundle, fixture.path("copy.tar").to_str().unwrap()]), 3);
+    assert!(text.contains("`import` and `verify` take --head-only"), "{text}");
+    // The head itself is no parent.
+    fs::remove_file(fixture.path("bundle/blobs/sha256").join(manifests[0].hex())).unwrap();
+    assert!(check(&options(&store, Some(&fixture.path("bundle")))).is_ok(), "nothing is bad");
+    poison(&store.join("snapshots/head/upper.ext4"), 4096);
+    assert!(check(&options(&store, Some(&fixture.path("bundle")))).is_err());
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn what_cannot_be_packed() {
 
     let odd = fixture.store.join("snapshots/odd name");
     fs::rename(head, &odd).unwrap();
-    assert!(fails(&export("odd name"), 2).contains("--tag"));
+    assert!(fails(&export("odd name"), 2).contains("; rename it"));
     fs::rename(&odd, head).unwrap();
 
     fs::remove_dir_all(&fixture.snapshots[1].directory).unwrap();
@@ -275,4 +275,35 @@ fn shells_get_completions() {
         assert!(script.contains("with-parents") && script.contains("repair-from"), "{shell}: {script}");
     }
     fails(&run(["completions", "cmd.exe"]), 2);
+}
+
+/// Where the bundle goes to standard output, the report and the error are on the other one.
+#[test]
+fn json_beside_a_bundle() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let store = fixture.store.to_str().unwrap();
+    for (name, code) in [("head", 0), ("nobody", 4)] {
+        let output = run(["export", name, "--store", store, "-o", "-", "--json"]);
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(output.stdout.is_empty(), code != 0);
+        let text = stderr(&output);
+        let report: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
+        if code != 0 {
+            crate::layout_checks::validate("error", &report);
+            assert_eq!(report["error"]["exitCode"], code);
+        }
+    }
+}
+
+#[test]
+fn a_name_that_cannot_travel() {
+    let mut fixture = Fixture::empty(Generation::Flat);
+    fixture.add("my snap", 0, SMALL, &[(0, random(4096, 1))], Value::Null);
+    let store = fixture.store.to_str().unwrap();
+    for more in [&[][..], &["--tag", "mine"]] {
+        let arguments = [&["export", "my snap", "--store", store, "-o", "-"], more].concat();
+        let text = fails(&run(arguments), 2);
+        assert!(text.contains("a snapshot named \"my snap\" cannot travel (only letters, digits"), "{text}");
+        assert!(text.contains("; rename it"), "{text}");
+    }
 }

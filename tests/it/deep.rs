@@ -394,7 +394,7 @@ fn the_head_alone() {
     }
     fs::write(bundle.join("index.json"), index.to_string()).unwrap();
     let report = verified(&bundle, true, false);
-    finds(&report, "blob-missing", "is not in the bundle; --head-only");
+    finds(&report, "blob-missing", "is not in the bundle; `import` and `verify` take --head-only");
     assert!(!report.decoded, "an ancestor is not known");
     let report = verified(&bundle, true, true);
     assert!(report.findings.is_empty() && report.decoded && report.snapshots == 1, "{report:#?}");

@@ -94,7 +94,7 @@ fn texts_and_exit_codes() {
             Error::ParentManifestMissing { digest },
             3,
             format!(
-                "the parent's manifest {hex} is not in the bundle; --head-only restores the head without its ancestors"
+                "the parent's manifest {hex} is not in the bundle; `import` and `verify` take --head-only, for the head without its ancestors"
             ),
         ),
         (Error::bundle("index.json", "odd"), 3, s("invalid bundle: index.json: odd")),

@@ -381,7 +381,7 @@ fn a_copy_without_the_parents_manifest_restores_its_head() {
     assert_eq!(
         error.to_string(),
         format!(
-            "the parent's manifest {} is not in the bundle; --head-only restores the head without its ancestors",
+            "the parent's manifest {} is not in the bundle; `import` and `verify` take --head-only, for the head without its ancestors",
             manifests[1]
         )
     );

@@ -112,6 +112,8 @@ fn login_checks_before_it_keeps() {
     assert!(text.contains("refuses the credentials") && !text.contains("guess"), "{text}");
     assert!(text.contains("check the user's name") && !text.contains("run `snapcask login"), "{text}");
     assert!(!config.join("config.json").exists());
+    // A secret that is not set.
+    assert!(fails(&program(&login, b"\n"), 2).contains("the password on standard input is empty"));
     succeeds(&program(&login, b"secret-of-ann\n"));
     assert!(json_file(&config.join("config.json"))["auths"][&host]["auth"].is_string());
     let text = fails(&program(&["tags", &server.reference("vm")], b""), 4);

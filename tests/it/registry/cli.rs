@@ -161,6 +161,14 @@ fn a_push_leaves_the_tags_of_other_snapshots_alone() {
     let copied = checked("copy-report", &succeeds(&copied));
     let outcomes: Vec<_> =
         copied["tagChanges"].as_array().unwrap().iter().map(|c| (&c["tag"], &c["outcome"])).collect();
+    // A report tells the tags that are there now.
+    for row in copied["snapshots"].as_array().unwrap() {
+        let (tag, manifest) = (row["tag"].as_str().unwrap(), row["manifest"].as_str().unwrap());
+        assert_eq!(server.tag("vm", tag).unwrap().to_string(), manifest, "{copied:#}");
+    }
+    let tagged = format!("{place}:v4");
+    let copied = program(&theirs, &["push", bundle.to_str().unwrap(), &tagged, "--tag", "middle", "--json"]);
+    assert_eq!(checked("copy-report", &succeeds(&copied))["snapshots"][0]["tag"], "v4");
     let expected = [("base", "kept"), ("middle", "kept")].map(|(t, o)| (t.into(), o.into()));
     assert_eq!(outcomes, expected.iter().map(|(t, o): &(Value, Value)| (t, o)).collect::<Vec<_>>());
 }
