@@ -80,7 +80,7 @@ MUTANTS = {
         "src/store/lookup.rs", "            member => members.push(member?),", "            member => members.extend(member.ok()),", "--lib lookup",
     ),
     "an exchange is tried before anything is placed": (
-        "src/import.rs", "                    stage.check_exchange(&snapshot.target)?;\n", "", "durability",
+        "src/import/mod.rs", "                    stage.check_exchange(&snapshot.target)?;\n", "", "durability",
     ),
     "an exchange is tried before a repair": (
         "src/repair.rs", "if let Err(error) = stage.check_exchange(&bad.directory) {", "if let (true, Err(error)) = (false, stage.check_exchange(&bad.directory)) {", "durability",
@@ -89,7 +89,7 @@ MUTANTS = {
         "src/remove.rs", "filter(|path| !path.as_str().starts_with(\"manifests/\"))", "filter(|_| true)", "remove",
     ),
     "a group that cannot be looked into": (
-        "src/import.rs", "if seen(is_folder(&entry.path().join(id)))? {", "if seen(is_folder(&entry.path().join(id))).unwrap_or(false) {", "failing_disk",
+        "src/import/mod.rs", "if seen(is_folder(&entry.path().join(id)))? {", "if seen(is_folder(&entry.path().join(id))).unwrap_or(false) {", "failing_disk",
     ),
     "a record that cannot be read, and pruning": (
         "src/remove.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
@@ -124,8 +124,8 @@ MUTANTS = {
         "    }\n    Ok(())\n}\n\n/// Makes the names in a folder durable.",
         "durability",
     ),
-    "sync of the stage": ("src/import.rs", "        stage.sync()?;\n", "", "durability"),
-    "sync of the cache's stage": ("src/import.rs", "cache_stage.sync()?;", "", "durability"),
+    "sync of the stage": ("src/import/mod.rs", "        stage.sync()?;\n", "", "durability"),
+    "sync of the cache's stage": ("src/import/mod.rs", "cache_stage.sync()?;", "", "durability"),
     "fsync after a name appears in a store": (
         "src/store/place.rs",
         "        self.folder.sync().inspect_err(|_| {\n            let _ = renameat_with(",
@@ -170,7 +170,7 @@ MUTANTS = {
         "&text)?;\n    Ok(())\n}",
         "durability",
     ),
-    "fsync of what was found": ("src/import.rs", "        sync_names(placed, &self.store.root)?;\n", "        let _ = placed;\n", "durability"),
+    "fsync of what was found": ("src/import/mod.rs", "        sync_names(placed, &self.store.root)?;\n", "        let _ = placed;\n", "durability"),
     # fsyncs: export
     "fsync of a blob or archive": ("src/layout/output.rs", "        self.file.sync_all()\n", "        Ok(())\n", "durability"),
     "fsync of a layout's documents": (
@@ -217,8 +217,8 @@ MUTANTS = {
     ),
     "data after the end": ("src/layer/walk.rs", "                    if rest.iter().any(|b| *b != 0) {", "                    if false {", "hardening"),
     # verifications: limits
-    "limit of files": ("src/import.rs", "if files > self.options.max_files {", "if false {", "hardening conflicts cli"),
-    "limit of data": ("src/import.rs", "        if data > limit {", "        if false {", "hardening conflicts cli"),
+    "limit of files": ("src/import/mod.rs", "if files > self.options.max_files {", "if false {", "hardening conflicts cli"),
+    "limit of data": ("src/import/mod.rs", "        if data > limit {", "        if false {", "hardening conflicts cli"),
     "data as the table declares it": (
         "src/layer/decode.rs", "        self.budget.spend(bytes.len() as u64, &self.path)?;\n", "", "hardening",
     ),
@@ -237,10 +237,47 @@ MUTANTS = {
     "limit of folders": ("src/model/config.rs", "        if depth > MAX_DEPTH {", "        if false {", "hardening"),
     # verifications: the image cache
     "cache files of the snapshot's image": (
-        "src/import.rs", "foreign.extend(check_belongs(image, paths, read)?),", "foreign.extend(check_belongs(image, paths, read).unwrap_or_default()),", "hardening",
+        "src/import/cache.rs",
+        "let belonging = check_belongs(image, paths, read)?;",
+        "let belonging = check_belongs(image, paths, read).unwrap_or_default();",
+        "hardening",
     ),
+    "layers that only the VMDK names": ("src/import/cache.rs", "if unproven.contains(path) => {", "if false => {", "hardening"),
+    "layers that the VMDK may name": (
+        "src/store/image_cache.rs", "path.as_str() != fsmeta && !layers.contains(path)", "false", "hardening",
+    ),
+    "layers that the VMDK must name": (
+        "src/store/image_cache.rs", "find(|layer| !extents.contains(layer))?", "find(|_| false)?", "hardening",
+    ),
+    "the config's image is the descriptor's": ("src/bundle.rs", "            && descriptor.image == record.image\n", "", "hardening"),
+    "force replaces snapshots only": (
+        "src/import/mod.rs", "if !marks.into_iter().collect::<Result<Vec<_>>>()?.contains(&true) {", "if false {", "conflicts",
+    ),
+    "force and the children of what it replaces": ("src/import/mod.rs", "if replaced.is_empty() {", "if true {", "conflicts"),
+    "a file more is another snapshot": (
+        "src/import/mod.rs", "find(|file| bundled.config.row(&file.path).is_none())", "find(|_| false)", "conflicts",
+    ),
+    "fsync of a snapshot that another tool placed": ("src/import/mod.rs", "        sync_tree(target)\n", "        Ok(())\n", "durability"),
+    "fsync of a cache file that another tool placed": (
+        "src/import/cache.rs", "fs::File::open(&target).and_then(|file| file.sync_all()).context(\"fsync\", &target)?;", "", "durability",
+    ),
+    "a link is no copy of a parent": (
+        "src/remove.rs",
+        "= |snapshot: &Snapshot| snapshot.directory.canonicalize().context(\"resolve\", &snapshot.directory);",
+        "= |snapshot: &Snapshot| Ok::<_, Error>(snapshot.directory.clone());",
+        "remove",
+    ),
+    "half a copy of a parent is none": ("src/remove.rs", " && scan(s).is_ok()", "", "remove"),
+    "a repair keeps what it does not bring": (
+        "src/repair.rs", "(false, None) if kind.is_file() => {", "(false, None) if false => {", "check::",
+    ),
+    "a repair keeps labels": ("src/repair.rs", "if is_there(&brought)? {", "if false {", "check::"),
+    "a repair keeps a folder in a file's place": (
+        "src/repair.rs", "if fs::read_dir(&from).context(\"read\", &from)?.next().is_some() {", "if false {", "check::",
+    ),
+    "segments of all maps": ("src/layer/walk.rs", "                self.segments += pending.segments.len();\n", "", "hardening::layer_tar"),
     "a cache file that is there": (
-        "src/import.rs",
+        "src/import/cache.rs",
         "Ok(Some(there)) if there.is(file.record) && !there.elsewhere => {",
         "Ok(Some(there)) if !there.elsewhere => {",
         "conflicts hardening",

@@ -348,6 +348,15 @@ pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
     })
 }
 
+/// Makes a group's `group.json` durable, whoever made it.
+pub fn sync_group(folder: &Path) -> Result<()> {
+    let path = folder.join("group.json");
+    match File::open(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.and_then(|file| file.sync_all()).context("fsync", &path),
+    }
+}
+
 /// Writes a member's alias into its (staged) directory.
 pub fn write_member(directory: &Path, alias: &SnapshotName) -> Result<()> {
     let text = serde_json::json!({ "alias": alias }).to_string();

@@ -207,6 +207,28 @@ fn an_import_that_finds_the_work_of_a_killed_one_makes_it_durable() {
     assert!(killed > 3 + 5, "{killed}: three snapshots, five cache files, a group at least");
 }
 
+/// So is what a tool has placed that syncs nothing.
+#[test]
+fn an_import_that_finds_the_work_of_another_tool_makes_it_durable() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, 16 << 20);
+        let bundle = fixture.path("b.tar.zst");
+        fixture.export_chain(Form::TarZst, &bundle);
+        let area = TempDir::new().unwrap();
+        let (store, aside) = (area.path().join("store"), fixture.path("aside"));
+        import_ok(&bundle, &store);
+        fs::rename(&store, &aside).unwrap();
+        let mut volatile = Volatile::default();
+        let mut copy = Command::new("cp");
+        copy.args(["-r", "--sparse=always"]).args([&aside, &store]);
+        assert_eq!(watch(&mut copy, area.path(), &mut volatile, None), Ended::Code(0));
+        // Of what is there already the names above are its maker's.
+        volatile.named.clear();
+        assert_eq!(watch(&mut import(&bundle, &store), area.path(), &mut volatile, None), Ended::Code(0));
+        volatile.assert_nothing_left(&format!("{generation:?}"));
+    }
+}
+
 /// Fails the first fsync after something got a visible name.
 fn fail_after_naming(command: &mut Command, area: &Path) -> Ended {
     fail_after_naming_on(Renames::WithFlags, command, area)
