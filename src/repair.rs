@@ -240,8 +240,12 @@ impl Repair<'_> {
         let Some(same) = bundled.iter().find(|b| b.config.snapshot.digest == digest) else {
             return Ok(Err(format!("the bundle does not hold {digest}")));
         };
+        // Labels of today stay, whatever they were in the bundle.
+        let labels = labels::own(same.config.snapshot.generation, &bad.directory)?;
+        let but_labels = |row: &&FileRecord| Some(&row.path) != labels.as_ref();
+        let brought = || same.config.files.iter().filter(but_labels);
         match &bad.record {
-            Some(record) if record.files == same.config.files => Ok(Ok(same)),
+            Some(record) if record.files.iter().filter(but_labels).eq(brought()) => Ok(Ok(same)),
             Some(record) => Ok(Err(format!(
                 "it was imported from the manifest {}; the bundle has {digest} with other files (manifest {})",
                 record.manifest, same.descriptor.digest

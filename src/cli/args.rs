@@ -303,7 +303,7 @@ pub struct ImportArgs {
     /// Group for snapshots of generation `final` [default: the installed parent's, else the oldest snapshot's name]
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
-    /// Replace snapshots and cache files that are there and different
+    /// Replace snapshots and cache files that are there and different; nothing else, and no parent of snapshots that stay
     #[arg(long)]
     pub force: bool,
     /// Do not verify recorded SHA-256 integrity, which costs the logical size

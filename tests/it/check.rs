@@ -174,6 +174,14 @@ fn labels_that_changed_are_no_damage() {
     snapcask::export::export(&export_options(&store, id, Form::Tar, &fixture.path("again.tar"))).unwrap();
     let error = import(&import_options(&bundle, &store)).unwrap_err();
     assert!(matches!(error, snapcask::Error::Different { .. }), "{error}");
+    // A bundle with other labels repairs the rest.
+    poison(&head.join(&fixture.head().disk), 4096);
+    let report = check(&options(&store, Some(&fixture.path("again.tar")))).unwrap();
+    assert_eq!((codes(&report), report.repaired.len()), (vec![], 1));
+    write(labels.clone(), br#"{"labels":{}}"#);
+    poison(&head.join(&fixture.head().disk), 4096);
+    assert_eq!(codes(&check(&options(&store, Some(&bundle))).unwrap()), []);
+    assert_eq!(fs::read(&labels).unwrap(), br#"{"labels":{}}"#);
     // What is no labels is damage.
     write(labels.clone(), b"{\"labels\":");
     assert!(codes(&checked(&store)).iter().any(|(code, _)| *code == "file-corrupt"));
