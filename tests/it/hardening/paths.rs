@@ -332,21 +332,27 @@ fn cache_files_of_another_image() {
         format!("# Disk DescriptorFile\nversion=1\ncreateType=\"monolithicFlat\"\n{lines}").into_bytes()
     };
     let vmdk_path = format!("vmdk/sha256_{}.vmdk", hex(IMAGE_MANIFEST));
-    let all = |metadata: bool, layers: &[&str]| {
-        let mut files = vec![(vmdk_path.clone(), vmdk(layers))];
+    let all = |metadata: bool, named: &[&str], layers: &[&str]| {
+        let mut files = vec![(vmdk_path.clone(), vmdk(named))];
         files.extend(metadata.then(|| (own(IMAGE_REFERENCE), good.clone())));
         files.extend(layers.iter().map(|diff| (layer(diff), erofs.clone())));
         files.sort();
         with_cache(files).make().tar()
     };
-    for (layers, text) in [(&["1", "2"][..], "is no file of this image"), (&[], "it lacks the image's layer")] {
+    let both = &["1", "2"][..];
+    for (named, layers, text) in [
+        (both, both, "is no file of this image"),
+        // It need not travel: it may be there.
+        (both, &["1"], "is no file of this image"),
+        (&[], &[], "it lacks the image's layer"),
+    ] {
         let arena = Arena::new();
-        write(arena.bundle("b.tar"), &all(true, layers));
+        write(arena.bundle("b.tar"), &all(true, named, layers));
         arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
     }
     // Without the metadata its word is taken, but not over what is there already: that may be another image's.
     let arena = Arena::new();
-    write(arena.bundle("b.tar"), &all(false, &["1", "2"]));
+    write(arena.bundle("b.tar"), &all(false, both, both));
     let (one, two) = (arena.store.join("cache").join(layer("1")), arena.store.join("cache").join(layer("2")));
     write(two.clone(), b"another image's");
     for force in [false, true] {
