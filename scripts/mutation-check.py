@@ -254,10 +254,13 @@ MUTANTS = {
         "src/import/mod.rs", "if !marks.into_iter().collect::<Result<Vec<_>>>()?.contains(&true) {", "if false {", "conflicts",
     ),
     "force and the children of what it replaces": ("src/import/mod.rs", "if replaced.is_empty() {", "if true {", "conflicts"),
-    "a file more is another snapshot": (
-        "src/import/mod.rs", "find(|file| bundled.config.row(&file.path).is_none())", "find(|_| false)", "conflicts",
+    "a file more stays": ("src/import/mod.rs", "if let Some(reason) = keep_below(&target, &directory)? {", "if let Some(reason) = None::<String> {", "conflicts"),
+    "fsync of a snapshot that another tool placed": (
+        "src/restore.rs", ".file.sync_all().context(\"fsync\", self.directory.join(&row.path))?;", ";", "durability",
     ),
-    "fsync of a snapshot that another tool placed": ("src/import/mod.rs", "        sync_tree(target)\n", "        Ok(())\n", "durability"),
+    "fsync of folders that another tool placed": (
+        "src/restore.rs", "folders.iter().rev().try_for_each(|folder| sync_folder(folder))", "Ok(())", "durability",
+    ),
     "fsync of a cache file that another tool placed": (
         "src/import/cache.rs", "fs::File::open(&target).and_then(|file| file.sync_all()).context(\"fsync\", &target)?;", "", "durability",
     ),

@@ -163,7 +163,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The store holds another snapshot where this one belongs.
-    #[error("{} holds {existing}, the bundle has {incoming}; use --force to replace it, or --dest (for the head also --name) to place it elsewhere", path.display())]
+    #[error("{} holds {existing}, the bundle has {incoming}; use --force to replace it, --head-only to leave ancestors alone, or --dest (for the head also --name) to place it elsewhere", path.display())]
     Different {
         /// The snapshot directory.
         path: PathBuf,
@@ -211,13 +211,19 @@ pub enum Error {
         children: Vec<String>,
     },
     /// What stands where a snapshot goes is none, and would be lost.
-    #[error("{} is no snapshot, and --force replaces nothing else; move it away, or place the bundle's elsewhere with --name, --group or --dest", path.display())]
+    #[error("{} is no snapshot, and --force replaces nothing else; move it away, or place the bundle's elsewhere with --dest, --group or (the head) --name", path.display())]
     NotReplaced {
         /// The place.
         path: PathBuf,
     },
+    /// What stands beside the files of a snapshot would be lost with it.
+    #[error("{reason}")]
+    Kept {
+        /// What, and what to do.
+        reason: String,
+    },
     /// Snapshots that stay would lose their parent to an import.
-    #[error("{} is the parent of {}, which would lose it; place the bundle's elsewhere with --name or --dest, or remove it first (`snapcask remove --orphan-children`)", path.display(), children.join(", "))]
+    #[error("{} is the parent of {}, which would lose it; use --orphan-children too, or place the bundle's elsewhere with --dest or (the head) --name", path.display(), children.join(", "))]
     ReplacesParent {
         /// The parent, or one of them.
         path: PathBuf,
@@ -446,6 +452,7 @@ impl Error {
             | Self::DifferentFile { .. }
             | Self::NotReplaced { .. }
             | Self::ReplacesParent { .. }
+            | Self::Kept { .. }
             | Self::OfNoImage { .. } => 5,
             _ => 1,
         }

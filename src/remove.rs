@@ -17,7 +17,7 @@ use crate::{
     report::{RemoveReport, RemovedSnapshot},
     snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, scan, seen},
     store::{
-        Store,
+        Store, Unreadable,
         image_cache::{cached_images, files_for, named_files},
         lock,
         place::{Stage, sync_folder},
@@ -57,15 +57,8 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     let (_locks, doomed) = lock::seen_under(&snapshots, lock, || doomed(&store, &options.snapshots))?;
     let (all, unreadable) = store.all()?;
     let staying = staying(&all, &doomed)?;
-    // A child may be among them: whose it is, its descriptor would say.
-    let is_snapshot = |directory: &Path| {
-        let there = |file: &&str| seen(is_there(&directory.join(file))).unwrap_or(true);
-        [SNAPSHOT_FILE, V066_FILE, RECORD_FILE, GROUP_FILE].iter().any(there)
-    };
-    if !options.orphan_children
-        && let Some((path, reason)) = unreadable.iter().find(|(directory, _)| is_snapshot(directory))
-    {
-        return Err(Error::UnreadableSnapshot { path: path.clone(), reason: reason.clone() });
+    if !options.orphan_children {
+        no_child_is_hidden(&unreadable)?;
     }
     let orphans = orphans(&doomed, &staying);
     if let (false, Some((parent, _))) = (options.orphan_children, orphans.first()) {
@@ -104,7 +97,7 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     Ok(report)
 }
 
-fn display(snapshot: &Snapshot) -> String {
+pub(crate) fn display(snapshot: &Snapshot) -> String {
     match &snapshot.group {
         Some(group) => format!("{group}:{}", snapshot.name),
         None => snapshot.name.clone(),
@@ -157,8 +150,20 @@ fn within(store: &Store, mut snapshot: Snapshot) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
+/// That no unreadable directory may be a child: whose it is, its descriptor would say.
+pub(crate) fn no_child_is_hidden(unreadable: &[Unreadable]) -> Result<()> {
+    let is_snapshot = |directory: &Path| {
+        let there = |file: &&str| seen(is_there(&directory.join(file))).unwrap_or(true);
+        [SNAPSHOT_FILE, V066_FILE, RECORD_FILE, GROUP_FILE].iter().any(there)
+    };
+    match unreadable.iter().find(|(directory, _)| is_snapshot(directory)) {
+        Some((path, reason)) => Err(Error::UnreadableSnapshot { path: path.clone(), reason: reason.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// Those that are still there afterwards. What is reached through a link to one that goes, goes with it.
-fn staying<'a>(all: &'a [Snapshot], doomed: &[Snapshot]) -> Result<Vec<&'a Snapshot>> {
+pub(crate) fn staying<'a>(all: &'a [Snapshot], doomed: &[Snapshot]) -> Result<Vec<&'a Snapshot>> {
     let real = |snapshot: &Snapshot| snapshot.directory.canonicalize().context("resolve", &snapshot.directory);
     let gone = doomed.iter().map(real).collect::<Result<HashSet<_>>>()?;
     let mut staying = Vec::new();

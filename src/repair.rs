@@ -77,7 +77,14 @@ impl Repair<'_> {
                 }
                 other => other?,
             }
-            if let Some(reason) = keep_own_files(&bad.directory, &directory, same)? {
+            let kept = match keep_own_files(&bad.directory, &directory, same) {
+                // Somebody else's file, perhaps.
+                Err(Error::Io { source, operation, path }) if source.kind() == ErrorKind::PermissionDenied => {
+                    Some(Error::Io { source, operation, path }.to_string())
+                }
+                other => other?,
+            };
+            if let Some(reason) = kept {
                 refuse(&bad.directory, reason);
                 continue;
             }
@@ -333,10 +340,20 @@ fn keep_own_files(bad: &Path, directory: &Path, same: &BundledSnapshot) -> Resul
             return Ok(Some(format!("{} is not its descriptor; move it away", descriptor.display())));
         }
     }
-    keep_below(bad, directory, 0)
+    keep_below(bad, directory)
 }
 
-fn keep_below(bad: &Path, directory: &Path, depth: usize) -> Result<Option<String>> {
+/// As [`keep_own_files`], of everything that `directory` does not have.
+pub(crate) fn keep_below(bad: &Path, directory: &Path) -> Result<Option<String>> {
+    if let Some(reason) = keep_in(bad, directory, 0)? {
+        return Ok(Some(reason));
+    }
+    let meta = fs::metadata(bad).context("look at", bad)?;
+    fs::set_permissions(directory, meta.permissions()).context("set the mode of", directory)?;
+    Ok(None)
+}
+
+fn keep_in(bad: &Path, directory: &Path, depth: usize) -> Result<Option<String>> {
     for entry in fs::read_dir(bad).context("read", bad)? {
         let entry = entry.context("read", bad)?;
         let (from, to) = (entry.path(), directory.join(entry.file_name()));
@@ -357,13 +374,20 @@ fn keep_below(bad: &Path, directory: &Path, depth: usize) -> Result<Option<Strin
                 if there.is_none() {
                     fs::create_dir(&to).context("create", &to)?;
                 }
-                if let Some(reason) = keep_below(&from, &to, depth + 1)? {
+                if let Some(reason) = keep_in(&from, &to, depth + 1)? {
                     return Ok(Some(reason));
+                }
+                if there.is_none() {
+                    let meta = entry.metadata().context("look at", &from)?;
+                    fs::set_permissions(&to, meta.permissions()).context("set the mode of", &to)?;
                 }
             }
             (false, None) if kind.is_file() => {
                 // The same file, whatever its size; a filesystem without links copies it.
                 fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).context("copy", &from)?;
+            }
+            (false, Some(true)) if kind.is_file() => {
+                return Ok(Some(format!("{} would be lost for a folder; move it away", from.display())));
             }
             (false, _) => {}
         }

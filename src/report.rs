@@ -58,6 +58,9 @@ pub struct SnapshotReport {
     /// What was done; absent for an export.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// Files of a snapshot that was there already which the bundle does not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more_files: Vec<String>,
 }
 
 impl SnapshotReport {
@@ -84,6 +87,7 @@ impl SnapshotReport {
             unknown_requires: Vec::new(),
             path: None,
             outcome: None,
+            more_files: Vec::new(),
         }
     }
 }

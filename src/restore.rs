@@ -1,7 +1,7 @@
 //! A snapshot's directory from its layers: files of the parent first, then each layer over what is beneath it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File, OpenOptions},
     ops::Range,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -24,6 +24,7 @@ use crate::{
     model::{Descriptor, FileRecord, LayerRecord, TarPath},
     progress::Progress,
     storage::Source,
+    store::place::sync_folder,
     verify::into_error,
     writeback::Writeback,
 };
@@ -267,6 +268,12 @@ impl Restorer<'_> {
                 actual: found.root.to_string(),
             });
         }
+        if found.data_bytes != file.data_bytes {
+            return Err(Error::bundle(
+                context,
+                format!("{} has {} bytes of data, its record says {}", file.path, found.data_bytes, file.data_bytes),
+            ));
+        }
         Ok(())
     }
 }
@@ -395,12 +402,17 @@ pub struct TableCheck<'a> {
 }
 
 impl TableCheck<'_> {
-    /// Compares every file, whole: root, size and mode.
+    /// Compares every file, whole: root, size and mode; and makes them durable, and their folders.
     ///
     /// # Errors
     /// [`Error::RootMismatch`], [`Error::InvalidBundle`], I/O.
     pub fn compare(&self) -> Result<()> {
-        self.bundled.config.files.iter().try_for_each(|row| self.row(row, None, false).map(drop))
+        let mut folders = BTreeSet::from([self.directory.to_path_buf()]);
+        for row in &self.bundled.config.files {
+            self.row(row, None, false)?.file.sync_all().context("fsync", self.directory.join(&row.path))?;
+            folders.extend(row.path.folders().map(|folder| self.directory.join(folder)));
+        }
+        folders.iter().rev().try_for_each(|folder| sync_folder(folder))
     }
 
     /// As [`Self::compare`], for a directory that only this process writes to. Of files that were `inherited` from a

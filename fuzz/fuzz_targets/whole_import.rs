@@ -33,6 +33,7 @@ fn options(bundle: PathBuf, store: PathBuf) -> ImportOptions {
         head_only: false,
         group: None,
         force: false,
+        orphan_children: false,
         skip_recorded: false,
         max_bytes: Some(1 << 20),
         max_files: 64,

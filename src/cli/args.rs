@@ -306,6 +306,9 @@ pub struct ImportArgs {
     /// Replace snapshots and cache files that are there and different; nothing else, and no parent of snapshots that stay
     #[arg(long)]
     pub force: bool,
+    /// With --force: replace a parent even if its children stay
+    #[arg(long, requires = "force")]
+    pub orphan_children: bool,
     /// Do not verify recorded SHA-256 integrity, which costs the logical size
     #[arg(long)]
     pub skip_recorded: bool,

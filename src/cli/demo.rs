@@ -110,6 +110,7 @@ fn steps(args: &DemoArgs) -> Result<()> {
         head_only: false,
         group: None,
         force: false,
+        orphan_children: false,
         skip_recorded: false,
         max_bytes: None,
         max_files: 1000,

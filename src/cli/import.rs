@@ -60,6 +60,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
         head_only: args.head_only,
         group: args.group,
         force: args.force,
+        orphan_children: args.orphan_children,
         skip_recorded: args.skip_recorded,
         max_bytes: args.max_bytes,
         max_files: args.max_files,
@@ -85,8 +86,15 @@ pub fn text(report: &ImportReport) -> String {
             Some(Outcome::AlreadyThere) => "already there, identical",
             _ => "skipped",
         };
+        let more = match snapshot.more_files.as_slice() {
+            [] => String::new(),
+            [first, ..] => {
+                let count = output::count(snapshot.more_files.len(), "more file");
+                format!("; {count} than the bundle has: {}", output::clean(first))
+            }
+        };
         let path = snapshot.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
-        text += &format!("{role:6} {}  {}  {outcome}\n", snapshot.digest, output::clean(&path));
+        text += &format!("{role:6} {}  {}  {outcome}{more}\n", snapshot.digest, output::clean(&path));
         text += &export::unknown_requires(snapshot);
     }
     if !report.cache_files.is_empty() {

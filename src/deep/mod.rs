@@ -51,6 +51,8 @@ pub struct DeepCheck<'a> {
     files: HashMap<TarPath, Held>,
     /// Layers that decoded without error, hence verified.
     decoded: HashSet<Digest>,
+    /// Cache layers among them, with their file.
+    cached: HashMap<Digest, FileRecord>,
     names: u64,
 }
 
@@ -91,8 +93,9 @@ impl<'a> DeepCheck<'a> {
     ) -> Self {
         let plan = Plan::of(source, snapshots);
         let room = Arc::new(Room::new(scratch));
-        let (stack, files, decoded) = (Vec::new(), HashMap::new(), HashSet::new());
-        Self { source, scratch, room, jobs, progress, plan, stack, files, decoded, names: 0 }
+        let (stack, files) = (Vec::new(), HashMap::new());
+        let (decoded, cached) = (HashSet::new(), HashMap::new());
+        Self { source, scratch, room, jobs, progress, plan, stack, files, decoded, cached, names: 0 }
     }
 
     /// The order that decodes the least: a parent directly before its child.
@@ -129,10 +132,15 @@ impl<'a> DeepCheck<'a> {
     /// # Errors
     /// The first thing that is wrong.
     pub fn cache(&mut self, descriptor: &Descriptor, record: &LayerRecord, file: &FileRecord) -> Result<()> {
-        if self.decoded.contains(&descriptor.digest) {
-            return Ok(());
-        }
         let context = format!("layer {}", descriptor.digest);
+        match self.cached.get(&descriptor.digest) {
+            Some(known) if known == file => return Ok(()),
+            Some(known) => {
+                let reason = format!("one config says that its file is {}, another says something else", known.path);
+                return Err(Error::bundle(context, reason));
+            }
+            None => {}
+        }
         let rule = EntryRule { expected: Some(file.size), limit: None, over_base: false };
         let mut sink = self.sink(&context);
         let planned = Planned { rule, most: file.data_bytes, target: Target::nothing_kept() };
@@ -145,6 +153,7 @@ impl<'a> DeepCheck<'a> {
             compare_row("the image cache", file, &streamed.finish().contents)?;
         }
         self.decoded.insert(descriptor.digest);
+        self.cached.insert(descriptor.digest, file.clone());
         Ok(())
     }
 
@@ -365,6 +374,10 @@ fn remove(bytes: Option<Arc<Beneath>>) {
 fn compare_row(snapshot: &str, row: &FileRecord, found: &Contents) -> Result<()> {
     if found.root == row.root && found.size == row.size && found.data_bytes == row.data_bytes {
         return Ok(());
+    }
+    if found.root == row.root && found.size == row.size {
+        let reason = format!("it has {} bytes of data, its record says {}", found.data_bytes, row.data_bytes);
+        return Err(Error::bundle(format!("{} of {snapshot}", row.path), reason));
     }
     Err(Error::RootMismatch {
         snapshot: snapshot.into(),

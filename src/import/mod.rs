@@ -22,23 +22,23 @@ use crate::{
     bundle::{self, BundledSnapshot},
     error::{Error, IoContext, Result},
     layout,
-    model::{Descriptor, LayerRecord, SnapshotIdentity, SnapshotName},
+    model::{Descriptor, LayerRecord, SnapshotIdentity, SnapshotName, TarPath},
     progress::Progress,
     reference::RegistryReference,
     registry,
-    remove::orphans,
-    repair::record_of,
+    remove::{display, no_child_is_hidden, orphans, staying},
+    repair::{keep_below, record_of},
     report::{ImportReport, Outcome, SnapshotReport},
     restore::{Below, Restorer, TableCheck},
     settle::{Restored, Settler},
-    snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE, is_folder, is_there, scan, seen},
+    snapshot::{MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_folder, is_there, scan, seen},
     storage::Source,
     store::{
         Store,
         lock::{self, StoreLock},
         place::{
             Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_group, sync_names,
-            sync_tree, write_member,
+            write_member,
         },
         record::{ImportRecord, RECORD_FILE},
     },
@@ -87,6 +87,8 @@ pub struct ImportOptions {
     pub group: Option<String>,
     /// Replace what is there and different.
     pub force: bool,
+    /// With `force`: leave children without the parents that are replaced.
+    pub orphan_children: bool,
     /// Without verifying the integrity that descriptors record in SHA forms.
     pub skip_recorded: bool,
     /// Most bytes of data that may be restored; none: the free space of the disk.
@@ -136,6 +138,8 @@ struct Incoming<'a> {
     /// Where its verified files are: staged, or already in the store.
     directory: PathBuf,
     outcome: Outcome,
+    /// Files of one that is there which the bundle does not have.
+    more: Vec<TarPath>,
 }
 
 impl Import<'_> {
@@ -419,11 +423,11 @@ impl Import<'_> {
     ) -> Result<(Incoming<'b>, Option<Restored<'b>>)> {
         if fs::symlink_metadata(&target).is_ok() {
             match self.compare_existing(bundled, &target) {
-                Ok(()) => {
+                Ok(more) => {
                     let (directory, outcome) = (target.clone(), Outcome::AlreadyThere);
-                    return Ok((Incoming { bundled, target, member, directory, outcome }, None));
+                    return Ok((Incoming { bundled, target, member, directory, outcome, more }, None));
                 }
-                Err(_) if self.options.force => {}
+                Err(Error::Different { .. }) if self.options.force => {}
                 Err(error) => return Err(error),
             }
         }
@@ -434,9 +438,24 @@ impl Import<'_> {
         let parent = below.map(|below| Below { bundled: below.bundled, directory: &below.directory });
         let inherited = restorer.restore(bundled, &directory, parent)?;
         ImportRecord { without_parent, ..record_of(bundled) }.write(&directory)?;
+        // What somebody keeps beside this very snapshot is not the bundle's to take away.
+        let same = Snapshot::open(&target).is_ok_and(|s| s.descriptor.digest == bundled.config.snapshot.digest);
+        if same {
+            if let Some(reason) = keep_below(&target, &directory)? {
+                return Err(Error::Kept { reason });
+            }
+            // Its alias is written anew, and not into the file that is there.
+            match fs::remove_file(directory.join(MEMBER_FILE)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io("remove", directory.join(MEMBER_FILE), error));
+                }
+                _ => {}
+            }
+        }
         let over_previous = below.is_some_and(|below| below.outcome == Outcome::Placed);
         let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
-        Ok((Incoming { bundled, target, member, directory, outcome: Outcome::Placed }, Some(restored)))
+        let outcome = Outcome::Placed;
+        Ok((Incoming { bundled, target, member, directory, outcome, more: Vec::new() }, Some(restored)))
     }
 
     /// Whether the snapshot has a parent that is neither where it goes to nor in the store.
@@ -468,8 +487,9 @@ impl Import<'_> {
         TableCheck { bundled, directory, jobs: self.options.jobs, progress: self.options.progress.as_ref() }
     }
 
-    /// What is there must be the snapshot, file by file.
-    fn compare_existing(&self, bundled: &BundledSnapshot, target: &Path) -> Result<()> {
+    /// What is there must be the snapshot, file by file; it is made durable, for whoever put it there need not have. Gives
+    /// the files that are there beyond those.
+    fn compare_existing(&self, bundled: &BundledSnapshot, target: &Path) -> Result<Vec<TarPath>> {
         let record = &bundled.config.snapshot;
         let different =
             |existing: String| Error::Different { path: target.into(), existing, incoming: record.digest.to_string() };
@@ -477,17 +497,23 @@ impl Import<'_> {
         if existing.descriptor.digest != record.digest {
             return Err(different(existing.descriptor.digest.to_string()));
         }
-        let others = |reason: String| different(format!("the same descriptor with other contents ({reason})"));
-        let files = scan(&existing).map_err(|error| others(error.to_string()))?;
-        if let Some(more) = files.iter().find(|file| bundled.config.row(&file.path).is_none()) {
-            return Err(others(format!("{} is not in the bundle", more.path)));
+        let others = |error: Error| match error {
+            Error::Io { operation: "fsync", .. } => error,
+            error => different(format!("the same descriptor with other contents ({error})")),
+        };
+        let files = scan(&existing).map_err(others)?;
+        self.check(bundled, target).compare().map_err(others)?;
+        for own in [RECORD_FILE, MEMBER_FILE].map(|name| target.join(name)) {
+            match fs::File::open(&own) {
+                Ok(file) => file.sync_all().context("fsync", &own)?,
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {}
+                Err(error) => return Err(Error::io("open", &own, error)),
+            }
         }
-        self.check(bundled, target).compare().map_err(|error| others(error.to_string()))?;
-        // Whoever put it there need not have made it last.
-        sync_tree(target)
+        Ok(files.into_iter().map(|file| file.path).filter(|path| bundled.config.row(path).is_none()).collect())
     }
 
-    /// With `--force` snapshots are replaced, nothing else, and no parent under children that stay.
+    /// With `--force` snapshots are replaced, nothing else, and no parent under children that stay, unless that is asked for.
     fn check_replaced(&self, chain: &[BundledSnapshot], targets: &[Place]) -> Result<()> {
         let mut replaced = Vec::new();
         for (bundled, (target, _)) in chain.iter().zip(targets) {
@@ -507,12 +533,13 @@ impl Import<'_> {
                 Snapshot::open(target).ok().filter(|old| old.descriptor.digest != bundled.config.snapshot.digest),
             );
         }
-        if replaced.is_empty() {
+        if replaced.is_empty() || self.options.orphan_children {
             return Ok(());
         }
-        let is_target = |snapshot: &Snapshot| targets.iter().any(|(target, _)| *target == snapshot.directory);
-        let all = Store::readable_in(&self.destination)?;
-        let staying: Vec<&Snapshot> = all.iter().filter(|snapshot| !is_target(snapshot)).collect();
+        let (all, mut unreadable) = Store::all_in(&self.destination)?;
+        unreadable.retain(|(directory, _)| targets.iter().all(|(target, _)| target != directory));
+        no_child_is_hidden(&unreadable)?;
+        let staying = staying(&all, &replaced)?;
         let brought = |identity: &SnapshotIdentity| {
             chain.iter().any(|b| {
                 SnapshotIdentity::all_of(&b.config.snapshot.digest, b.config.snapshot.id.as_deref()).contains(identity)
@@ -523,7 +550,7 @@ impl Import<'_> {
         match orphans.first() {
             Some((parent, _)) => Err(Error::ReplacesParent {
                 path: parent.directory.clone(),
-                children: orphans.iter().map(|(_, child)| child.name.clone()).collect(),
+                children: orphans.iter().map(|(_, child)| display(child)).collect(),
             }),
             None => Ok(()),
         }
@@ -556,6 +583,7 @@ impl Incoming<'_> {
         }
         report.path = Some(self.target.clone());
         report.outcome = Some(self.outcome);
+        report.more_files = self.more.iter().map(ToString::to_string).collect();
         report
     }
 }

@@ -180,9 +180,11 @@ impl Index {
     }
 
     /// The entries that can be snapshots. Tools list indexes too: the referrers of a manifest under the tag
-    /// `sha256-HEX`, or a collection of images. They hold nothing that a restore needs.
+    /// `sha256-HEX`, or a collection of images; and other artifacts, such as signatures. They hold nothing that a restore
+    /// needs.
     pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = &Descriptor> {
-        self.manifests.iter().filter(|d| d.media_type != media_type::INDEX)
+        let is_ours = |d: &&Descriptor| d.artifact_type.as_deref().is_none_or(|kind| kind == media_type::ARTIFACT);
+        self.manifests.iter().filter(|d| d.media_type != media_type::INDEX).filter(is_ours)
     }
 
     /// The tag of an entry, if it has one.

@@ -81,7 +81,7 @@ impl Repo {
         match response.status() {
             StatusCode::OK => {
                 let size = response.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
-                Ok(size.is_none_or(|size| size == descriptor.size))
+                Ok(size.is_some_and(|size| size == descriptor.size))
             }
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::BAD_REQUEST => Ok(false),
             _ => Err(self.client.refusal(response, &request.operation, "blob")),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{Buf, Bytes};
@@ -13,6 +13,8 @@ use super::cause::explain;
 
 /// Longest time in which nothing at all moves.
 pub(super) const STALL: Duration = Duration::from_secs(60);
+/// Longest time for a document (a manifest, a list, a token, an error), which a slow drip would never end: 4 MiB at 14 KiB/s.
+const DOCUMENT: Duration = Duration::from_secs(300);
 /// Most of an error's body that is looked at, in bytes.
 const ERROR_BODY: u64 = 64 << 10;
 
@@ -36,6 +38,11 @@ impl Response {
         self.inner.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// Every line of a header.
+    pub fn headers(&self, name: impl header::AsHeaderName) -> impl Iterator<Item = &str> {
+        self.inner.headers().get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+    }
+
     /// The time that the registry asks to be left alone for.
     pub fn retry_after(&self) -> Option<Duration> {
         let text = self.header(header::RETRY_AFTER)?.trim();
@@ -48,7 +55,7 @@ impl Response {
     /// The whole body, which may have `limit` bytes.
     pub fn read_all(self, limit: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.into_body().take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        self.into_document().take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the answer is over {limit} bytes long")));
         }
@@ -56,14 +63,19 @@ impl Response {
     }
 
     pub fn into_body(self) -> Body {
-        Body { inner: self.inner, handle: self.handle, rest: Bytes::new() }
+        Body { inner: self.inner, handle: self.handle, rest: Bytes::new(), until: None }
+    }
+
+    /// Of something that is small: it is there soon, or never.
+    fn into_document(self) -> Body {
+        Body { until: Some(Instant::now() + DOCUMENT), ..self.into_body() }
     }
 
     /// What a failure's body says, cut and without control characters.
     pub fn reason(self) -> String {
         let status = self.status();
         let mut bytes = Vec::new();
-        let _ = self.into_body().take(ERROR_BODY).read_to_end(&mut bytes);
+        let _ = self.into_document().take(ERROR_BODY).read_to_end(&mut bytes);
         let said = serde_json::from_slice::<serde_json::Value>(&bytes).ok().and_then(|value| {
             let first = value.get("errors")?.get(0)?.clone();
             let text = |name: &str| first.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
@@ -80,11 +92,17 @@ pub(super) struct Body {
     inner: reqwest::Response,
     handle: Handle,
     rest: Bytes,
+    /// When all of it has to be there.
+    until: Option<Instant>,
 }
 
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.rest.is_empty() {
+            if self.until.is_some_and(|until| Instant::now() > until) {
+                let reason = format!("it was not there after {} seconds", DOCUMENT.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+            }
             let next = self.handle.block_on(async { timeout(STALL, self.inner.chunk()).await });
             match next {
                 Ok(Ok(Some(bytes))) => self.rest = bytes,

@@ -137,7 +137,7 @@ impl Stream {
     }
 
     /// Whether it goes to the blob's end, for which a registry that knows no ranges has to send all of it.
-    fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.end == self.descriptor.size
     }
 

@@ -23,9 +23,11 @@ struct Page {
     tags: Option<Vec<String>>,
 }
 
-/// Whether it is the list of a manifest's referrers, kept by clients (`referrers`): no snapshot has it.
+/// Whether it is the list of a manifest's referrers, kept by clients (`referrers`), or a signature and such that is found
+/// by a tag (`sha256-HEX.sig`): no snapshot has it.
 fn is_of_referrers(tag: &str) -> bool {
-    tag.strip_prefix("sha256-").is_some_and(|hex| parse_hex32(hex).is_some())
+    let hex = |rest: &str| parse_hex32(rest.split_once('.').map_or(rest, |(hex, _)| hex)).is_some();
+    tag.strip_prefix("sha256-").is_some_and(hex)
 }
 
 /// Every tag of a snapshot, in the registry's order.
@@ -47,7 +49,7 @@ pub(super) fn list(repo: &Repo) -> Result<Vec<String>> {
         if response.status() != StatusCode::OK {
             return Err(repo.refusal(response, &operation));
         }
-        let next = match response.header(header::LINK).and_then(next_of) {
+        let next = match response.headers(header::LINK).find_map(next_of) {
             None => None,
             Some(link) => {
                 let next = repo.client.resolve(response.url(), link)?;
@@ -58,7 +60,8 @@ pub(super) fn list(repo: &Repo) -> Result<Vec<String>> {
             }
         };
         let bytes = response.read_all(MAX_DOCUMENT).map_err(|e| broken(format!("its list of tags: {e}")))?;
-        let page: Page = json::parse(&bytes, "the list of tags")?;
+        let page: Page = json::parse(&bytes, "the list of tags")
+            .map_err(|_| broken("its list of tags is none: is it a registry?".into()))?;
         // What is no tag cannot be asked for; it is not shown either.
         let shown = |tag: &String| tag.parse::<crate::model::Tag>().is_ok() && !is_of_referrers(tag);
         found.extend(page.tags.unwrap_or_default().into_iter().filter(shown));
@@ -82,9 +85,18 @@ fn next_of(link: &str) -> Option<&str> {
     let mut rest = link;
     loop {
         // A target may hold commas itself.
-        let (target, after) = rest.trim_start().strip_prefix('<')?.split_once('>')?;
+        let Some((target, after)) = rest.trim_start().strip_prefix('<').and_then(|rest| rest.split_once('>')) else {
+            rest = rest.split_once(',')?.1;
+            continue;
+        };
         let (parameters, others) = after.split_once(',').unwrap_or((after, ""));
-        if parameters.split(';').any(|p| matches!(p.trim(), "rel=\"next\"" | "rel=next")) {
+        let is_next =
+            |value: &str| value.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"));
+        let named = |parameter: &str| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("rel").then(|| is_next(value.trim().trim_matches('"')))
+        };
+        if parameters.split(';').filter_map(named).any(|is_next| is_next) {
             return Some(target);
         }
         rest = others;
@@ -100,6 +112,7 @@ mod tests {
         assert_eq!(next_of("</v2/a/tags/list?n=1&last=b>; rel=\"next\""), Some("/v2/a/tags/list?n=1&last=b"));
         assert_eq!(next_of("<x>; rel=prev, <y>; type=a; rel=next"), Some("y"));
         assert_eq!(next_of("<x,1>; rel=prev, </l?last=a,b&n=2>; rel=next"), Some("/l?last=a,b&n=2"));
+        assert_eq!(next_of("<x>; title=\"a,b\", , <y>; Rel=\"last Next\""), Some("y"));
         for none in ["", "x; rel=next", "<x>", "<x>; rel=last", "<x; rel=next"] {
             assert_eq!(next_of(none), None, "{none}");
         }

@@ -50,6 +50,8 @@ pub(super) struct Shared {
 
 /// Digits of a digest in the tag of a parent whose name is taken.
 const TAG_DIGITS: usize = 12;
+/// How often a manifest is sent whose digest the registry doubts.
+const PUTS: u32 = 4;
 /// Longest tag.
 const MAX_TAG: usize = 128;
 
@@ -121,10 +123,23 @@ impl Shared {
             .repo
             .request(Method::PUT, self.repo.url(&format!("manifests/{version}")), &operation)
             .body(media, bytes.clone());
-        let response = self.repo.client.send(&request)?;
-        if !response.status().is_success() {
-            return Err(self.repo.refusal(response, &operation));
-        }
+        let mut attempt = 0;
+        let response = loop {
+            let response = self.repo.client.send(&request)?;
+            if response.status().is_success() {
+                break response;
+            }
+            attempt += 1;
+            match self.repo.refusal(response, &operation) {
+                // docker-registry 2.8 says so now and then while somebody else pushes the same. The bytes have this digest.
+                Error::Refused { status: 400, reason, .. }
+                    if attempt < PUTS && reason.starts_with("DIGEST_INVALID") =>
+                {
+                    self.repo.client.retry.wait(attempt, None);
+                }
+                refusal => return Err(refusal),
+            }
+        };
         match response.header("docker-content-digest") {
             Some(named) if named != Digest::of(&bytes).to_string() => Err(Error::Protocol {
                 registry: self.repo.client.registry(),

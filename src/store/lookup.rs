@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     io::ErrorKind,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -22,8 +23,8 @@ const MIN_SHARE: usize = 64;
 const HINTS: usize = 8;
 
 /// Every snapshot, and every directory that is none with the reason.
-pub(super) fn all(store: &Store) -> Result<(Vec<Snapshot>, Vec<super::Unreadable>)> {
-    let (snapshots, unreadable) = read_all(&store.snapshots())?;
+pub(super) fn all(folder: &Path) -> Result<(Vec<Snapshot>, Vec<super::Unreadable>)> {
+    let (snapshots, unreadable) = read_all(folder)?;
     Ok((snapshots, unreadable.into_iter().map(|(directory, error)| (directory, error.to_string())).collect()))
 }
 
@@ -142,20 +143,21 @@ pub(super) fn ancestors(store: &Store, head: Snapshot) -> Result<(Vec<Snapshot>,
     if chain[0].descriptor.parent.is_none() {
         return Ok((chain, None));
     }
-    let searched: Vec<PathBuf> = elsewhere(store, &chain[0]).into_iter().chain([store.snapshots()]).collect();
-    let snapshots = searched.iter().map(|folder| readable(folder)).collect::<Result<Vec<_>>>()?.concat();
-    let mut index: HashMap<SnapshotIdentity, &Snapshot> = HashMap::new();
-    for snapshot in &snapshots {
-        for identity in snapshot.identities() {
-            // Of two that are the same, the first by name.
-            index.entry(identity).or_insert(snapshot);
-        }
-    }
+    let mut known = Known::default();
+    known.add(store.readable()?);
+    let mut searched = vec![store.snapshots()];
     let mut seen: HashSet<SnapshotIdentity> = chain[0].identities().into_iter().collect();
     while let Some(child) = chain.last()
         && let Some(parent) = &child.descriptor.parent
     {
-        let Some(found) = index.get(parent) else {
+        let Some(found) = known.get(parent) else {
+            if searched.len() == 1
+                && let Some(folder) = elsewhere(store, &chain[0])
+            {
+                known.add(beside(&folder, &chain[0]));
+                searched.push(folder);
+                continue;
+            }
             let missing = Error::ParentNotFound { child: child.name.clone(), parent: parent.to_string(), searched };
             return Ok((chain, Some(missing)));
         };
@@ -165,9 +167,31 @@ pub(super) fn ancestors(store: &Store, head: Snapshot) -> Result<(Vec<Snapshot>,
                 reason: "it is its own ancestor: its chain of parents is a cycle".into(),
             });
         }
-        chain.push((*found).clone());
+        chain.push(found.clone());
     }
     Ok((chain, None))
+}
+
+/// Snapshots by how a child can name them; of two that are the same, the first that came.
+#[derive(Default)]
+struct Known {
+    snapshots: Vec<Snapshot>,
+    index: HashMap<SnapshotIdentity, usize>,
+}
+
+impl Known {
+    fn add(&mut self, snapshots: Vec<Snapshot>) {
+        for snapshot in snapshots {
+            for identity in snapshot.identities() {
+                self.index.entry(identity).or_insert(self.snapshots.len());
+            }
+            self.snapshots.push(snapshot);
+        }
+    }
+
+    fn get(&self, identity: &SnapshotIdentity) -> Option<&Snapshot> {
+        self.index.get(identity).map(|at| &self.snapshots[*at])
+    }
 }
 
 /// The folder that a snapshot outside the store stands in, with its group: one that was placed elsewhere has its parents
@@ -177,6 +201,14 @@ fn elsewhere(store: &Store, snapshot: &Snapshot) -> Option<PathBuf> {
     let above = directory.ancestors().nth(if snapshot.group.is_some() { 2 } else { 1 })?;
     let is_the_stores = store.snapshots().canonicalize().is_ok_and(|snapshots| snapshots == above);
     (!is_the_stores).then(|| above.to_path_buf())
+}
+
+/// What stands there and has the snapshot's owner: the folder may be everybody's. What cannot be read there is not there.
+fn beside(folder: &Path, snapshot: &Snapshot) -> Vec<Snapshot> {
+    let owner = |path: &Path| fs::metadata(path).map(|metadata| metadata.uid());
+    let (Ok((mut found, _)), Ok(ours)) = (read_all(folder), owner(&snapshot.directory)) else { return Vec::new() };
+    found.retain(|other| owner(&other.directory).is_ok_and(|owner| owner == ours));
+    found
 }
 
 /// What a reference can mean so far; a snapshot that answers in two ways is there once.

@@ -43,7 +43,15 @@ impl Store {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed.
     pub fn all(&self) -> Result<(Vec<Snapshot>, Vec<Unreadable>)> {
-        lookup::all(self)
+        Self::all_in(&self.snapshots())
+    }
+
+    /// As [`Self::all`], of another folder of snapshots.
+    ///
+    /// # Errors
+    /// As [`Self::all`].
+    pub fn all_in(folder: &Path) -> Result<(Vec<Snapshot>, Vec<Unreadable>)> {
+        lookup::all(folder)
     }
 
     /// Every readable snapshot, sorted by name. What is broken or not ours to read is left out.
@@ -73,7 +81,7 @@ impl Store {
         lookup::find(self, reference)
     }
 
-    /// Head, parent, grandparent, ... of `head`: from the folder it stands in, else from this store.
+    /// Head, parent, grandparent, ... of `head`: from this store, else from the folder it stands in, of the same owner.
     ///
     /// # Errors
     /// [`Error::ParentNotFound`](crate::Error::ParentNotFound); a snapshot that is its own ancestor is an

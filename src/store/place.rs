@@ -312,7 +312,10 @@ pub fn make_folders(folder: &Path) -> Result<()> {
         make_folders(above)?;
     }
     match publish(|| fs::create_dir(folder)) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::io("create", folder, e)),
+        // Another import was faster; a link that leads nowhere is there for good.
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists || !folder.is_dir() => {
+            return Err(Error::io("create", folder, e));
+        }
         _ => {}
     }
     match folder.parent().filter(|p| !p.as_os_str().is_empty()) {

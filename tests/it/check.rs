@@ -117,6 +117,8 @@ fn a_repair_leaves_what_the_bundle_does_not_bring() {
         let (fixture, bundle, store, head) = imported(generation, Form::Tar);
         let own = ["new", "bin/own.txt", "more/below/x", ".keep/y", "own.lock"].map(|name| head.join(name));
         own.iter().for_each(|path| write(path.clone(), b"mine"));
+        chmod(&head.join(".keep"), 0o700);
+        chmod(&head, 0o750);
         let alone = whole_tree(&store);
         let unexpected = |report: &CheckReport| {
             let found: Vec<_> = codes(report).iter().map(|(code, subject)| (*code, store.join(subject))).collect();
@@ -144,6 +146,15 @@ fn a_repair_leaves_what_the_bundle_does_not_bring() {
         assert!(refused.message.ends_with("notes.txt holds something and would be lost; move it away"), "{refused:?}");
         assert_eq!(whole_tree(&store), before);
         fs::remove_dir_all(head.join("notes.txt")).unwrap();
+        fs::rename(head.join("bin"), fixture.path("bin")).unwrap();
+        write(head.join("bin"), b"mine");
+        let before = whole_tree(&store);
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        let refused = report.findings.iter().find(|finding| finding.code == "repair-refused").unwrap();
+        assert!(refused.message.ends_with("bin would be lost for a folder; move it away"), "{refused:?}");
+        assert_eq!(whole_tree(&store), before);
+        fs::remove_file(head.join("bin")).unwrap();
+        fs::rename(fixture.path("bin"), head.join("bin")).unwrap();
 
         // Nor may another descriptor be carried over.
         let other = if fixture.head().descriptor == "manifest.json" { "snapshot.json" } else { "manifest.json" };

@@ -99,6 +99,22 @@ fn force_takes_no_parent_from_under_its_children() {
     let error = import(&ImportOptions { force: true, ..import_options(&base, &store) }).unwrap_err();
     assert!(matches!(&error, Error::ReplacesParent { children, .. } if children == &["middle"]), "{error}");
     assert_eq!(whole_tree(&store), before);
+    // A link is no copy of the parent, and who cannot be read may be a child.
+    let snapshots = store.join("snapshots");
+    std::os::unix::fs::symlink("base", snapshots.join("alias")).unwrap();
+    let error = import(&ImportOptions { force: true, ..import_options(&base, &store) }).unwrap_err();
+    assert!(matches!(&error, Error::ReplacesParent { .. }), "{error}");
+    fs::remove_file(snapshots.join("alias")).unwrap();
+    let (hidden, good) = (snapshots.join("middle/snapshot.json"), fixture.path("good"));
+    fs::rename(&hidden, &good).unwrap();
+    write(hidden.clone(), b"{");
+    let error = import(&ImportOptions { force: true, ..import_options(&base, &store) }).unwrap_err();
+    assert!(matches!(&error, Error::UnreadableSnapshot { .. }), "{error}");
+    fs::rename(&good, &hidden).unwrap();
+    assert_eq!(whole_tree(&store), before);
+    let told = ImportOptions { force: true, orphan_children: true, ..import_options(&base, &store) };
+    import(&told).unwrap();
+    assert_same_snapshot(&other.snapshots[0], &snapshots.join("base"));
     // The whole chain comes, and nobody is left without a parent.
     import(&ImportOptions { force: true, ..import_options(&chain, &store) }).unwrap();
     for made in &other.snapshots {
@@ -106,9 +122,9 @@ fn force_takes_no_parent_from_under_its_children() {
     }
 }
 
-/// "Already there, identical" is said of nothing else.
+/// "Already there, identical" is not all that is said where there is more.
 #[test]
-fn a_file_more_is_another_snapshot() {
+fn a_file_more_is_told_and_stays() {
     for generation in GENERATIONS {
         let fixture = Fixture::sized(generation, SMALL);
         let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
@@ -117,12 +133,41 @@ fn a_file_more_is_another_snapshot() {
         write(placed.join("bin/more"), b"it would travel with the next export");
         write(placed.join(".own"), b"it would not");
         let before = whole_tree(&store);
-        let error = import(&import_options(&bundle, &store)).unwrap_err();
-        assert!(error.to_string().contains("bin/more is not in the bundle"), "{error}");
+        for force in [false, true] {
+            let report = import(&ImportOptions { force, ..import_options(&bundle, &store) }).unwrap();
+            assert_eq!(report.snapshots[0].outcome, Some(Outcome::AlreadyThere));
+            assert_eq!(report.snapshots[0].more_files, ["bin/more"]);
+            assert_eq!(whole_tree(&store), before);
+        }
+        let text = succeeds(&run(["import", bundle.to_str().unwrap(), "--store", store.to_str().unwrap()]));
+        assert!(text.contains("already there, identical; 1 more file than the bundle has: bin/more"), "{text}");
+        // Where the snapshot itself is bad, force replaces what the bundle brings, and nothing else.
+        write(placed.join("notes.txt"), b"another content");
+        chmod(&placed, 0o700);
+        let report = import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
+        assert_eq!(report.snapshots[0].outcome, Some(Outcome::Placed));
+        chmod(&placed, 0o755);
         assert_eq!(whole_tree(&store), before);
-        fs::remove_file(placed.join("bin/more")).unwrap();
-        import_ok(&bundle, &store);
+        // What cannot stay keeps it from that.
+        fs::remove_file(placed.join("notes.txt")).unwrap();
+        write(placed.join("notes.txt/inside"), b"mine");
+        let before = whole_tree(&store);
+        let error = import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap_err();
+        assert!(matches!(&error, Error::Kept { reason } if reason.contains("notes.txt holds something")), "{error}");
+        assert_eq!(whole_tree(&store), before);
     }
+}
+
+/// A link that leads nowhere is no folder to make.
+#[test]
+fn a_destination_that_is_not_mounted() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+    fixture.export_chain(Form::Tar, &bundle);
+    fs::create_dir_all(&store).unwrap();
+    std::os::unix::fs::symlink("/nowhere/at/all", store.join("snapshots")).unwrap();
+    let error = import(&import_options(&bundle, &store)).unwrap_err();
+    assert!(error.to_string().starts_with("cannot create "), "{error}");
 }
 
 #[test]

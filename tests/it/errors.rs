@@ -74,7 +74,7 @@ fn texts_and_exit_codes() {
             Error::Different { path: "/a".into(), existing: s("1"), incoming: s("2") },
             5,
             s(
-                "/a holds 1, the bundle has 2; use --force to replace it, or --dest (for the head also --name) to place it elsewhere",
+                "/a holds 1, the bundle has 2; use --force to replace it, --head-only to leave ancestors alone, or --dest (for the head also --name) to place it elsewhere",
             ),
         ),
         (
@@ -167,14 +167,14 @@ fn texts_and_exit_codes() {
             Error::NotReplaced { path: "/s/x".into() },
             5,
             s(
-                "/s/x is no snapshot, and --force replaces nothing else; move it away, or place the bundle's elsewhere with --name, --group or --dest",
+                "/s/x is no snapshot, and --force replaces nothing else; move it away, or place the bundle's elsewhere with --dest, --group or (the head) --name",
             ),
         ),
         (
             Error::ReplacesParent { path: "/s/x".into(), children: vec![s("a"), s("b")] },
             5,
             s(
-                "/s/x is the parent of a, b, which would lose it; place the bundle's elsewhere with --name or --dest, or remove it first (`snapcask remove --orphan-children`)",
+                "/s/x is the parent of a, b, which would lose it; use --orphan-children too, or place the bundle's elsewhere with --dest or (the head) --name",
             ),
         ),
         (

@@ -216,6 +216,7 @@ pub fn import_options(source: &Path, store: &Path) -> ImportOptions {
         head_only: false,
         group: None,
         force: false,
+        orphan_children: false,
         skip_recorded: false,
         max_bytes: None,
         max_files: 100_000,

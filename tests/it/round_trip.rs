@@ -423,6 +423,6 @@ fn a_chain_that_was_placed_elsewhere_travels_on() {
         let options = export_options(&store, &head, Form::Tar, &again);
         let error = export(&ExportOptions { with_parents: true, ..options }).unwrap_err().to_string();
         let [beside, stores] = [elsewhere.canonicalize().unwrap(), store.join("snapshots")];
-        assert!(error.contains(&format!("not in {} or {};", beside.display(), stores.display())), "{error}");
+        assert!(error.contains(&format!("not in {} or {};", stores.display(), beside.display())), "{error}");
     }
 }
