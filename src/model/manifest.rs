@@ -180,11 +180,10 @@ impl Index {
     }
 
     /// The entries that can be snapshots. Tools list indexes too: the referrers of a manifest under the tag
-    /// `sha256-HEX`, or a collection of images; and other artifacts, such as signatures. They hold nothing that a restore
-    /// needs.
+    /// `sha256-HEX`, or a collection of images. They hold nothing that a restore needs. (An `artifactType` decides nothing:
+    /// one byte of it would turn a snapshot into something to pass over.)
     pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = &Descriptor> {
-        let is_ours = |d: &&Descriptor| d.artifact_type.as_deref().is_none_or(|kind| kind == media_type::ARTIFACT);
-        self.manifests.iter().filter(|d| d.media_type != media_type::INDEX).filter(is_ours)
+        self.manifests.iter().filter(|d| d.media_type != media_type::INDEX)
     }
 
     /// The tag of an entry, if it has one.
