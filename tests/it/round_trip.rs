@@ -426,3 +426,41 @@ fn a_chain_that_was_placed_elsewhere_travels_on() {
         assert!(error.contains(&format!("not in {} or {};", stores.display(), beside.display())), "{error}");
     }
 }
+
+/// The store knows its snapshots. Beside a head that stands elsewhere is what is missing there, if it is the same owner's.
+#[test]
+fn a_parent_beside_its_child_is_the_second_choice() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let elsewhere = fixture.path("elsewhere");
+    let copy = |from: &Path, to: &str| {
+        let to = elsewhere.join(to);
+        for file in tree(from).keys() {
+            write(to.join(file), &fs::read(from.join(file)).unwrap());
+        }
+        to
+    };
+    let (parent, head) = (&fixture.snapshots[0], &fixture.snapshots[1]);
+    let head_there = copy(&head.directory, "head");
+    let other = copy(&parent.directory, "aaa");
+    // The same descriptor, which binds nothing of the disk.
+    write(other.join("state.bin"), b"another's");
+    let export = |out: &str| {
+        let options = export_options(&fixture.store, head_there.to_str().unwrap(), Form::Dir, &fixture.path(out));
+        export(&ExportOptions { with_parents: true, ..options })
+    };
+    let place = |out: &str| {
+        let target = fixture.path(&format!("{out}-target"));
+        import_ok(&fixture.path(out), &target).snapshots[1].path.clone().unwrap()
+    };
+    export("first").unwrap();
+    assert_same_snapshot(parent, &place("first"));
+    // Gone from the store, the one beside is taken.
+    fs::rename(&parent.directory, fixture.path("aside")).unwrap();
+    export("second").unwrap();
+    assert_eq!(fs::read(place("second").join("state.bin")).unwrap(), b"another's");
+    // Nobody else's, and what cannot be looked at there is not there.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&other, Some(1234), None).unwrap();
+        assert!(matches!(export("third").unwrap_err(), snapcask::Error::ParentNotFound { .. }));
+    }
+}

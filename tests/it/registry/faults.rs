@@ -91,6 +91,45 @@ fn in_parts() -> Options {
     Options { part: 16 << 10, fast: u64::MAX, ..options(None) }
 }
 
+/// What a registry sends that has forgotten ranges is the blob, and there is no rest of it.
+#[test]
+fn ranges_that_are_forgotten_before_the_first_byte() {
+    let (fixture, server) = pushed();
+    server.behave(Behaviour { forgets_ranges: true, ..Default::default() });
+    let imported = import_from(&server.reference("vm:head"), &in_parts(), &fixture.path("target")).unwrap();
+    assert_same_snapshot(fixture.head(), imported.snapshots[0].path.as_ref().unwrap());
+}
+
+/// docker-registry doubts the digest of a manifest now and then that another push is writing too.
+#[test]
+fn a_digest_that_is_doubted_for_a_while() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, _) = chain_in_a_folder(&fixture);
+    for (doubts, good) in [(3, true), (100, false)] {
+        let server = Server::start();
+        server.behave(Behaviour { doubts, ..Default::default() });
+        let pushed = push(&bundle, &server.reference("vm"), &options(None));
+        match good {
+            true => drop(pushed.unwrap()),
+            false => assert!(matches!(pushed.unwrap_err(), Error::Refused { status: 400, .. })),
+        }
+    }
+}
+
+/// A registry that says of any blob that it is there, and not how large it is, says nothing.
+#[test]
+fn a_blob_without_a_size_is_sent() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, _) = chain_in_a_folder(&fixture);
+    let (server, another) = (Server::start(), Server::start());
+    push(&bundle, &another.reference("vm"), &options(None)).unwrap();
+    server.behave(Behaviour { sizeless: true, ..Default::default() });
+    for _ in 0..2 {
+        push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    }
+    assert_eq!(server.check_blobs(), another.check_blobs());
+}
+
 #[test]
 fn large_blobs_come_in_several_ranges_unless_one_is_enough() {
     let (fixture, server) = pushed();

@@ -79,6 +79,12 @@ pub struct Behaviour {
     /// Larger requests are answered 413.
     pub max_chunk: Option<u64>,
     pub no_referrers: bool,
+    /// So many manifests are answered 400 DIGEST_INVALID.
+    pub doubts: u64,
+    /// HEAD of any blob says that it is there, and no size.
+    pub sizeless: bool,
+    /// The first range is cut before its first byte, and none is known after it.
+    pub forgets_ranges: bool,
     /// How HEAD of a manifest is answered.
     pub heads: Heads,
     /// A user and a password, `user:password`, in basic authentication.
@@ -222,11 +228,13 @@ struct Answer {
     length: Option<u64>,
     /// A blob: its bytes count, and cuts strike.
     is_blob: bool,
+    /// No length is said.
+    is_sizeless: bool,
 }
 
 impl Answer {
     fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), length: None, is_blob: false }
+        Self { status, headers: Vec::new(), body: Vec::new(), length: None, is_blob: false, is_sizeless: false }
     }
 
     fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -294,7 +302,10 @@ fn serve(stream: TcpStream, state: &Mutex<State>, port: u16) -> std::io::Result<
             head += &format!("{name}: {value}\r\n");
         }
         let said = answer.length.unwrap_or(answer.body.len() as u64);
-        head += &format!("Content-Length: {said}\r\n\r\n");
+        if !answer.is_sizeless {
+            head += &format!("Content-Length: {said}\r\n");
+        }
+        head += "\r\n";
         writer.write_all(head.as_bytes())?;
         if request.method == "HEAD" {
             continue;
@@ -498,6 +509,9 @@ fn upload(
 }
 
 fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, behaviour: &Behaviour) -> Answer {
+    if behaviour.sizeless && request.method == "HEAD" {
+        return Answer { is_sizeless: true, ..Answer::new(200) };
+    }
     let Some(bytes) = state.blobs.get(&(repository.into(), digest.parse().unwrap())) else {
         return Answer::error(404, "BLOB_UNKNOWN");
     };
@@ -526,6 +540,11 @@ fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, be
             if last.is_empty() { size - 1 } else { last.parse::<usize>().ok()?.min(size - 1) },
         ))
     });
+    if asked.is_some() && behaviour.forgets_ranges {
+        let sent = state.sent;
+        state.behaviour =
+            Behaviour { forgets_ranges: false, no_ranges: true, cut_sent: vec![sent], ..state.behaviour.clone() };
+    }
     match asked.filter(|_| !behaviour.no_ranges) {
         Some((first, last)) if first < last => {
             let first = if behaviour.wrong_range { first + 1 } else { first };
@@ -546,6 +565,10 @@ fn manifest(
     behaviour: &Behaviour,
 ) -> Answer {
     let key = (repository.to_owned(), version.to_owned());
+    if request.method == "PUT" && state.behaviour.doubts > 0 {
+        state.behaviour.doubts -= 1;
+        return Answer::error(400, "DIGEST_INVALID");
+    }
     if request.method == "PUT" {
         let value: serde_json::Value = serde_json::from_slice(body).unwrap();
         let digest = Digest::of(body);
