@@ -253,7 +253,7 @@ MUTANTS = {
     "force replaces snapshots only": (
         "src/import/mod.rs", "if !marks.into_iter().collect::<Result<Vec<_>>>()?.contains(&true) {", "if false {", "conflicts",
     ),
-    "force and the children of what it replaces": ("src/import/mod.rs", "if replaced.is_empty() {", "if true {", "conflicts"),
+    "force and the children of what it replaces": ("src/import/mod.rs", "if replaced.is_empty() || self.options.orphan_children {", "if true {", "conflicts"),
     "a file more stays": ("src/import/mod.rs", "if let Some(reason) = keep_below(&target, &directory)? {", "if let Some(reason) = None::<String> {", "conflicts"),
     "fsync of a snapshot that another tool placed": (
         "src/restore.rs", ".file.sync_all().context(\"fsync\", self.directory.join(&row.path))?;", ";", "durability",
@@ -278,6 +278,22 @@ MUTANTS = {
     "a repair keeps a folder in a file's place": (
         "src/repair.rs", "if fs::read_dir(&from).context(\"read\", &from)?.next().is_some() {", "if false {", "check::",
     ),
+    "data bytes of a cache file": ("src/restore.rs", "if found.data_bytes != file.data_bytes {", "if false {", "deep"),
+    "each record of a cache layer": ("src/deep/mod.rs", "Some(known) if known == file => return Ok(()),", "Some(_) => return Ok(()),\n            #[allow(unreachable_patterns)]", "deep"),
+    "the owner of a parent beside": (
+        "src/store/lookup.rs",
+        "owner(&other.directory).is_ok_and(|owner| owner == ours)",
+        "owner(&other.directory).is_ok_and(|_| ours != u32::MAX)",
+        "round_trip",
+    ),
+    "a hidden child and force": ("src/import/mod.rs", "        no_child_is_hidden(&unreadable)?;\n", "", "conflicts"),
+    "a repair keeps a file in a folder's place": (
+        "src/repair.rs", "(false, Some(true)) if kind.is_file() => {", "(false, Some(true)) if false => {", "check::",
+    ),
+    "a blob of no size is none": (
+        "src/registry/repository.rs", "size.is_some_and(|size| size == descriptor.size)", "size.is_none_or(|size| size == descriptor.size)", "registry",
+    ),
+    "all of a blob has no rest": ("src/registry/parts.rs", "_ if stream.is_whole() =>", "_ if false =>", "registry"),
     "segments of all maps": ("src/layer/walk.rs", "                self.segments += pending.segments.len();\n", "", "hardening::layer_tar"),
     "a cache file that is there": (
         "src/import/cache.rs",
@@ -291,9 +307,9 @@ MUTANTS = {
         "src/repair.rs", "None => Ok(self.unlike(bad, same)?.map_or(Ok(same), Err)),", "None => Ok(Ok(same)),", "check",
     ),
     "repair with a record": (
-        "src/repair.rs", "Some(record) if record.files == same.config.files => Ok(Ok(same)),", "Some(_) if true => Ok(Ok(same)),", "check",
+        "src/repair.rs", "Some(record) if record.files.iter().filter(but_labels).eq(brought()) => Ok(Ok(same)),", "Some(_) if true => Ok(Ok(same)),", "check",
     ),
-    "an unreadable child keeps its parent": ("src/remove.rs", "    if !options.orphan_children\n", "    if false\n", "remove"),
+    "an unreadable child keeps its parent": ("src/remove.rs", "    if !options.orphan_children {\n", "    if false {\n", "remove"),
     "what a VMDK names is needed": ("src/remove.rs", "        needed.extend(files);\n", "        let _ = files;\n", "remove"),
     "force spares devices": ("src/layout/publish.rs", "if !kind.is_file() && is_special(path)? => {", "if false => {", "--lib layout"),
     "nothing is placed after a signal": (

@@ -459,3 +459,53 @@ fn what_cannot_be_read_is_not_called_bad() {
     fs::write(blob(&manifest["config"]), b"{}").unwrap();
     assert!(fails(&run(&[]), 3).contains("verification failed: 2 finding(s)"));
 }
+
+/// Changes the head's config, and all that names it.
+fn with_config(bundle: &Path, change: impl Fn(&mut Value)) {
+    let blob = |digest: &Value| bundle.join("blobs/sha256").join(&digest.as_str().unwrap()[7..]);
+    let put = |document: &Value, entry: &mut Value| {
+        let bytes = document.to_string().into_bytes();
+        let digest = json!(Digest::of(&bytes).to_string());
+        fs::write(blob(&digest), &bytes).unwrap();
+        (entry["digest"], entry["size"]) = (digest, json!(bytes.len()));
+    };
+    let mut index = json_file(&bundle.join("index.json"));
+    let mut manifest = json_file(&blob(&index["manifests"][0]["digest"]));
+    let mut config = json_file(&blob(&manifest["config"]["digest"]));
+    change(&mut config);
+    put(&config, &mut manifest["config"]);
+    put(&manifest, &mut index["manifests"][0]);
+    fs::write(bundle.join("index.json"), index.to_string()).unwrap();
+}
+
+/// Every snapshot says what the image's files are: each has to be right, and `verify --deep` and `import` agree.
+#[test]
+fn records_of_one_cache_layer_that_differ() {
+    let fixture = Fixture::sized(Generation::Flat, 16 << 20);
+    let (good, store) = (fixture.path("good"), fixture.path("target"));
+    fixture.export_chain(Form::Dir, &good);
+    let lies: [(&str, fn(&mut Value)); 3] = [
+        ("root", |file| file["root"] = json!(format!("{}{}", "0".repeat(63), "1"))),
+        ("more data", |file| file["dataBytes"] = json!(file["dataBytes"].as_u64().unwrap() + 4096)),
+        ("less data", |file| file["dataBytes"] = json!(file["dataBytes"].as_u64().unwrap() - 1)),
+    ];
+    for (what, lie) in lies {
+        for head_only in [false, true] {
+            let bundle = fixture.path("bad");
+            assert!(std::process::Command::new("cp").arg("-r").args([&good, &bundle]).status().unwrap().success());
+            with_config(&bundle, |config| {
+                let layers = config["layers"].as_array_mut().unwrap();
+                let cached = layers
+                    .iter_mut()
+                    .find(|layer| layer["file"]["path"].as_str().is_some_and(|path| path.starts_with("layers/")));
+                lie(&mut cached.unwrap()["file"]);
+            });
+            let report = verified(&bundle, true, head_only);
+            assert!(!report.findings.is_empty(), "{what} {head_only}");
+            let options = ImportOptions { head_only, ..import_options(&bundle, &store) };
+            import(&options).expect_err(what);
+            assert!(!store.exists(), "{what}");
+            fs::remove_dir_all(&bundle).unwrap();
+        }
+    }
+}
