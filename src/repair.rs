@@ -333,6 +333,11 @@ fn keep_own_files(bad: &Path, directory: &Path, same: &BundledSnapshot) -> Resul
             fs::remove_file(&brought).context("remove", &brought)?;
         }
     }
+    keep_below(bad, directory, same)
+}
+
+/// As [`keep_own_files`], of everything that `directory` does not have.
+pub(crate) fn keep_below(bad: &Path, directory: &Path, same: &BundledSnapshot) -> Result<Option<String>> {
     // It would be taken for another snapshot.
     for descriptor in [SNAPSHOT_FILE, V066_FILE].map(|name| bad.join(name)) {
         let is_brought = same.config.snapshot.descriptor.as_str() == descriptor.file_name().unwrap_or_default();
@@ -340,11 +345,6 @@ fn keep_own_files(bad: &Path, directory: &Path, same: &BundledSnapshot) -> Resul
             return Ok(Some(format!("{} is not its descriptor; move it away", descriptor.display())));
         }
     }
-    keep_below(bad, directory)
-}
-
-/// As [`keep_own_files`], of everything that `directory` does not have.
-pub(crate) fn keep_below(bad: &Path, directory: &Path) -> Result<Option<String>> {
     if let Some(reason) = keep_in(bad, directory, 0)? {
         return Ok(Some(reason));
     }

@@ -439,9 +439,8 @@ impl Import<'_> {
         let inherited = restorer.restore(bundled, &directory, parent)?;
         ImportRecord { without_parent, ..record_of(bundled) }.write(&directory)?;
         // What somebody keeps beside this very snapshot is not the bundle's to take away.
-        let same = Snapshot::open(&target).is_ok_and(|s| s.descriptor.digest == bundled.config.snapshot.digest);
-        if same {
-            if let Some(reason) = keep_below(&target, &directory)? {
+        if is_or_was(&target, bundled) {
+            if let Some(reason) = keep_below(&target, &directory, bundled)? {
                 return Err(Error::Kept { reason });
             }
             // Its alias is written anew, and not into the file that is there.
@@ -555,6 +554,13 @@ impl Import<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a directory holds this very snapshot, or what is left of it.
+fn is_or_was(directory: &Path, bundled: &BundledSnapshot) -> bool {
+    let digest = bundled.config.snapshot.digest;
+    Snapshot::open(directory).is_ok_and(|snapshot| snapshot.descriptor.digest == digest)
+        || matches!(ImportRecord::read(directory), Ok(Some(record)) if record.snapshot == digest)
 }
 
 /// The layers that will be asked for, in their order, as far as that can be told now.

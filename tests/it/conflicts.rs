@@ -148,7 +148,15 @@ fn a_file_more_is_told_and_stays() {
         assert_eq!(report.snapshots[0].outcome, Some(Outcome::Placed));
         chmod(&placed, 0o755);
         assert_eq!(whole_tree(&store), before);
+        write(placed.join(fixture.head().descriptor), b"{");
+        import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
+        assert_eq!(whole_tree(&store), before);
         // What cannot stay keeps it from that.
+        let other = if fixture.head().descriptor == "manifest.json" { "snapshot.json" } else { "manifest.json" };
+        write(placed.join(other), b"{}");
+        let error = import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap_err();
+        assert!(matches!(&error, Error::Kept { reason } if reason.contains("is not its descriptor")), "{error}");
+        fs::remove_file(placed.join(other)).unwrap();
         fs::remove_file(placed.join("notes.txt")).unwrap();
         write(placed.join("notes.txt/inside"), b"mine");
         let before = whole_tree(&store);

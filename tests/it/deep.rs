@@ -484,7 +484,8 @@ fn records_of_one_cache_layer_that_differ() {
     let fixture = Fixture::sized(Generation::Flat, 16 << 20);
     let (good, store) = (fixture.path("good"), fixture.path("target"));
     fixture.export_chain(Form::Dir, &good);
-    let lies: [(&str, fn(&mut Value)); 3] = [
+    type Lie = fn(&mut Value);
+    let lies: [(&str, Lie); 3] = [
         ("root", |file| file["root"] = json!(format!("{}{}", "0".repeat(63), "1"))),
         ("more data", |file| file["dataBytes"] = json!(file["dataBytes"].as_u64().unwrap() + 4096)),
         ("less data", |file| file["dataBytes"] = json!(file["dataBytes"].as_u64().unwrap() - 1)),
