@@ -22,7 +22,7 @@ const MAX_LABELS: u64 = 1 << 20;
 /// The labels' file, if the snapshot has labels now: one JSON object in a regular file.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io): they are there and cannot be read.
+/// [`Error::Io`]: they are there and cannot be read.
 pub fn own(generation: Generation, directory: &Path) -> Result<Option<TarPath>> {
     if generation != Generation::Final {
         return Ok(None);
