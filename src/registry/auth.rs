@@ -42,8 +42,8 @@ pub(super) enum Challenge {
 /// The strongest challenge of these headers that we can answer.
 pub(super) fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut best = None;
-    for header in headers {
-        let (scheme, parameters) = header.split_once(' ').unwrap_or((header, ""));
+    for one in headers.flat_map(challenges) {
+        let (scheme, parameters) = one.split_once(' ').unwrap_or((one, ""));
         if scheme.eq_ignore_ascii_case("bearer") {
             let mut parameters = parse_parameters(parameters);
             if let Some(realm) = parameters.remove("realm") {
@@ -54,6 +54,30 @@ pub(super) fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Ch
         }
     }
     best
+}
+
+/// The challenges of one header: `Basic realm="a", Bearer realm="b",service=c` are two.
+fn challenges(header: &str) -> Vec<&str> {
+    let mut starts = vec![0];
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, c) in header.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            // A parameter has its name before `=`, a challenge begins with a scheme and a space, or is that alone.
+            ',' if !quoted => {
+                let next = header[at + 1..].trim_start();
+                let name = next.split(['=', ',']).next().unwrap_or_default();
+                if name.trim_end().contains(' ') || name.len() == next.len() {
+                    starts.push(header.len() - next.len());
+                }
+            }
+            _ => {}
+        }
+    }
+    let ends = starts.iter().skip(1).copied().chain([header.len()]);
+    starts.iter().zip(ends).map(|(start, end)| header[*start..end].trim().trim_end_matches(',')).collect()
 }
 
 /// `name="value", name=token`: what is none of it ends the list.
@@ -230,6 +254,12 @@ mod tests {
         assert_eq!(parse("Bearer service=s,realm=\"https://a/\\\"t\""), Some(bearer_at("https://a/\"t")));
         for bad in ["", "Digest realm=\"x\"", "Bearer", "Bearer realm=\"unfinished", "Bearer service=\"s\""] {
             assert_eq!(parse(bad), None, "{bad}");
+        }
+        for both in [
+            "Basic realm=\"a, Bearer realm=b\", Bearer realm=\"https://a/t\",service=\"s\"",
+            "Negotiate, Bearer service=s, realm=\"https://a/t\", Basic realm=\"x\"",
+        ] {
+            assert_eq!(parse(both), Some(bearer_at("https://a/t")), "{both}");
         }
         let both = challenge(["Basic realm=x", "Bearer realm=\"https://a/t\",service=s"].into_iter());
         assert_eq!(both, Some(bearer_at("https://a/t")));
