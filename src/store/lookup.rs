@@ -122,6 +122,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
         }
     }
     // A member's alias alone. No snapshot is parsed for it, only groups are listed.
+    let known = !found.0.is_empty();
     let mut failed = None;
     for folder in folders(&snapshots)?.into_iter().filter(|folder| *folder != direct) {
         let mut look = || match seen(is_group(&folder))? {
@@ -131,8 +132,9 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
         failed = failed.or(look().err());
     }
     match failed {
-        // One that is broken elsewhere does not keep anybody from what is known by its own name.
-        Some(error) if found.0.is_empty() => Err(error),
+        // One that is broken elsewhere does not keep anybody from what is known by its own name; of aliases it may be
+        // another.
+        Some(error) if !known => Err(error),
         _ => found.only(reference, || not_found(store, reference)),
     }
 }
