@@ -283,3 +283,23 @@ fn no_verify_is_good_and_no_copy_whole_that_could_not_read() {
         }
     }
 }
+
+/// Of a member's alias alone: another member that cannot be read may have the same.
+#[test]
+fn no_alias_is_found_beside_one_that_cannot_be_read() {
+    let (area, _kept) = imported(Generation::Final);
+    let store = area.path().join("store");
+    let inspect = || command(["inspect", "head", "--store", store.to_str().unwrap()]);
+    assert_eq!(fail_at(&mut inspect(), area.path(), 0).0, Ended::Code(0));
+    let mut aliases = 0;
+    for number in 1.. {
+        let (ended, failed) = fail_at(&mut inspect(), area.path(), number);
+        let Some(call) = failed else { break };
+        let path = call.to_string();
+        if path.contains("group-member.json") && !MAY_FAIL.contains(&call.name) {
+            aliases += 1;
+            assert_eq!(ended, Ended::Code(1), "{path}");
+        }
+    }
+    assert!(aliases >= 6, "{aliases}");
+}
