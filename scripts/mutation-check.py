@@ -449,4 +449,5 @@ def main():
         sys.exit(f"no test fails without: {', '.join(alive)}")
 
 
-main()
+if __name__ == "__main__":
+    main()
