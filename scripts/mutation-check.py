@@ -279,6 +279,7 @@ MUTANTS = {
         "src/repair.rs", "if fs::read_dir(&from).context(\"read\", &from)?.next().is_some() {", "if false {", "check::",
     ),
     "data bytes of a cache file": ("src/restore.rs", "if found.data_bytes != file.data_bytes {", "if false {", "deep"),
+    "records of one cache file that differ": ("src/import/cache.rs", "if other.record != record {", "if false {", "deep"),
     "each record of a cache layer": ("src/deep/mod.rs", "Some(known) if known == file => return Ok(()),", "Some(_) => return Ok(()),\n            #[allow(unreachable_patterns)]", "deep"),
     "the owner of a parent beside": (
         "src/store/lookup.rs",

@@ -57,40 +57,12 @@ impl Repair<'_> {
             refused.push(Finding { code: "repair-refused", subject, message: reason });
         };
         for (number, bad) in found.snapshots.iter().enumerate() {
-            let same = match self.same(bad, &bundled)? {
-                Ok(same) => same,
-                Err(reason) => {
-                    refuse(&bad.directory, reason);
-                    continue;
-                }
-            };
-            if let Err(error) = stage.check_exchange(&bad.directory) {
-                refuse(&bad.directory, error.to_string());
-                continue;
-            }
             let directory = stage.path().join(number.to_string());
-            match self.snapshot(source, same, &bundled, found, &directory, bad.without_parent()) {
-                // The bundle is bad itself, here at least.
-                Err(error) if error.exit_code() == 3 => {
-                    refuse(&bad.directory, error.to_string());
-                    continue;
-                }
-                other => other?,
+            let done = self.replaced(source, &bundled, found, bad, &stage, &directory);
+            match done.or_else(|error| Ok::<_, Error>(Err(told(error)?)))? {
+                Ok(same) => known.extend(identities(same)),
+                Err(reason) => refuse(&bad.directory, reason),
             }
-            let kept = match keep_own_files(&bad.directory, &directory, same) {
-                // Somebody else's file, perhaps.
-                Err(Error::Io { source, operation, path }) if source.kind() == ErrorKind::PermissionDenied => {
-                    Some(Error::Io { source, operation, path }.to_string())
-                }
-                other => other?,
-            };
-            if let Some(reason) = kept {
-                refuse(&bad.directory, reason);
-                continue;
-            }
-            sync_tree(&directory)?;
-            place_directory(&snapshots, &directory, &bad.directory, true)?;
-            known.extend(identities(same));
         }
         for (identity, child) in &found.missing {
             if known.contains(identity) {
@@ -120,6 +92,32 @@ impl Repair<'_> {
             }
         }
         Ok(refused)
+    }
+
+    /// Puts the very same snapshot in the bad one's place, with what stands beside its files; or why not.
+    fn replaced<'b>(
+        &self,
+        source: &dyn Source,
+        bundled: &'b [BundledSnapshot],
+        found: &Found,
+        bad: &BadSnapshot,
+        stage: &Stage,
+        directory: &Path,
+    ) -> Result<std::result::Result<&'b BundledSnapshot, String>> {
+        let same = match self.same(bad, bundled)? {
+            Ok(same) => same,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if let Err(error) = stage.check_exchange(&bad.directory) {
+            return Ok(Err(error.to_string()));
+        }
+        self.snapshot(source, same, bundled, found, directory, bad.without_parent())?;
+        if let Some(reason) = keep_own_files(&bad.directory, directory, same)? {
+            return Ok(Err(reason));
+        }
+        sync_tree(directory)?;
+        place_directory(&self.store.snapshots(), directory, &bad.directory, true)?;
+        Ok(Ok(same))
     }
 
     /// Places a parent that is not in the store, and what it descends from of what is missing too; false if the bundle
@@ -313,6 +311,16 @@ fn files_below(directory: &Path, below: &Path, depth: usize) -> Result<Vec<PathB
     Ok(found)
 }
 
+/// What keeps one snapshot from being repaired and the others not: the bundle is bad itself, there at least, or a file is
+/// somebody else's.
+fn told(error: Error) -> Result<String> {
+    match &error {
+        Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Ok(error.to_string()),
+        _ if error.exit_code() == 3 => Ok(error.to_string()),
+        _ => Err(error),
+    }
+}
+
 /// By what names a child can know it.
 fn identities(bundled: &BundledSnapshot) -> Vec<SnapshotIdentity> {
     let record = &bundled.config.snapshot;
@@ -422,4 +430,17 @@ fn all(source: &dyn Source) -> Result<Vec<BundledSnapshot>> {
         }
     }
     Ok(loaded.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stops_a_repair_and_what_does_not() {
+        let io = |kind: ErrorKind| told(Error::io("open", "/s/x", kind.into()));
+        assert!(io(ErrorKind::PermissionDenied).unwrap().starts_with("cannot open /s/x: "));
+        assert!(told(Error::bundle("layer", "bad")).is_ok());
+        assert!(io(ErrorKind::StorageFull).is_err() && io(ErrorKind::NotFound).is_err());
+    }
 }

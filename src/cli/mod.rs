@@ -44,8 +44,10 @@ pub fn parse() -> std::result::Result<Cli, ExitCode> {
         // If nobody reads it, there is nobody to tell.
         let _ = error.print();
         let asked = |what: &str| std::env::args_os().any(|arg| arg == OsStr::new(what));
-        if code != 0 && asked("--json") && !asked("-") && !asked("-o-") && !asked("--output=-") {
-            print_json_error(error.to_string().trim_start_matches("error: ").trim_end(), code);
+        if code != 0 && asked("--json") {
+            let message = error.to_string();
+            let message = message.trim_start_matches("error: ").trim_end();
+            tell_json_error(message, code, ["-", "-o-", "--output=-"].into_iter().any(asked));
         }
         ExitCode::from(code)
     })
@@ -111,10 +113,8 @@ pub fn run(cli: Cli) -> ExitCode {
     } else {
         output::print_error(&format!("snapcask: error: {message}\n"));
     }
-    match (json, aside) {
-        (true, false) => print_json_error(&message, code),
-        (true, true) => output::print_error(&json_error(&message, code)),
-        (false, _) => {}
+    if json {
+        tell_json_error(&message, code, aside);
     }
     // Not by returning: that would wait for the threads that still run after Ctrl-C.
     std::process::exit(code.into())
@@ -169,14 +169,12 @@ impl EndSignals {
     }
 }
 
-/// `{"error":{"message":...,"exitCode":...}}`.
-fn json_error(message: &str, code: u8) -> String {
-    format!("{:#}\n", serde_json::json!({ "error": { "message": message, "exitCode": code } }))
-}
-
-/// The same on standard output.
-fn print_json_error(message: &str, code: u8) {
-    if let Err(error) = output::print(&json_error(message, code)) {
+/// `{"error":{"message":...,"exitCode":...}}` on standard output, or `aside` on standard error, where the other is a bundle's.
+fn tell_json_error(message: &str, code: u8, aside: bool) {
+    let text = format!("{:#}\n", serde_json::json!({ "error": { "message": message, "exitCode": code } }));
+    if aside {
+        output::print_error(&text);
+    } else if let Err(error) = output::print(&text) {
         output::print_error(&format!("snapcask: error: {error}\n"));
     }
 }

@@ -128,7 +128,7 @@ fn wanted_cache(chain: &[BundledSnapshot]) -> Result<Vec<WantedFile<'_>>> {
                 _ => 0,
             };
             let other = wanted.entry((rank, &record.path)).or_insert(WantedFile { record, descriptor, layer });
-            if (other.record.root, other.record.size) != (record.root, record.size) {
+            if other.record != record {
                 let reason = format!("its snapshots have different files for {}", record.path);
                 return Err(Error::bundle("the image cache", reason));
             }

@@ -293,6 +293,9 @@ fn json_beside_a_bundle() {
             assert_eq!(report["error"]["exitCode"], code);
         }
     }
+    let text = fails(&run(["export", "head", "-o", "-", "--json", "--what"]), 2);
+    let report: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
+    assert_eq!(report["error"]["exitCode"], 2);
 }
 
 #[test]

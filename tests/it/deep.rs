@@ -460,8 +460,8 @@ fn what_cannot_be_read_is_not_called_bad() {
     assert!(fails(&run(&[]), 3).contains("verification failed: 2 finding(s)"));
 }
 
-/// Changes the head's config, and all that names it.
-fn with_config(bundle: &Path, change: impl Fn(&mut Value)) {
+/// Changes the config of an entry of the index, the head's or its parent's, and all that names it.
+fn with_config(bundle: &Path, entry: usize, change: impl Fn(&mut Value)) {
     let blob = |digest: &Value| bundle.join("blobs/sha256").join(&digest.as_str().unwrap()[7..]);
     let put = |document: &Value, entry: &mut Value| {
         let bytes = document.to_string().into_bytes();
@@ -470,11 +470,16 @@ fn with_config(bundle: &Path, change: impl Fn(&mut Value)) {
         (entry["digest"], entry["size"]) = (digest, json!(bytes.len()));
     };
     let mut index = json_file(&bundle.join("index.json"));
-    let mut manifest = json_file(&blob(&index["manifests"][0]["digest"]));
+    let mut manifest = json_file(&blob(&index["manifests"][entry]["digest"]));
     let mut config = json_file(&blob(&manifest["config"]["digest"]));
     change(&mut config);
     put(&config, &mut manifest["config"]);
-    put(&manifest, &mut index["manifests"][0]);
+    put(&manifest, &mut index["manifests"][entry]);
+    if entry == 1 {
+        let mut head = json_file(&blob(&index["manifests"][0]["digest"]));
+        put(&manifest, &mut head["subject"]);
+        put(&head, &mut index["manifests"][0]);
+    }
     fs::write(bundle.join("index.json"), index.to_string()).unwrap();
 }
 
@@ -491,10 +496,10 @@ fn records_of_one_cache_layer_that_differ() {
         ("less data", |file| file["dataBytes"] = json!(file["dataBytes"].as_u64().unwrap() - 1)),
     ];
     for (what, lie) in lies {
-        for head_only in [false, true] {
+        for (entry, head_only) in [(0, false), (0, true), (1, false)] {
             let bundle = fixture.path("bad");
             assert!(std::process::Command::new("cp").arg("-r").args([&good, &bundle]).status().unwrap().success());
-            with_config(&bundle, |config| {
+            with_config(&bundle, entry, |config| {
                 let layers = config["layers"].as_array_mut().unwrap();
                 let cached = layers
                     .iter_mut()
@@ -502,7 +507,7 @@ fn records_of_one_cache_layer_that_differ() {
                 lie(&mut cached.unwrap()["file"]);
             });
             let report = verified(&bundle, true, head_only);
-            assert!(!report.findings.is_empty(), "{what} {head_only}");
+            assert!(!report.findings.is_empty(), "{what} {entry} {head_only}");
             let options = ImportOptions { head_only, ..import_options(&bundle, &store) };
             import(&options).expect_err(what);
             assert!(!store.exists(), "{what}");
