@@ -262,7 +262,7 @@ MUTANTS = {
         "src/restore.rs", "folders.iter().rev().try_for_each(|folder| sync_folder(folder))", "Ok(())", "durability",
     ),
     "fsync of a cache file that another tool placed": (
-        "src/import/cache.rs", "fs::File::open(&target).and_then(|file| file.sync_all()).context(\"fsync\", &target)?;", "", "durability",
+        "src/import/cache.rs", "                    sync_if_ours(&cache, Path::new(path.as_str()))?;\n", "", "durability",
     ),
     "a link is no copy of a parent": (
         "src/remove.rs",

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::Import;
@@ -15,7 +15,7 @@ use crate::{
     restore::Restorer,
     store::{
         image_cache::{check_belongs, is_document, is_of_another_manifest},
-        place::{Stage, check_way},
+        place::{Stage, check_way, sync_if_ours},
         vmdk,
     },
 };
@@ -80,7 +80,7 @@ impl Import<'_> {
                 Ok(None) => false,
                 // (A VMDK of a cache that was moved names files that are somewhere else, or on another machine's path.)
                 Ok(Some(there)) if there.is(file.record) && !there.elsewhere => {
-                    fs::File::open(&target).and_then(|file| file.sync_all()).context("fsync", &target)?;
+                    sync_if_ours(&cache, Path::new(path.as_str()))?;
                     found.push(target);
                     continue;
                 }

@@ -31,14 +31,14 @@ use crate::{
     report::{ImportReport, Outcome, SnapshotReport},
     restore::{Below, Restorer, TableCheck},
     settle::{Restored, Settler},
-    snapshot::{MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_folder, is_there, scan, seen},
+    snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_folder, is_there, scan, seen},
     storage::Source,
     store::{
         Store,
         lock::{self, StoreLock},
         place::{
-            Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_group, sync_names,
-            write_member,
+            Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_if_ours,
+            sync_names, write_member,
         },
         record::{ImportRecord, RECORD_FILE},
     },
@@ -200,7 +200,10 @@ impl Import<'_> {
         for child in incoming.iter().skip(1).filter(|s| s.outcome == Outcome::AlreadyThere) {
             self.has_parent_now(&stage, child)?;
         }
-        incoming.iter().filter_map(|s| s.member.as_ref()).try_for_each(|(group, _)| sync_group(group))?;
+        incoming
+            .iter()
+            .filter_map(|s| s.member.as_ref())
+            .try_for_each(|(group, _)| sync_if_ours(group, Path::new(GROUP_FILE)))?;
         let placed = incoming.iter().map(|s| s.target.as_path()).chain(cache_files.iter().map(PathBuf::as_path));
         sync_names(placed, &self.store.root)?;
         incoming.reverse();
@@ -502,13 +505,7 @@ impl Import<'_> {
         };
         let files = scan(&existing).map_err(others)?;
         self.check(bundled, target).compare().map_err(others)?;
-        for own in [RECORD_FILE, MEMBER_FILE].map(|name| target.join(name)) {
-            match fs::File::open(&own) {
-                Ok(file) => file.sync_all().context("fsync", &own)?,
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {}
-                Err(error) => return Err(Error::io("open", &own, error)),
-            }
-        }
+        [RECORD_FILE, MEMBER_FILE].iter().try_for_each(|own| sync_if_ours(target, Path::new(own)))?;
         Ok(files.into_iter().map(|file| file.path).filter(|path| bundled.config.row(path).is_none()).collect())
     }
 

@@ -28,8 +28,8 @@ pub(super) fn all(folder: &Path) -> Result<(Vec<Snapshot>, Vec<super::Unreadable
     Ok((snapshots, unreadable.into_iter().map(|(directory, error)| (directory, error.to_string())).collect()))
 }
 
-/// Every snapshot in a folder that can be meant. One that a failing disk hides may be the one: that is an error, whereas one that is
-/// broken, or not ours to read, is nobody's parent.
+/// Every snapshot in a folder that can be meant. One that a failing disk hides may be the one: that is an error, whereas
+/// one that is broken, or not ours to read, is nobody's parent.
 pub(super) fn readable(folder: &Path) -> Result<Vec<Snapshot>> {
     let (snapshots, unreadable) = read_all(folder)?;
     match unreadable.into_iter().find(|(_, error)| hides(error)) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, RenameFlags, linkat, renameat, renameat_with, unlinkat},
+    fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat, renameat_with, unlinkat},
     io::Errno,
 };
 
@@ -351,12 +351,17 @@ pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
     })
 }
 
-/// Makes a group's `group.json` durable, whoever made it.
-pub fn sync_group(folder: &Path) -> Result<()> {
-    let path = folder.join("group.json");
-    match File::open(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other.and_then(|file| file.sync_all()).context("fsync", &path),
+/// Makes a file of ours durable, whoever wrote it. Where something else has its name, or it is not ours to read, there is
+/// nothing of ours.
+pub fn sync_if_ours(folder: &Path, file: &Path) -> Result<()> {
+    let not_ours = |error: &std::io::Error| {
+        matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied)
+    };
+    match Folder::open(folder)?.file(file, OFlags::RDONLY) {
+        Ok(handle) => handle.sync_all().context("fsync", folder.join(file)),
+        Err(Error::UnsafePath { .. }) => Ok(()),
+        Err(Error::Io { source, .. }) if not_ours(&source) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

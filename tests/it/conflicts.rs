@@ -166,6 +166,34 @@ fn a_file_more_is_told_and_stays() {
     }
 }
 
+/// Nobody writes into it: an import that opened it would wait for ever.
+#[test]
+fn a_fifo_in_the_place_of_our_own_files() {
+    for generation in [Generation::Flat, Generation::Final] {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
+        fixture.export_chain(Form::Tar, &bundle);
+        let placed = import_ok(&bundle, &store).snapshots[0].path.clone().unwrap();
+        let (record, alias) = (placed.join(".snapcask.json"), placed.join("group-member.json"));
+        for own in [record, alias, placed.parent().unwrap().join("group.json")] {
+            let aside = fixture.path("aside");
+            let was_there = own.exists();
+            if was_there {
+                fs::rename(&own, &aside).unwrap();
+            }
+            assert!(std::process::Command::new("mkfifo").arg(&own).status().unwrap().success());
+            let mut import = std::process::Command::new("timeout");
+            import.args(["60", env!("CARGO_BIN_EXE_snapcask"), "import", "--store"]).args([&store, &bundle]);
+            let code = import.output().unwrap().status.code();
+            assert!(code.is_some_and(|code| code < 6), "{}: {code:?}", own.display());
+            fs::remove_file(&own).unwrap();
+            if was_there {
+                fs::rename(&aside, &own).unwrap();
+            }
+        }
+    }
+}
+
 /// A link that leads nowhere is no folder to make.
 #[test]
 fn a_destination_that_is_not_mounted() {
