@@ -71,10 +71,9 @@ impl StoreOracle {
         same_trees(&self.whole, &visible(&self.store))
     }
 
-    /// Nothing of it is there; there may be leftovers.
+    /// Nothing of it is there; there may be leftovers. It is asked while the command's other threads go on.
     pub fn is_unpublished(&self) -> bool {
-        let published = |p: &String| !p.ends_with('/') && !p.ends_with("/group.json");
-        !visible(&self.store).keys().any(published)
+        !is_published(&self.store)
     }
 
     /// Everything is there, and nothing else: no leftovers.
@@ -98,6 +97,20 @@ fn visible(store: &Path) -> Tree {
     let mut tree = whole_tree(store);
     tree.retain(|path, _| !path.split('/').any(|part| part.starts_with(".snapcask-")));
     tree
+}
+
+/// Whether a file has a name that is not temporary, a group's mark aside. What vanishes meanwhile was temporary.
+fn is_published(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| {
+        let (name, kind) = (entry.file_name(), entry.file_type());
+        match kind {
+            _ if name.as_encoded_bytes().starts_with(b".snapcask-") || name == "group.json" => false,
+            Ok(kind) if kind.is_dir() => is_published(&entry.path()),
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    })
 }
 
 fn same_trees(expected: &Tree, found: &Tree) -> Result<(), String> {
@@ -147,7 +160,8 @@ impl BundleOracle {
     }
 
     pub fn is_unpublished(&self) -> bool {
-        whole_tree(&self.folder).keys().all(|path| path.starts_with('.'))
+        let is_temporary = |entry: fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+        fs::read_dir(&self.folder).unwrap().all(|entry| is_temporary(entry.unwrap()))
     }
 
     pub fn check_placed(&self) -> Result<(), String> {
