@@ -442,7 +442,7 @@ impl Import<'_> {
         let inherited = restorer.restore(bundled, &directory, parent)?;
         ImportRecord { without_parent, ..record_of(bundled) }.write(&directory)?;
         // What somebody keeps beside this very snapshot is not the bundle's to take away.
-        if is_or_was(&target, bundled) {
+        if is_or_was(&target, bundled)? {
             if let Some(reason) = keep_below(&target, &directory, bundled)? {
                 return Err(Error::Kept { reason });
             }
@@ -525,9 +525,7 @@ impl Import<'_> {
                 }
                 Err(error) => return Err(Error::io("look at", target, error)),
             }
-            replaced.extend(
-                Snapshot::open(target).ok().filter(|old| old.descriptor.digest != bundled.config.snapshot.digest),
-            );
+            replaced.extend(readable(target)?.filter(|old| old.descriptor.digest != bundled.config.snapshot.digest));
         }
         if replaced.is_empty() || self.options.orphan_children {
             return Ok(());
@@ -554,10 +552,15 @@ impl Import<'_> {
 }
 
 /// Whether a directory holds this very snapshot, or what is left of it.
-fn is_or_was(directory: &Path, bundled: &BundledSnapshot) -> bool {
+fn is_or_was(directory: &Path, bundled: &BundledSnapshot) -> Result<bool> {
     let digest = bundled.config.snapshot.digest;
-    Snapshot::open(directory).is_ok_and(|snapshot| snapshot.descriptor.digest == digest)
-        || matches!(ImportRecord::read(directory), Ok(Some(record)) if record.snapshot == digest)
+    let is = readable(directory)?.is_some_and(|snapshot| snapshot.descriptor.digest == digest);
+    Ok(is || ImportRecord::of(directory)?.is_some_and(|record| record.snapshot == digest))
+}
+
+/// The snapshot at `directory`, if one can be read; that a failing disk hides it is an error.
+fn readable(directory: &Path) -> Result<Option<Snapshot>> {
+    seen(Snapshot::open(directory).map(Some))
 }
 
 /// The layers that will be asked for, in their order, as far as that can be told now.

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     path::Path,
 };
 
@@ -15,6 +15,7 @@ use crate::{
     digest::Digest,
     error::{Error, IoContext, Result},
     model::FileRecord,
+    snapshot::seen,
 };
 
 /// The file's name in a snapshot directory.
@@ -67,20 +68,38 @@ impl ImportRecord {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_in(folder: &Folder) -> std::result::Result<Option<Self>, String> {
-        let file = match folder.file(RECORD_FILE, OFlags::RDONLY) {
-            Ok(file) => file,
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.to_string()),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_RECORD + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read it: {e}"))?;
+        bytes_in(folder).map_err(|e| e.to_string())?.map(|bytes| Self::parse(&bytes)).transpose()
+    }
+
+    /// The record as far as it is one: none where there is none, or where what is there says nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: a failing disk hides it.
+    pub fn of(directory: &Path) -> Result<Option<Self>> {
+        let bytes = seen(Folder::open(directory).and_then(|folder| bytes_in(&folder)))?;
+        Ok(bytes.and_then(|bytes| Self::parse(&bytes).ok()))
+    }
+
+    fn parse(bytes: &[u8]) -> std::result::Result<Self, String> {
         if bytes.len() as u64 > MAX_RECORD {
             return Err(format!("it is larger than {MAX_RECORD} bytes"));
         }
-        let record: Self = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        let record: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         match record.version {
-            1 => Ok(Some(record)),
+            1 => Ok(record),
             other => Err(format!("its version {other} is not 1")),
         }
     }
+}
+
+/// The record's bytes, at most one more than a record has.
+fn bytes_in(folder: &Folder) -> Result<Option<Vec<u8>>> {
+    let file = match folder.file(RECORD_FILE, OFlags::RDONLY) {
+        Ok(file) => file,
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_RECORD + 1).read_to_end(&mut bytes).context("read", folder.path().join(RECORD_FILE))?;
+    Ok(Some(bytes))
 }

@@ -303,3 +303,63 @@ fn no_alias_is_found_beside_one_that_cannot_be_read() {
     }
     assert!(aliases >= 6, "{aliases}");
 }
+
+/// What `import --force` puts away is what it has seen: what people keep beside the same snapshot stays, and so does a
+/// parent of children that stay.
+#[test]
+fn force_takes_nothing_away_that_it_could_not_read() {
+    let fixture = Fixture::sized(Generation::Final, 16 << 20);
+    let bundle = fixture.path("all.tar");
+    fixture.export_chain(Form::Tar, &bundle);
+    let (area, kept) = imported(Generation::Final);
+    let head = snapcask::store::Store::at(kept.path().join("store")).find("head").unwrap().directory;
+    write(head.join("mine.txt"), b"mine");
+    // Only the record still says what it was.
+    write(head.join("snapshot.json"), b"{");
+    let notes = head.strip_prefix(kept.path()).unwrap().join("mine.txt");
+    let placed = forced(&bundle, area.path(), kept.path(), |call, ended| {
+        assert_eq!(fs::read(area.path().join(&notes)).unwrap(), b"mine", "{call}: {ended:?}");
+    });
+    assert!(placed > 0);
+
+    let (other, base) = (Fixture::sized(Generation::V066, 16 << 20), fixture.path("base.tar"));
+    export(&export_options(&other.store, "base", Form::Tar, &base)).unwrap();
+    let (area, kept) = imported(Generation::Flat);
+    let before = whole_tree(&kept.path().join("store"));
+    let placed = forced(&base, area.path(), kept.path(), |call, ended| {
+        let mut found = whole_tree(&area.path().join("store"));
+        found.retain(|path, _| !path.contains(".snapcask-"));
+        assert_eq!(found, before, "{call}: {ended:?}");
+    });
+    assert_eq!(placed, 0);
+}
+
+/// Imports by force into a copy of the `kept` store in `area`, with EIO at each look at what is there, one a run; how often
+/// it succeeded.
+fn forced(bundle: &Path, area: &Path, kept: &Path, check: impl Fn(&Call, Ended)) -> usize {
+    let store = area.join("store");
+    let (mut placed, mut failed) = (0, 0);
+    for number in 1.. {
+        fs::remove_dir_all(&store).unwrap();
+        copy(&kept.join("store"), &store);
+        let mut import = command(["import", bundle.to_str().unwrap(), "--store", store.to_str().unwrap(), "--force"]);
+        import.args(["--jobs", "1"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let (mut looks, mut spoiled) = (0, None);
+        let ended = trace(&mut import, &[area], |call, phase| {
+            let temporary = call.path.to_str().unwrap().contains(".snapcask-");
+            looks += u64::from(phase == Phase::Before && call.kind == Kind::Looks && !temporary);
+            if spoiled.is_none() && looks == number {
+                spoiled = Some(call.clone());
+                return Verdict::FailLast(libc::EIO);
+            }
+            Verdict::Run
+        });
+        let ended = ended.unwrap();
+        let Some(call) = spoiled else { break };
+        assert!(matches!(ended, Ended::Code(0..=5)), "{call}: {ended:?}");
+        check(&call, ended);
+        *if ended == Ended::Code(0) { &mut placed } else { &mut failed } += 1;
+    }
+    assert!(failed > 20, "only {failed} failed");
+    placed
+}
