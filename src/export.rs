@@ -19,8 +19,7 @@ use crate::{
     layer::{
         analyze::{Analysis, Base, FileView, analyze},
         encode::encode,
-        tar::{PlannedFile, TarPlan},
-        walk::MAX_SEGMENTS,
+        tar::{PlannedFile, TarPlan, check_segments},
     },
     layer_cache::{KeyBuilder, KnownLayer, LayerCache},
     media_type,
@@ -374,16 +373,7 @@ impl Packer<'_> {
             planned.push(file.plan(segments)?);
             listed.push(LayerFile { path, base: base.map(|b| b.source.path.clone()) });
         }
-        // Readers count the last, empty entry of a map, too.
-        let segments: usize = planned.iter().filter_map(|file| file.segments.as_ref()).map(|s| s.len() + 1).sum();
-        if segments > MAX_SEGMENTS {
-            return Err(Error::Limit {
-                what: format!("the number of separate pieces of data in the files of {name}"),
-                value: segments as u64,
-                limit: MAX_SEGMENTS as u64,
-                hint: ": no reader would take it",
-            });
-        }
+        check_segments(&planned, name.as_str())?;
         let kind = if parent.is_some() { "delta." } else { "" };
         let digest = snapshot.descriptor.digest;
         let media = match (parent.is_some(), self.options.compression) {

@@ -6,8 +6,14 @@ use std::{fs::File, ops::Range, path::PathBuf};
 
 use tokio_tar::{EntryType, Header};
 
-use super::analyze::{FileView, SECTOR, read_exact_at, sector_sum};
-use crate::{error::Result, model::TarPath};
+use super::{
+    analyze::{FileView, SECTOR, read_exact_at, sector_sum},
+    walk::MAX_SEGMENTS,
+};
+use crate::{
+    error::{Error, Result},
+    model::TarPath,
+};
 
 /// A tar block, in bytes.
 pub const TAR_BLOCK: u64 = 512;
@@ -32,6 +38,24 @@ pub struct PlannedFile {
     pub file: File,
     /// How messages name the source.
     pub source: PathBuf,
+}
+
+/// Refuses a layer of `snapshot` with more segments than readers take.
+///
+/// # Errors
+/// [`Error::Limit`].
+pub fn check_segments(files: &[PlannedFile], snapshot: &str) -> Result<()> {
+    // Readers count the last, empty entry of a map, too.
+    let segments: usize = files.iter().filter_map(|file| file.segments.as_ref()).map(|s| s.len() + 1).sum();
+    if segments <= MAX_SEGMENTS {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: format!("the number of separate pieces of data in the files of {snapshot}"),
+        value: segments as u64,
+        limit: MAX_SEGMENTS as u64,
+        hint: ": no reader would take it",
+    })
 }
 
 struct Entry {
@@ -213,4 +237,33 @@ fn number(value: u64) -> [u8; 12] {
         field[4..].copy_from_slice(&value.to_be_bytes());
     }
     field
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two files with so many segments together.
+    fn with_segments(segments: usize) -> Vec<PlannedFile> {
+        let half = segments / 2;
+        let planned = |path: &str, segments: usize| PlannedFile {
+            path: path.parse().unwrap(),
+            executable: false,
+            size: 8 * segments as u64,
+            segments: Some((0..segments as u64).map(|n| 8 * n..8 * n + 4).collect()),
+            sum: 0,
+            file: tempfile::tempfile().unwrap(),
+            source: path.into(),
+        };
+        vec![planned("a", half), planned("b", segments - half)]
+    }
+
+    /// What is written is never more than what is read: the limit is that of the reader, and of the layer.
+    #[test]
+    fn no_layer_has_more_segments_than_readers_take() {
+        check_segments(&with_segments(MAX_SEGMENTS - 2), "web").unwrap();
+        let error = check_segments(&with_segments(MAX_SEGMENTS - 1), "web").unwrap_err().to_string();
+        let said = "the number of separate pieces of data in the files of web is 4194305, over the limit of 4194304";
+        assert_eq!(error, format!("{said}: no reader would take it"));
+    }
 }

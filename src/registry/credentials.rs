@@ -418,4 +418,25 @@ mod tests {
         assert!(!format!("{:?}", Credentials::basic("ann", "secret").unwrap()).contains("secret"));
         assert!(Credentials::basic("a:b", "x").is_err());
     }
+
+    /// What a helper leaves behind may keep its output open, for longer than anybody waits.
+    #[test]
+    fn a_helper_that_leaves_something_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("helper");
+        let helper = |script: &str| {
+            // Written by another process: none that another test starts meanwhile has it open for writing.
+            let mut made = Command::new("sh");
+            made.args(["-c", "printf '%s' \"$1\" > \"$0\" && chmod 700 \"$0\""]);
+            assert!(made.arg(&path).arg(format!("#!/bin/sh\ncat >/dev/null\n{script}")).status().unwrap().success());
+            CredentialProgram(path.display().to_string()).get(&host("a.example"))
+        };
+        let answer = r#"echo '{"Username":"ann","Secret":"p"}'"#;
+        let ann = Some(Credentials::basic("ann", "p").unwrap());
+        assert_eq!(helper(&format!("sleep 30 >/dev/null & {answer}")).unwrap(), ann);
+        let began = Instant::now();
+        let error = helper(&format!("sleep 30 & {answer}")).unwrap_err().to_string();
+        assert!(error.contains("something keeps the credential helper's output open"), "{error}");
+        assert!(!error.contains("Secret") && began.elapsed() < HELPER_TIME, "{error}");
+    }
 }

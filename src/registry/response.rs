@@ -63,12 +63,18 @@ impl Response {
     }
 
     pub fn into_body(self) -> Body {
-        Body { inner: self.inner, handle: self.handle, rest: Bytes::new(), until: None }
+        Body {
+            inner: self.inner,
+            handle: self.handle,
+            rest: Bytes::new(),
+            began: Instant::now(),
+            longest: Duration::MAX,
+        }
     }
 
     /// Of something that is small: it is there soon, or never.
     fn into_document(self) -> Body {
-        Body { until: Some(Instant::now() + DOCUMENT), ..self.into_body() }
+        Body { longest: DOCUMENT, ..self.into_body() }
     }
 
     /// What a failure's body says, cut and without control characters.
@@ -92,15 +98,16 @@ pub(super) struct Body {
     inner: reqwest::Response,
     handle: Handle,
     rest: Bytes,
-    /// When all of it has to be there.
-    until: Option<Instant>,
+    began: Instant,
+    /// How long all of it may take.
+    longest: Duration,
 }
 
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.rest.is_empty() {
-            if self.until.is_some_and(|until| Instant::now() > until) {
-                let reason = format!("it was not there after {} seconds", DOCUMENT.as_secs());
+            if self.began.elapsed() > self.longest {
+                let reason = format!("it was not there after {} seconds", self.longest.as_secs());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
             }
             let next = self.handle.block_on(async { timeout(STALL, self.inner.chunk()).await });
@@ -114,5 +121,37 @@ impl Read for Body {
         let length = self.rest.len().min(buffer.len());
         self.rest.copy_to_slice(&mut buffer[..length]);
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, net::TcpListener, thread};
+
+    use super::*;
+
+    /// Something comes all the time, so that nothing stalls, and it has no end.
+    #[test]
+    fn a_document_that_drips_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            while stream.write_all(b" ").is_ok() {
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let inner = runtime.block_on(client.get(url).send()).unwrap();
+        let response = Response { inner, handle: runtime.handle().clone() };
+        let mut document = response.into_document();
+        assert_eq!(document.longest, DOCUMENT);
+        document.longest = Duration::from_secs(1);
+        let error = document.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), "it was not there after 1 seconds");
     }
 }

@@ -105,6 +105,29 @@ fn a_registry_that_forgets_what_was_cut_gets_it_again() {
     }
 }
 
+/// A remembered upload may be of other bytes: of more than the blob has, or of fewer. It is begun anew, and not asked
+/// for again.
+#[test]
+fn an_upload_of_other_bytes_is_begun_anew() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, report) = chain_in_a_folder(&fixture);
+    let size = |name: &String| std::fs::metadata(bundle.join("blobs/sha256").join(name)).unwrap().len();
+    let largest = blobs(&bundle).into_iter().max_by_key(size).unwrap();
+    for more in [1, 0] {
+        let (server, cache) = (Server::start(), fixture.path(&format!("cache-{more}")));
+        let there = size(&largest) - 1 + 2 * more;
+        let other = server.begin_upload("vm", &random(there as usize, 3));
+        let key = format!("127.0.0.1:{}\nvm\nsha256:{largest}", server.port);
+        let record = cache.join("uploads").join(snapcask::Digest::of(key.as_bytes()).hex());
+        write(record.clone(), format!("{other}\n").as_bytes());
+        push(&bundle, &server.reference("vm"), &options(Some(&cache))).unwrap();
+        assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest));
+        server.check_blobs();
+        let asked = server.log().iter().filter(|s| s.method == "GET" && other.ends_with(&s.target)).count();
+        assert_eq!((asked, record.exists()), (1, false), "{there} bytes");
+    }
+}
+
 /// Chunks of the program are larger: its disk is, too.
 #[test]
 fn a_killed_push_goes_on() {

@@ -191,6 +191,15 @@ impl Server {
         state.blobs.len()
     }
 
+    /// An upload that somebody has begun with these bytes; its address.
+    pub fn begin_upload(&self, repository: &str, bytes: &[u8]) -> String {
+        let mut state = self.lock();
+        state.next_upload += 1;
+        let id = format!("upload-{}", state.next_upload);
+        state.uploads.insert(id.clone(), bytes.to_vec());
+        format!("{}/v2/{repository}/blobs/uploads/{id}", self.base())
+    }
+
     pub fn forget(&self) {
         let mut state = self.lock();
         *state = State::default();
