@@ -22,7 +22,6 @@ use crate::{
     media_type,
     model::{Descriptor, Index},
     progress::Progress,
-    reference::Version,
     report::{CopiedSnapshot, CopyReport},
     storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
     temporary::{Folder, SCRATCH},
@@ -75,8 +74,11 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     };
     let counts = copy_graph(source.as_ref(), target.as_mut(), &place, &graph, options.jobs, options.progress.as_ref())?;
     let index = graph.index(source.as_ref(), &heads);
-    target.finish(&index)?;
-    let tag_of = |digest| tag_at(&options.destination, &index, digest);
+    let tags = target.finish(&index)?;
+    let tag_of = |manifest| {
+        let mut named = index.manifests.iter().zip(&tags);
+        named.find(|(entry, _)| entry.digest == manifest).and_then(|(_, tag)| tag.clone())
+    };
     Ok(CopyReport {
         source: source.display(),
         destination: options.destination.display(),
@@ -99,26 +101,6 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
         mounted_blobs: counts.mounted_blobs,
         seconds: started.elapsed().as_secs_f64(),
     })
-}
-
-/// The tag that a manifest has at the destination.
-fn tag_at(destination: &Destination, index: &Index, manifest: Digest) -> Option<String> {
-    let tag = index.manifests.iter().find(|entry| entry.digest == manifest).and_then(Index::tag_of);
-    if let Destination::Registry(reference, options) = destination {
-        let is_head = index.manifests.first().is_some_and(|head| head.digest == manifest);
-        if let (true, Some(version)) = (is_head, &reference.version) {
-            return match version {
-                Version::Tag(tag) => Some(tag.to_string()),
-                Version::Digest(_) => None,
-            };
-        }
-        // A parent's name may have been taken.
-        let kept = options.tag_changes.list().into_iter().find(|change| change.manifest == manifest);
-        if let Some(instead) = kept.and_then(|change| change.instead) {
-            return Some(instead);
-        }
-    }
-    tag.map(str::to_owned)
 }
 
 /// The snapshots that heads lead to, parents before children, each once.

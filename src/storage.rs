@@ -65,8 +65,8 @@ pub trait Target: Send + Sync {
         None
     }
 
-    /// Writes the index last, makes all durable and publishes it.
-    fn finish(self: Box<Self>, index: &Index) -> Result<()>;
+    /// Writes the index last, makes all durable and publishes it. Gives the tag that each of its entries has there.
+    fn finish(self: Box<Self>, index: &Index) -> Result<Vec<Option<String>>>;
 }
 
 /// What became of a blob that was to be put.

@@ -69,14 +69,15 @@ impl Target for DirTarget {
         self.blobs.values().sum()
     }
 
-    fn finish(self: Box<Self>, index: &Index) -> Result<()> {
+    fn finish(self: Box<Self>, index: &Index) -> Result<Vec<Option<String>>> {
         let bytes = index_bytes(index, self.partial.destination())?;
         self.write_document("index.json", &bytes)?;
         // Inside out: a name must not be durable before what it names.
         for folder in ["blobs/sha256", "blobs", ""] {
             sync_folder(&self.partial.path().join(folder))?;
         }
-        self.partial.publish_folder()
+        self.partial.publish_folder()?;
+        Ok(index.tags())
     }
 }
 

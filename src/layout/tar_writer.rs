@@ -178,7 +178,7 @@ impl Target for TarTarget {
         self.blobs.values().sum()
     }
 
-    fn finish(mut self: Box<Self>, index: &Index) -> Result<()> {
+    fn finish(mut self: Box<Self>, index: &Index) -> Result<Vec<Option<String>>> {
         let path = self.partial.destination().to_path_buf();
         if self.broken {
             return Err(Error::io("write", path, io::Error::other("an earlier write failed")));
@@ -186,7 +186,8 @@ impl Target for TarTarget {
         let bytes = index_bytes(index, &path)?;
         self.archive.end(&bytes).context("write", &path)?;
         self.archive.sink.sync().context("fsync", &path)?;
-        self.partial.publish_file()
+        self.partial.publish_file()?;
+        Ok(index.tags())
     }
 }
 
@@ -288,7 +289,7 @@ impl Target for PipeTarget {
         self.blobs.values().sum()
     }
 
-    fn finish(mut self: Box<Self>, index: &Index) -> Result<()> {
+    fn finish(mut self: Box<Self>, index: &Index) -> Result<Vec<Option<String>>> {
         if self.broken {
             return Err(Error::io("write", STDOUT, io::Error::other("an earlier write failed")));
         }
@@ -300,7 +301,7 @@ impl Target for PipeTarget {
         if file.metadata().is_ok_and(|m| m.is_file()) {
             file.sync_all().context("fsync", STDOUT)?;
         }
-        Ok(())
+        Ok(index.tags())
     }
 }
 

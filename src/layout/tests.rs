@@ -73,7 +73,7 @@ fn fill(mut target: Box<dyn Target>) -> Result<()> {
         drop(dropped);
         last = Some(Descriptor::of("application/x", bytes));
     }
-    target.finish(&Index::new(last.into_iter().collect()))
+    target.finish(&Index::new(last.into_iter().collect())).map(drop)
 }
 
 fn check(source: &dyn Source) {

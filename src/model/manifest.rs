@@ -190,6 +190,11 @@ impl Index {
     pub fn tag_of(descriptor: &Descriptor) -> Option<&str> {
         descriptor.annotations.get(media_type::REF_NAME).map(String::as_str)
     }
+
+    /// The tag of each entry.
+    pub fn tags(&self) -> Vec<Option<String>> {
+        self.manifests.iter().map(|entry| Self::tag_of(entry).map(str::to_owned)).collect()
+    }
 }
 
 /// The content of the file `oci-layout`.

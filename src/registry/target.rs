@@ -150,8 +150,8 @@ impl Shared {
     }
 
     /// Makes a tag name a manifest, if it does not yet. Unless it is to be `moved`, a tag that names another stays, and the
-    /// manifest gets a tag of its own: registries sweep what has none.
-    fn tag(&self, entry: &Descriptor, tag: &Tag, moved: bool) -> Result<()> {
+    /// manifest gets a tag of its own: registries sweep what has none. Gives the tag that the manifest has.
+    fn tag(&self, entry: &Descriptor, tag: &Tag, moved: bool) -> Result<String> {
         let version = Version::Tag(tag.clone());
         let before = match self.named(&version) {
             // What is moved in any case is moved without a word of what it was.
@@ -159,7 +159,7 @@ impl Shared {
             other => other?,
         };
         if before == Some(entry.digest) {
-            return Ok(());
+            return Ok(tag.to_string());
         }
         let mut change = before.map(|before| TagChange {
             tag: tag.to_string(),
@@ -179,8 +179,9 @@ impl Shared {
             }
             _ => self.put_tag(entry, &version)?,
         }
+        let instead = change.as_ref().and_then(|change| change.instead.clone());
         change.into_iter().for_each(|change| self.tag_changes.note(change));
-        Ok(())
+        Ok(instead.unwrap_or_else(|| tag.to_string()))
     }
 
     /// The digest of what a tag names; none if there is no such tag.
@@ -272,8 +273,9 @@ impl Target for RegistryTarget {
         Some(self)
     }
 
-    fn finish(self: Box<Self>, index: &Index) -> Result<()> {
+    fn finish(self: Box<Self>, index: &Index) -> Result<Vec<Option<String>>> {
         let parents = self.shared.parents();
+        let mut tags = vec![None; index.manifests.len()];
         // The head is the first entry, and the last to be tagged: who sees its tag finds everything.
         for (position, entry) in index.manifests.iter().enumerate().rev() {
             let version = match (&self.head, Index::tag_of(entry)) {
@@ -284,7 +286,8 @@ impl Target for RegistryTarget {
             match version {
                 // A head's tag was asked for; a parent's name may by now be another snapshot's.
                 Version::Tag(tag) => {
-                    self.shared.tag(entry, &tag, self.force || position == 0 || !parents.contains(&entry.digest))?;
+                    let moved = self.force || position == 0 || !parents.contains(&entry.digest);
+                    tags[position] = Some(self.shared.tag(entry, &tag, moved)?);
                 }
                 Version::Digest(digest) if digest == entry.digest => {}
                 Version::Digest(digest) => {
@@ -293,7 +296,7 @@ impl Target for RegistryTarget {
                 }
             }
         }
-        Ok(())
+        Ok(tags)
     }
 }
 
