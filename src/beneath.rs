@@ -87,7 +87,10 @@ impl Folder {
         let reason = match errno {
             Errno::LOOP => "a symbolic link is there or on the way, and none is followed below a store",
             Errno::NOTDIR => "what should be a folder is none",
-            Errno::NXIO | Errno::NODEV => "it is not a regular file",
+            // Of a file, that its device is gone.
+            Errno::NXIO | Errno::NODEV if self.kind_of(relative) != Some(FileType::RegularFile) => {
+                "it is not a regular file"
+            }
             Errno::XDEV => "it is not below its folder",
             _ => return Error::Io { operation, path, source: errno.into() },
         };
@@ -132,9 +135,12 @@ impl Folder {
     }
 
     fn is_link(&self, relative: &Path) -> bool {
-        open_at(&self.handle, relative, OFlags::PATH)
-            .and_then(rustix::fs::fstat)
-            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+        self.kind_of(relative) == Some(FileType::Symlink)
+    }
+
+    fn kind_of(&self, relative: &Path) -> Option<FileType> {
+        let stat = open_at(&self.handle, relative, OFlags::PATH).and_then(rustix::fs::fstat).ok()?;
+        Some(FileType::from_raw_mode(stat.st_mode))
     }
 
     /// The folder `relative` below it, made where it is missing; each name is durable.

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, IoContext, Result},
     import::BundleLocation,
     layer::analyze::{Contents, FileView, contents},
-    model::{FileRecord, SnapshotIdentity, TarPath},
+    model::{FileRecord, ImageRecord, SnapshotIdentity, TarPath},
     progress::Progress,
     recorded::RecordedChecks,
     repair::Repair,
@@ -28,10 +28,10 @@ use crate::{
     snapshot::{Snapshot, is_there, labels, scan::scan},
     store::{
         Store,
-        image_cache::{cached_images, files_for, manifest_of},
+        image_cache::{cached_images, files_for, is_metadata_of, manifest_of},
         lock,
         place::dead_stages,
-        record::ImportRecord,
+        record::{ImportRecord, RECORD_FILE},
     },
     temporary::{Folder, SCRATCH},
 };
@@ -201,7 +201,7 @@ impl Look<'_> {
             }
             Ok(None) => None,
             Err(reason) => {
-                let path = directory.join(crate::store::record::RECORD_FILE);
+                let path = directory.join(RECORD_FILE);
                 self.report("record-invalid", &path, reason);
                 None
             }
@@ -380,12 +380,20 @@ impl Look<'_> {
     /// Image-cache files against what came with the snapshots.
     fn cache_rows(&mut self, snapshots: &[Snapshot]) -> Result<()> {
         let cache = self.store.cache();
-        let pinned: HashSet<Digest> =
-            snapshots.iter().filter_map(|s| Some(s.descriptor.image.as_ref()?.manifest_digest)).collect();
-        // A tag moves, and its metadata with it: whole in itself, of an image that no snapshot pins.
-        let has_moved = |path: &TarPath| {
-            let manifest = manifest_of(&cache.join(path)).filter(|_| path.as_str().starts_with("manifests/"));
-            manifest.is_some_and(|manifest| !pinned.contains(&manifest))
+        let mut pinning: Vec<(&ImageRecord, bool)> = Vec::new();
+        for snapshot in snapshots {
+            let imported = is_there(&snapshot.directory.join(RECORD_FILE))?;
+            pinning.extend(snapshot.descriptor.image.as_ref().map(|image| (image, imported)));
+        }
+        // A tag moves, and its metadata with it: whole in itself, of an image that no snapshot pins, or only such as were
+        // made here, under this very reference. (An import's record tells what was placed for those that came.)
+        let has_moved = |path: &TarPath| -> Result<bool> {
+            if !path.as_str().starts_with("manifests/") {
+                return Ok(false);
+            }
+            let Some(manifest) = manifest_of(&cache.join(path))? else { return Ok(false) };
+            let mut pinning = pinning.iter().filter(|(image, _)| image.manifest_digest == manifest);
+            Ok(pinning.all(|(image, imported)| !imported && is_metadata_of(path, image)))
         };
         for (path, rows) in std::mem::take(&mut self.cache) {
             let (code, text) = match CachedFile::look(&cache, &path, self.jobs, self.progress.as_ref()) {
@@ -393,7 +401,7 @@ impl Look<'_> {
                     self.found.counts.files += 1;
                     self.found.counts.data_bytes += file.contents.data_bytes;
                     match rows.iter().any(|row| file.is(row)) {
-                        false if has_moved(&path) => continue,
+                        false if has_moved(&path)? => continue,
                         true if !file.elsewhere => continue,
                         true => ("cache-corrupt", format!("it names files outside of {}", cache.display())),
                         false => {

@@ -30,6 +30,7 @@ use crate::{
     storage::Source,
     store::{
         Store,
+        image_cache::is_of_another_manifest,
         place::{Stage, place_directory, place_file, sync_tree, write_member},
         record::ImportRecord,
         vmdk,
@@ -83,9 +84,10 @@ impl Repair<'_> {
                 // Snapshots may record different files under one name: one of them is enough.
                 let others = found.cache.iter().filter(|other| other.path == row.path);
                 match self.cache_file(source, &bundled, row, &cache_stage) {
-                    Ok(false) if others.count() == 1 => {
+                    Ok(Ok(false)) if others.count() == 1 => {
                         refuse(&cache.join(&row.path), "the bundle does not hold it".into());
                     }
+                    Ok(Err(reason)) => refuse(&cache.join(&row.path), reason),
                     Err(error) if error.exit_code() == 3 => refuse(&cache.join(&row.path), error.to_string()),
                     other => drop(other?),
                 }
@@ -208,17 +210,17 @@ impl Repair<'_> {
         Restorer { source, jobs: self.jobs, progress: self.progress.as_ref(), most, writeback: None }
     }
 
-    /// False if the bundle does not hold it.
+    /// False if the bundle does not hold it; or why what is there stays.
     fn cache_file(
         &self,
         source: &dyn Source,
         bundled: &[BundledSnapshot],
         row: &FileRecord,
         stage: &Stage,
-    ) -> Result<bool> {
+    ) -> Result<std::result::Result<bool, String>> {
         let layers = bundled.iter().flat_map(|b| b.manifest.layers.iter().zip(&b.config.layers));
         let mut matching = layers.filter(|(_, layer)| matches!(layer, LayerRecord::Cache { file, .. } if file == row));
-        let Some((descriptor, layer)) = matching.next() else { return Ok(false) };
+        let Some((descriptor, layer)) = matching.next() else { return Ok(Ok(false)) };
         let cache = self.store.cache();
         let staged = stage.path().join(row.path.as_str().replace('/', "_"));
         self.restorer(source, None).restore_cache_file(descriptor, layer, row, &staged)?;
@@ -226,8 +228,13 @@ impl Repair<'_> {
             vmdk::expand_file(&staged, &cache)?;
         }
         stage.sync()?;
-        place_file(&cache, &staged, &cache.join(&row.path), true)?;
-        Ok(true)
+        let target = cache.join(&row.path);
+        // Whatever was seen before: whole metadata of a tag that has moved on is nobody's damage.
+        if row.path.as_str().starts_with("manifests/") && is_of_another_manifest(&target, &staged)? {
+            return Ok(Err("it is whole, and of another image than the bundle's: its tag has moved on".into()));
+        }
+        place_file(&cache, &staged, &target, true)?;
+        Ok(Ok(true))
     }
 
     /// The same snapshot of the source, or why it may not take the bad one's place: what is not known to be bad is not

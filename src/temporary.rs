@@ -14,7 +14,7 @@ use std::{
     io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        fs::{DirBuilderExt, MetadataExt},
     },
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
@@ -22,8 +22,8 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, OFlags, flock},
-    io::Errno,
+    fs::{FlockOperation, Mode, OFlags, flock},
+    io::{Errno, retry_on_intr},
 };
 
 use crate::error::{Error, IoContext, Result};
@@ -104,8 +104,10 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-        forget(&self.path);
+        if is_ours(&self.path) {
+            let _ = fs::remove_dir_all(&self.path);
+            forget(&self.path);
+        }
     }
 }
 
@@ -128,6 +130,25 @@ pub fn claim_empty(folder: &Path) {
 /// What was temporary is in its place, or gone.
 pub fn forget(path: &Path) {
     OURS.paths().remove(path);
+}
+
+/// Whether it is temporary still, and goes with its owner.
+pub fn is_ours(path: &Path) -> bool {
+    OURS.paths().contains_key(path)
+}
+
+/// What was exchanged cannot be exchanged back, and its name is not durable: what is under the temporary name `path`, or
+/// below, stays, for it may be all that is left. Gives the error that says so.
+pub fn keep(path: &Path, error: Error) -> Error {
+    path.ancestors().for_each(forget);
+    match error {
+        Error::Io { operation, path: synced, source } => {
+            let text =
+                format!("{source}; what was there before is {} now: save it before anything else", path.display());
+            Error::io(operation, synced, io::Error::other(text))
+        }
+        other => other,
+    }
 }
 
 /// Removes every temporary file and folder of this process, for it is about to end. Whatever other threads still do,
@@ -178,7 +199,9 @@ fn make(
         let path = parent.join(name);
         let made = publish(|| {
             let file = create(&path)?;
-            let held = hold(&file, &path);
+            let held = hold(&file, &path).inspect_err(|_| {
+                remove(&path);
+            })?;
             if held {
                 claim(&path);
             }
@@ -204,16 +227,23 @@ fn make(
     Err(Error::io("create a temporary name in", parent, source))
 }
 
-/// Locks what was just made; false if a run that reclaims was faster. A filesystem without locks has none to fear.
-fn hold(file: &File, path: &Path) -> bool {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => false,
-        Err(_) => true,
-        Ok(()) => match (file.metadata(), fs::symlink_metadata(path)) {
+/// Locks what was just made; false if a run that reclaims was faster. A filesystem without locks has none to fear, whereas
+/// one that fails to lock now may let others lock later.
+fn hold(file: &File, path: &Path) -> io::Result<bool> {
+    match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) if has_no_locks(error) => Ok(true),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(match (file.metadata(), fs::symlink_metadata(path)) {
             (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
             _ => false,
-        },
+        }),
     }
+}
+
+/// Whether an error of flock(2) says that the filesystem knows no locks.
+pub fn has_no_locks(error: Errno) -> bool {
+    matches!(error, Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL | Errno::NOSYS)
 }
 
 /// Removes what dead owners left in `parent` under names that begin and end so. What cannot be locked or removed stays.
@@ -228,12 +258,16 @@ pub fn reclaim(parent: &Path, prefix: &OsStr, suffix: &str) -> Result<()> {
 /// What dead owners left in `parent` under names that begin so, sorted; nothing is removed.
 ///
 /// # Errors
-/// [`Error::Io`]: `parent` cannot be listed.
+/// [`Error::Io`]: `parent` cannot be listed, or what is there not looked at.
 pub fn dead(parent: &Path, prefix: &OsStr) -> Result<Vec<PathBuf>> {
-    let mut paths = ours(parent, prefix, "")?;
-    paths.retain(|path| lock_dead(path, FlockOperation::NonBlockingLockShared).is_some());
-    paths.sort();
-    Ok(paths)
+    let mut dead = Vec::new();
+    for path in ours(parent, prefix, "")? {
+        if lock_dead(&path, FlockOperation::NonBlockingLockShared).context("lock", &path)?.is_some() {
+            dead.push(path);
+        }
+    }
+    dead.sort();
+    Ok(dead)
 }
 
 fn ours(parent: &Path, prefix: &OsStr, suffix: &str) -> Result<Vec<PathBuf>> {
@@ -253,16 +287,26 @@ fn ours(parent: &Path, prefix: &OsStr, suffix: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The file or folder, locked, if its owner is dead.
-fn lock_dead(path: &Path, lock: FlockOperation) -> Option<File> {
+/// The file or folder, locked, if its owner is dead. What is gone, or not ours, or a link, is nothing of a dead run's; and
+/// where there are no locks, nobody knows.
+fn lock_dead(path: &Path, lock: FlockOperation) -> rustix::io::Result<Option<File>> {
     // The folder may be everybody's: neither a symlink nor a FIFO of somebody else may lead us astray.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).ok()?;
-    flock(&file, lock).is_ok().then_some(file)
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::PERM | Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match retry_on_intr(|| flock(&file, lock)) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) if has_no_locks(error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn remove_if_dead(path: &Path) {
-    let Some(file) = lock_dead(path, FlockOperation::NonBlockingLockExclusive) else { return };
+    let Ok(Some(file)) = lock_dead(path, FlockOperation::NonBlockingLockExclusive) else { return };
     let removed = match file.metadata() {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(meta) if meta.is_file() => fs::remove_file(path),
@@ -309,10 +353,10 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let (path, file) = make_file(place.path(), ".x-".as_ref(), "").unwrap();
         let other = File::open(&path).unwrap();
-        assert!(!hold(&other, &path), "somebody else has the lock");
+        assert!(!hold(&other, &path).unwrap(), "somebody else has the lock");
         drop(file);
         fs::remove_file(&path).unwrap();
-        assert!(!hold(&other, &path), "it is gone");
+        assert!(!hold(&other, &path).unwrap(), "it is gone");
     }
 
     #[test]

@@ -35,8 +35,18 @@ impl<R: Read> VerifyReader<R> {
     }
 
     fn check_end(&mut self) -> io::Result<()> {
+        if self.hasher.is_none() {
+            return Ok(());
+        }
+        // Who is told of an interruption reads again: the digest must not have been compared by then.
+        let further = loop {
+            match self.inner.read(&mut [0]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
         let Some(hasher) = self.hasher.take() else { return Ok(()) };
-        if self.inner.read(&mut [0])? != 0 {
+        if further != 0 {
             return Err(self.corrupt(format!("it is longer than its {} bytes", self.size)));
         }
         let actual = hasher.finish();
@@ -114,6 +124,26 @@ mod tests {
                 0 => return Ok(found),
                 n => found.extend(&buffer[..n]),
             }
+        }
+    }
+
+    /// Each read is interrupted once, at the end too.
+    struct Interrupted<'a>(&'a [u8], bool);
+
+    impl Read for Interrupted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 { Err(io::ErrorKind::Interrupted.into()) } else { self.0.read(buffer) }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_read_is_no_way_around_the_digest() {
+        for (bytes, good) in [(b"four", true), (b"Four", false)] {
+            let mut reader = VerifyReader::new(Interrupted(bytes, false), &Descriptor::of("", b"four"));
+            let mut found = Vec::new();
+            assert_eq!(reader.read_to_end(&mut found).is_ok(), good);
+            assert_eq!(found == bytes, good);
         }
     }
 

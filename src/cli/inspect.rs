@@ -5,8 +5,12 @@ use std::{os::unix::fs::MetadataExt, path::Path};
 use snapcask::{
     Error, Result,
     check_bundle::inspect_bundle,
+    error::IoContext,
     report::{FileReport, InspectReport, InspectedSnapshot},
-    snapshot::{Snapshot, scan::scan},
+    snapshot::{
+        Snapshot,
+        scan::{SourceFile, scan},
+    },
     store::Store,
 };
 
@@ -41,15 +45,20 @@ fn is_path(reference: &str) -> bool {
 /// What the descriptor and the folder say. Data bytes are those that are allocated: nothing is read.
 fn inspected(snapshot: &Snapshot) -> Result<InspectedSnapshot> {
     let descriptor = &snapshot.descriptor;
+    let allocated = |file: &SourceFile| -> Result<u64> {
+        Ok((file.absolute.metadata().context("look at", &file.absolute)?.blocks() * 512).min(file.size))
+    };
     let files = scan(snapshot)?
         .iter()
-        .map(|file| FileReport {
-            path: file.path.to_string(),
-            size: file.size,
-            data_bytes: file.absolute.metadata().map_or(0, |m| (m.blocks() * 512).min(file.size)),
-            executable: file.executable,
+        .map(|file| {
+            Ok(FileReport {
+                path: file.path.to_string(),
+                size: file.size,
+                data_bytes: allocated(file)?,
+                executable: file.executable,
+            })
         })
-        .collect();
+        .collect::<Result<_>>()?;
     Ok(InspectedSnapshot {
         tag: None,
         digest: descriptor.digest,

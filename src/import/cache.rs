@@ -85,7 +85,7 @@ impl Import<'_> {
                     continue;
                 }
                 // A tag that has moved on: the snapshot's image is found by its VMDK.
-                Ok(Some(_)) if !self.options.force && is_of_another_manifest(&target, &staged(path)) => {
+                Ok(Some(_)) if !self.options.force && is_of_another_manifest(&target, &staged(path))? => {
                     found.push(target);
                     continue;
                 }

@@ -31,7 +31,7 @@ use crate::{
     report::{ImportReport, Outcome, SnapshotReport},
     restore::{Below, Restorer, TableCheck},
     settle::{Restored, Settler},
-    snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_folder, is_there, scan, seen},
+    snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, hides, is_folder, is_there, scan, seen},
     storage::Source,
     store::{
         Store,
@@ -427,6 +427,8 @@ impl Import<'_> {
         if fs::symlink_metadata(&target).is_ok() {
             match self.compare_existing(bundled, &target) {
                 Ok(more) => {
+                    // It may have to be changed when all is placed: that it can be read is known before.
+                    ImportRecord::of(&target)?;
                     let (directory, outcome) = (target.clone(), Outcome::AlreadyThere);
                     return Ok((Incoming { bundled, target, member, directory, outcome, more }, None));
                 }
@@ -473,8 +475,8 @@ impl Import<'_> {
 
     /// Of what was imported without its parent, which has come now: it is missed from here on.
     fn has_parent_now(&self, stage: &Stage, child: &Incoming) -> Result<()> {
-        // One that cannot be read keeps nothing from being placed; `check` reports it.
-        let Ok(Some(record)) = ImportRecord::read(&child.target) else { return Ok(()) };
+        // One that is broken keeps nothing from being placed; `check` reports it.
+        let Some(record) = ImportRecord::of(&child.target)? else { return Ok(()) };
         if !record.without_parent {
             return Ok(());
         }
@@ -495,12 +497,17 @@ impl Import<'_> {
         let record = &bundled.config.snapshot;
         let different =
             |existing: String| Error::Different { path: target.into(), existing, incoming: record.digest.to_string() };
-        let existing = Snapshot::open(target).map_err(|e| different(format!("no readable snapshot ({e})")))?;
+        let existing = Snapshot::open(target).map_err(|error| match error {
+            error if hides(&error) => error,
+            error => different(format!("no readable snapshot ({error})")),
+        })?;
         if existing.descriptor.digest != record.digest {
             return Err(different(existing.descriptor.digest.to_string()));
         }
         let others = |error: Error| match error {
             Error::Io { operation: "fsync", .. } => error,
+            // What cannot be read may be the same; by force it is replaced all the same.
+            error if hides(&error) && !self.options.force => error,
             error => different(format!("the same descriptor with other contents ({error})")),
         };
         let files = scan(&existing).map_err(others)?;

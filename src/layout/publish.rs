@@ -138,8 +138,9 @@ impl Partial {
         let exchange = || rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
         temporary::publish(|| {
             exchange().context("exchange with", to)?;
-            sync_folder(&self.parent).inspect_err(|_| {
-                let _ = exchange();
+            sync_folder(&self.parent).map_err(|error| match exchange() {
+                Ok(()) => error,
+                Err(_) => temporary::keep(from, error),
             })
         })
     }
@@ -163,7 +164,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.armed {
+        if !self.armed || !temporary::is_ours(&self.path) {
             return temporary::forget(&self.path);
         }
         let removed = match fs::symlink_metadata(&self.path) {

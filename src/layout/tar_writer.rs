@@ -298,7 +298,7 @@ impl Target for PipeTarget {
         self.archive.sink.flush().context("write", STDOUT)?;
         let file = self.archive.sink.get_ref();
         // `> bundle.tar` deserves to be as durable as a path; a pipe cannot be synced.
-        if file.metadata().is_ok_and(|m| m.is_file()) {
+        if file.metadata().context("look at", STDOUT)?.is_file() {
             file.sync_all().context("fsync", STDOUT)?;
         }
         Ok(index.tags())

@@ -255,7 +255,10 @@ impl AuthFile {
     /// Replaces the file atomically; only its owner may read it.
     fn write(&self) -> Result<()> {
         // A link that somebody made to their file stays one.
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let path = match fs::canonicalize(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => self.path.clone(),
+            found => found.context("look at", &self.path)?,
+        };
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).context("create", folder)?;
         // A dead login's would keep what it was told for ever.

@@ -195,15 +195,26 @@ pub fn check_belongs<'p>(
 }
 
 /// Whether two files are metadata of different manifests, each whole.
-pub fn is_of_another_manifest(there: &Path, incoming: &Path) -> bool {
-    matches!((manifest_of(there), manifest_of(incoming)), (Some(there), Some(incoming)) if there != incoming)
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn is_of_another_manifest(there: &Path, incoming: &Path) -> Result<bool> {
+    Ok(matches!((manifest_of(there)?, manifest_of(incoming)?), (Some(there), Some(incoming)) if there != incoming))
 }
 
 /// The manifest that a file is the metadata of; none if it is not whole in itself.
-pub fn manifest_of(metadata: &Path) -> Option<Digest> {
-    let bytes = read_file(metadata, MAX_METADATA).ok().flatten()?;
-    let metadata: Metadata = serde_json::from_slice(&bytes).ok()?;
-    metadata.problems().is_empty().then_some(metadata.manifest_digest)
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn manifest_of(metadata: &Path) -> Result<Option<Digest>> {
+    let Some(bytes) = read_file(metadata, MAX_METADATA)? else { return Ok(None) };
+    let metadata = serde_json::from_slice::<Metadata>(&bytes).ok();
+    Ok(metadata.filter(|metadata| metadata.problems().is_empty()).map(|metadata| metadata.manifest_digest))
+}
+
+/// Whether the metadata of the image's reference, however that is spelled, stands at `path`.
+pub fn is_metadata_of(path: &TarPath, image: &ImageRecord) -> bool {
+    spellings(&image.reference).iter().any(|reference| metadata_name(reference) == path.as_str())
 }
 
 /// The file of the metadata of a reference, as it is spelled.
@@ -399,7 +410,7 @@ fn find_metadata(cache: &Path, image: &ImageRecord) -> Result<Option<(TarPath, M
 /// The bytes of a regular file; none where there is none, or it is larger than `limit`.
 fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
         Ok(file) => File::from(file),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(error) => return Err(Error::io("open", path, error.into())),

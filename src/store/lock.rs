@@ -14,6 +14,7 @@ use rustix::{
 use crate::{
     error::{Error, Result},
     progress::Progress,
+    temporary::has_no_locks,
 };
 
 /// Held as long as it lives.
@@ -32,7 +33,7 @@ impl StoreLock {
     pub fn shared(folder: &Path, progress: &dyn Progress) -> Result<Option<Self>> {
         match Self::lock(folder, FlockOperation::NonBlockingLockShared, FlockOperation::LockShared, progress) {
             Ok(lock) => Ok(lock),
-            Err((_, Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL)) => Ok(Some(Self { _folder: None })),
+            Err(("lock", error)) if has_no_locks(error) => Ok(Some(Self { _folder: None })),
             Err((operation, error)) => Err(Error::io(operation, folder, error.into())),
         }
     }

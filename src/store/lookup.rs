@@ -154,9 +154,9 @@ pub(super) fn ancestors(store: &Store, head: Snapshot) -> Result<(Vec<Snapshot>,
     {
         let Some(found) = known.get(parent) else {
             if searched.len() == 1
-                && let Some(folder) = elsewhere(store, &chain[0])
+                && let Some(folder) = elsewhere(store, &chain[0])?
             {
-                known.add(beside(&folder, &chain[0]));
+                known.add(beside(&folder, &chain[0])?);
                 searched.push(folder);
                 continue;
             }
@@ -198,19 +198,26 @@ impl Known {
 
 /// The folder that a snapshot outside the store stands in, with its group: one that was placed elsewhere has its parents
 /// beside it.
-fn elsewhere(store: &Store, snapshot: &Snapshot) -> Option<PathBuf> {
-    let directory = snapshot.directory.canonicalize().ok()?;
-    let above = directory.ancestors().nth(if snapshot.group.is_some() { 2 } else { 1 })?;
-    let is_the_stores = store.snapshots().canonicalize().is_ok_and(|snapshots| snapshots == above);
-    (!is_the_stores).then(|| above.to_path_buf())
+fn elsewhere(store: &Store, snapshot: &Snapshot) -> Result<Option<PathBuf>> {
+    let canonical = |path: &Path| seen(path.canonicalize().context("look at", path).map(Some));
+    let Some(directory) = canonical(&snapshot.directory)? else { return Ok(None) };
+    let above = directory.ancestors().nth(if snapshot.group.is_some() { 2 } else { 1 });
+    let stores = canonical(&store.snapshots())?;
+    Ok(above.filter(|above| stores.as_deref() != Some(above)).map(Path::to_path_buf))
 }
 
-/// What stands there and has the snapshot's owner: the folder may be everybody's. What cannot be read there is not there.
-fn beside(folder: &Path, snapshot: &Snapshot) -> Vec<Snapshot> {
-    let owner = |path: &Path| fs::metadata(path).map(|metadata| metadata.uid());
-    let (Ok((mut found, _)), Ok(ours)) = (read_all(folder), owner(&snapshot.directory)) else { return Vec::new() };
-    found.retain(|other| owner(&other.directory).is_ok_and(|owner| owner == ours));
-    found
+/// What stands there and has the snapshot's owner: the folder may be everybody's. What is not ours to read there is not
+/// there.
+fn beside(folder: &Path, snapshot: &Snapshot) -> Result<Vec<Snapshot>> {
+    let owner = |path: &Path| seen(fs::metadata(path).context("look at", path).map(|metadata| Some(metadata.uid())));
+    let ours = owner(&snapshot.directory)?;
+    let mut found = Vec::new();
+    for other in seen(readable(folder))? {
+        if ours.is_some() && owner(&other.directory)? == ours {
+            found.push(other);
+        }
+    }
+    Ok(found)
 }
 
 /// What a reference can mean so far; a snapshot that answers in two ways is there once.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
@@ -80,7 +80,9 @@ impl Stage {
 
     /// The folders at and above `path` that do not exist, deepest first.
     pub fn folders_missing(path: &Path) -> Vec<PathBuf> {
-        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_path_buf).collect()
+        // One that cannot be looked at is not ours to remove.
+        let is_missing = |path: &Path| matches!(fs::metadata(path), Err(e) if e.kind() == ErrorKind::NotFound);
+        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && is_missing(p)).map(Path::to_path_buf).collect()
     }
 
     /// Removes those of the folders that are empty: a failed import leaves none behind.
@@ -250,8 +252,9 @@ impl<'a> Way<'a> {
         publish(|| {
             self.rename(staged, RenameFlags::EXCHANGE).context("exchange with", self.target)?;
             // What is staged vanishes, with a signal at once: it must not be what is known to be durable.
-            self.folder.sync().inspect_err(|_| {
-                let _ = self.rename(staged, RenameFlags::EXCHANGE);
+            self.folder.sync().map_err(|error| match self.rename(staged, RenameFlags::EXCHANGE) {
+                Ok(()) => error,
+                Err(_) => temporary::keep(staged, error),
             })
         })
     }

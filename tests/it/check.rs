@@ -291,6 +291,31 @@ fn raw_documents_without_a_record() {
     assert!(report.findings.iter().any(|f| f.code == "image-invalid"), "{report:?}");
 }
 
+/// A tag has moved on, perhaps because a snapshot of the newer image was made here.
+#[test]
+fn the_metadata_of_a_newer_image_is_no_damage() {
+    let (_fixture, bundle, store, _head) = imported(Generation::V066, Form::Tar);
+    let path = metadata_of_a_newer_image(&store);
+    assert_eq!(codes(&checked(&store)), []);
+    let newer = json_file(&path)["manifest_digest"].as_str().unwrap().to_owned();
+    let (older, directory) = (snapcask::Digest::of(IMAGE_MANIFEST.as_bytes()).to_string(), store.join("snapshots/own"));
+    let base = fs::read_to_string(store.join("snapshots/base/manifest.json")).unwrap();
+    fs::create_dir(&directory).unwrap();
+    fs::copy(store.join("snapshots/base/upper.ext4"), directory.join("upper.ext4")).unwrap();
+    let before = |store: &Path| whole_tree(&store.join("cache"));
+    let cache = before(&store);
+    let pins = |reference: &str| {
+        let own = base.replace(&older, &newer).replace(IMAGE_REFERENCE, reference);
+        write(directory.join("manifest.json"), own.as_bytes());
+        let report = check(&options(&store, Some(&bundle))).unwrap();
+        assert_eq!(before(&store), cache);
+        report.findings.iter().filter(|f| f.subject.contains("/manifests/")).map(|f| f.code).collect::<Vec<_>>()
+    };
+    assert!(pins(IMAGE_REFERENCE).is_empty());
+    // Under a reference that it does not belong to, it may be damage; but it is whole, and stays.
+    assert_eq!(pins("docker.io/library/other:1"), ["cache-corrupt", "repair-refused"]);
+}
+
 #[test]
 fn parents_leftovers_and_records() {
     let (_fixture, bundle, store, head) = imported(Generation::Flat, Form::Tar);

@@ -345,11 +345,8 @@ fn a_tag_that_has_moved_on_is_kept() {
     let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
     fixture.export_chain(Form::Tar, &bundle);
     import_ok(&bundle, &store);
-    let path = cache_file(&store, "manifests");
-    let mut newer = json_file(&path);
-    let raw = r#"{"schemaVersion":2,"layers":[],"newer":true}"#;
-    newer["raw_manifest_json"] = raw.into();
-    newer["manifest_digest"] = snapcask::Digest::of(raw.as_bytes()).to_string().into();
+    let path = metadata_of_a_newer_image(&store);
+    let newer = json_file(&path);
     fs::remove_dir_all(&store).unwrap();
     write(path.clone(), newer.to_string().as_bytes());
     import_ok(&bundle, &store);

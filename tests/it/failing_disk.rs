@@ -9,7 +9,8 @@ use std::{
 };
 
 use snapcask::{
-    export::{Form, export},
+    export::{ExportOptions, Form, export},
+    import::{ImportOptions, import},
     model::Generation,
 };
 use tempfile::TempDir;
@@ -47,16 +48,33 @@ fn copy(from: &Path, to: &Path) {
 
 /// Runs the command with EIO at the call of this number; the call, if there was one.
 fn fail_at(command: &mut Command, area: &Path, number: u64) -> (Ended, Option<Call>) {
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut failed = None;
+    command.stdout(Stdio::null());
+    fail_nth(command, area, number, libc::EIO, |_| true)
+}
+
+/// Runs the command with an error at the nth of the calls that are meant; the call, if there was one.
+fn fail_nth(
+    command: &mut Command,
+    area: &Path,
+    nth: u64,
+    errno: i32,
+    is_meant: impl Fn(&Call) -> bool,
+) -> (Ended, Option<Call>) {
+    command.stderr(Stdio::null());
+    let (mut seen, mut failed) = (0, None);
     let ended = trace(command, &[area], |call, phase| {
-        if phase == Phase::Before && call.number == number {
+        seen += u64::from(phase == Phase::Before && is_meant(call));
+        if failed.is_none() && seen == nth && phase == Phase::Before && is_meant(call) {
             failed = Some(call.clone());
-            return Verdict::FailLast(libc::EIO);
+            return Verdict::FailLast(errno);
         }
         Verdict::Run
     });
     (ended.unwrap(), failed)
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.to_str().unwrap().contains(".snapcask-")
 }
 
 #[test]
@@ -191,16 +209,9 @@ fn no_snapshot_is_listed_under_another_name_or_left_out() {
         let listed = |number: u64| {
             let file = out.path().join("list");
             let mut list = command(["list", "--json", "--store", store.to_str().unwrap()]);
-            let mut failed = None;
-            list.stdout(fs::File::create(&file).unwrap()).stderr(Stdio::null());
-            let ended = trace(&mut list, &[area.path()], |call, phase| {
-                if phase == Phase::Before && call.number == number {
-                    failed = Some(call.clone());
-                    return Verdict::FailLast(libc::EIO);
-                }
-                Verdict::Run
-            });
-            (ended.unwrap(), failed, fs::read_to_string(&file).unwrap())
+            list.stdout(fs::File::create(&file).unwrap());
+            let (ended, failed) = fail_nth(&mut list, area.path(), number, libc::EIO, |_| true);
+            (ended, failed, fs::read_to_string(&file).unwrap())
         };
         let (ended, _, whole) = listed(0);
         assert_eq!(ended, Ended::Code(0));
@@ -343,18 +354,9 @@ fn forced(bundle: &Path, area: &Path, kept: &Path, check: impl Fn(&Call, Ended))
         fs::remove_dir_all(&store).unwrap();
         copy(&kept.join("store"), &store);
         let mut import = command(["import", bundle.to_str().unwrap(), "--store", store.to_str().unwrap(), "--force"]);
-        import.args(["--jobs", "1"]).stdout(Stdio::null()).stderr(Stdio::null());
-        let (mut looks, mut spoiled) = (0, None);
-        let ended = trace(&mut import, &[area], |call, phase| {
-            let temporary = call.path.to_str().unwrap().contains(".snapcask-");
-            looks += u64::from(phase == Phase::Before && call.kind == Kind::Looks && !temporary);
-            if spoiled.is_none() && looks == number {
-                spoiled = Some(call.clone());
-                return Verdict::FailLast(libc::EIO);
-            }
-            Verdict::Run
-        });
-        let ended = ended.unwrap();
+        import.args(["--jobs", "1"]).stdout(Stdio::null());
+        let is_look = |call: &Call| call.kind == Kind::Looks && !is_temporary(&call.path);
+        let (ended, spoiled) = fail_nth(&mut import, area, number, libc::EIO, is_look);
         let Some(call) = spoiled else { break };
         assert!(matches!(ended, Ended::Code(0..=5)), "{call}: {ended:?}");
         check(&call, ended);
@@ -362,4 +364,148 @@ fn forced(bundle: &Path, area: &Path, kept: &Path, check: impl Fn(&Call, Ended))
     }
     assert!(failed > 20, "only {failed} failed");
     placed
+}
+
+/// Others may lock what we could not: only a filesystem that says that it has no locks has none.
+#[test]
+fn no_run_goes_on_without_the_lock_on_what_is_temporary() {
+    let fixture = Fixture::sized(Generation::Flat, 16 << 20);
+    let (bundle, area) = (fixture.path("all.tar"), in_memory());
+    fixture.export_chain(Form::Tar, &bundle);
+    let (store, out) = (area.path().join("store"), area.path().join("out.tar"));
+    let arguments = |words: [&dyn AsRef<std::ffi::OsStr>; 5]| words.map(|word| word.as_ref().to_owned());
+    for arguments in [
+        arguments([&"import", &bundle, &"--store", &store, &"--jobs=1"]),
+        arguments([&"export", &"head", &"--store", &fixture.store, &format!("-o{}", out.display())]),
+    ] {
+        let locks = |call: &Call| call.name == "flock" && is_temporary(&call.path);
+        for errno in [libc::EIO, libc::ENOMEM] {
+            let (ended, failed) = fail_nth(command(&arguments).stdout(Stdio::null()), area.path(), 1, errno, locks);
+            assert_eq!(ended, Ended::Code(1), "{failed:?}");
+            assert!(failed.is_some() && whole_tree(area.path()).is_empty(), "{:?}", whole_tree(area.path()).keys());
+        }
+        let mut command = command(&arguments);
+        let (ended, failed) = fail_nth(command.stdout(Stdio::null()), area.path(), 1, libc::EOPNOTSUPP, locks);
+        assert!(failed.is_some() && ended == Ended::Code(0), "{failed:?}: {ended:?}");
+        fs::remove_dir_all(&store).or_else(|_| fs::remove_file(&out)).unwrap();
+    }
+}
+
+/// A tag has moved on, and its metadata is not a snapshot's any more: no repair takes it for damage.
+#[test]
+fn a_repair_replaces_no_metadata_that_it_could_not_read() {
+    let (fixture, area) = (Fixture::sized(Generation::Flat, 16 << 20), in_memory());
+    let (bundle, store) = (fixture.path("all.tar"), area.path().join("store"));
+    fixture.export_chain(Form::Tar, &bundle);
+    import_ok(&bundle, &store);
+    let path = metadata_of_a_newer_image(&store);
+    let newer = fs::read(&path).unwrap();
+    let (mut failed, mut number) = (0, 0);
+    loop {
+        number += 1;
+        let (from, store) = (bundle.to_str().unwrap(), store.to_str().unwrap());
+        let mut check = command(["check", "--store", store, "--repair-from", from]);
+        let of_it = |call: &Call| call.path == path;
+        let (ended, call) = fail_nth(check.stdout(Stdio::null()), area.path(), number, libc::EIO, of_it);
+        let Some(call) = call else { break };
+        assert_eq!(fs::read(&path).unwrap(), newer, "{call}");
+        failed += u64::from(ended != Ended::Code(0));
+    }
+    assert!(failed > 5 && number > 10, "{failed} of {number}");
+}
+
+/// Its parent has come, and would be missed from now on.
+#[test]
+fn no_import_leaves_a_child_without_its_parent_unread() {
+    let (fixture, area) = (Fixture::sized(Generation::Flat, 16 << 20), in_memory());
+    let (plain, store) = (fixture.path("plain.tar"), area.path().join("store"));
+    let options = fixture.export_options(Form::Tar, &plain);
+    export(&ExportOptions { with_parents: true, delta: false, ..options }).unwrap();
+    let record = store.join("snapshots/head/.snapcask.json");
+    let (mut good, mut bad) = (0, 0);
+    for number in 1.. {
+        import(&ImportOptions { head_only: true, ..import_options(&plain, &store) }).unwrap();
+        assert!(fs::read_to_string(&record).unwrap().contains("withoutParent"));
+        let mut import =
+            command(["import", plain.to_str().unwrap(), "--store", store.to_str().unwrap(), "--jobs", "1"]);
+        let of_it = |call: &Call| call.path == record || call.path == record.parent().unwrap();
+        let (ended, call) = fail_nth(import.stdout(Stdio::null()), area.path(), number, libc::EIO, of_it);
+        let Some(call) = call else { break };
+        let is_told = !fs::read_to_string(&record).unwrap().contains("withoutParent");
+        assert!(is_told || ended == Ended::Code(1), "{call}: {ended:?}");
+        *if ended == Ended::Code(0) { &mut good } else { &mut bad } += 1;
+        fs::remove_dir_all(&store).unwrap();
+    }
+    assert!(bad > 5, "{good} good, {bad} bad");
+}
+
+/// Only folders that it made itself.
+#[test]
+fn a_failed_import_removes_no_folder_that_was_there() {
+    let (fixture, area) = (Fixture::sized(Generation::Flat, 16 << 20), in_memory());
+    let (bundle, store) = (fixture.path("dir"), area.path().join("store"));
+    export(&export_options(&fixture.store, "base", Form::Dir, &bundle)).unwrap();
+    let size = |blob: &String| fs::metadata(bundle.join("blobs/sha256").join(blob)).unwrap().len();
+    let layer = blobs(&bundle).into_iter().max_by_key(size).unwrap();
+    let layer = bundle.join("blobs/sha256").join(layer);
+    let mut bytes = fs::read(&layer).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    write(layer, &bytes);
+    let place = area.path().join("place");
+    fs::create_dir(&place).unwrap();
+    for number in 1.. {
+        let mut import = command(["import", bundle.to_str().unwrap(), "--store", store.to_str().unwrap()]);
+        import.args(["--dest", place.to_str().unwrap(), "--jobs", "1"]).stdout(Stdio::null());
+        let is_look = |call: &Call| call.kind == Kind::Looks && !is_temporary(&call.path);
+        let (ended, call) = fail_nth(&mut import, area.path(), number, libc::EIO, is_look);
+        assert!(matches!(ended, Ended::Code(1 | 3)), "{call:?}: {ended:?}");
+        assert!(place.is_dir(), "{call:?}");
+        if call.is_none() {
+            assert!(number > 5, "only {number} looks");
+            break;
+        }
+    }
+}
+
+/// What stands beside a snapshot that is outside of the store, and is its parent.
+#[test]
+fn no_parent_beside_a_snapshot_is_left_out() {
+    let (fixture, area, out) = (Fixture::sized(Generation::Flat, 16 << 20), in_memory(), in_memory());
+    copy(&fixture.store.join("snapshots"), &area.path().join("place"));
+    let (head, file) = (area.path().join("place/head"), out.path().join("list"));
+    let inspected = |number: u64| {
+        let nowhere = area.path().join("store");
+        let mut inspect = command(["inspect", head.to_str().unwrap(), "--json", "--store", nowhere.to_str().unwrap()]);
+        inspect.stdout(fs::File::create(&file).unwrap());
+        let (ended, call) = fail_nth(&mut inspect, area.path(), number, libc::EIO, |_| true);
+        let report = fs::read_to_string(&file).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap_or_default();
+        (ended, call, report["snapshots"].as_array().map_or(0, Vec::len))
+    };
+    assert_eq!((inspected(0).0, inspected(0).2), (Ended::Code(0), 3));
+    for number in 1.. {
+        let (ended, call, found) = inspected(number);
+        let Some(call) = call else {
+            assert!(number > 20, "only {number} calls were seen");
+            break;
+        };
+        assert!(if ended == Ended::Code(0) { found == 3 } else { ended == Ended::Code(1) }, "{call}: {found}");
+    }
+}
+
+#[test]
+fn no_leftover_is_passed_over_that_could_not_be_looked_at() {
+    let (area, _kept) = imported(Generation::Flat);
+    let store = area.path().join("store");
+    write(store.join("snapshots/.snapcask-stage-dead/0/upper.ext4"), b"half");
+    for number in 1.. {
+        let of_it = |call: &Call| is_temporary(&call.path);
+        let mut check = command(["check", "--store", store.to_str().unwrap()]);
+        let (ended, call) = fail_nth(check.stdout(Stdio::null()), area.path(), number, libc::EIO, of_it);
+        assert!(matches!(ended, Ended::Code(1 | 3)), "{call:?}: {ended:?}");
+        if call.is_none() {
+            assert!(number > 2, "only {number} looks");
+            break;
+        }
+    }
 }

@@ -189,6 +189,17 @@ impl Fixture {
     }
 }
 
+/// Puts the metadata of a newer image of the same reference into a store's cache, where that of the fixture's is; its path.
+pub fn metadata_of_a_newer_image(store: &Path) -> PathBuf {
+    let path = fs::read_dir(store.join("cache/manifests")).unwrap().next().unwrap().unwrap().path();
+    let mut newer = json_file(&path);
+    let raw = r#"{"schemaVersion":2,"layers":[],"newer":true}"#;
+    newer["raw_manifest_json"] = raw.into();
+    newer["manifest_digest"] = Digest::of(raw.as_bytes()).to_string().into();
+    fs::write(&path, newer.to_string()).unwrap();
+    path
+}
+
 pub fn export_options(store: &Path, snapshot: &str, form: Form, destination: &Path) -> ExportOptions {
     ExportOptions {
         store: store.into(),
