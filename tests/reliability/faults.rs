@@ -24,12 +24,11 @@ const ERRORS: [(&str, i32); 5] = [
 ];
 
 /// Calls whose failure another way makes good, or that only clear away.
-const MAY_FAIL: [&str; 17] = [
-    // Clones and copies inside the kernel, holes, locks: where they fail, there is a slower way or none is needed.
+const MAY_FAIL: [&str; 16] = [
+    // Clones and copies inside the kernel, holes: where they fail, there is a slower way or none is needed.
     "ioctl",
     "copy_file_range",
     "fallocate",
-    "flock",
     "fcntl",
     "lseek",
     "sync_file_range",
