@@ -30,7 +30,13 @@ RESULTS = ROOT / "target/mutation/results.json"
 MUTANTS = {
     # verifications: blobs
     "blob digest": ("src/verify.rs", "if actual != self.digest {", "if false && actual != self.digest {", "--lib verify"),
-    "blob longer": ("src/verify.rs", "if self.inner.read(&mut [0])? != 0 {", "if false {", "--lib verify"),
+    "blob longer": ("src/verify.rs", "if further != 0 {", "if false && further != 0 {", "--lib verify"),
+    "blob digest after an interruption": (
+        "src/verify.rs",
+        "Err(error) if error.kind() == io::ErrorKind::Interrupted => {}",
+        "Err(error) if error.kind() == io::ErrorKind::Interrupted => return self.hasher.take().map_or(Ok(()), |_| Err(error)),",
+        "--lib verify",
+    ),
     "blob shorter": (
         "src/verify.rs",
         "            return Err(self.corrupt(format!(\"it ends after",
@@ -134,8 +140,8 @@ MUTANTS = {
     ),
     "fsync after an exchange in a store": (
         "src/store/place.rs",
-        "            self.folder.sync().inspect_err(|_| {\n                let _ = self.rename(",
-        "            Ok::<(), Error>(()).inspect_err(|_| {\n                let _ = self.rename(",
+        "self.folder.sync().map_err(|error| match self.rename(",
+        "Ok::<(), Error>(()).map_err(|error| match self.rename(",
         "durability",
     ),
     "a name in a store is taken back": (
@@ -146,9 +152,12 @@ MUTANTS = {
     ),
     "an exchange in a store is taken back": (
         "src/store/place.rs",
-        "            self.folder.sync().inspect_err(|_| {\n                let _ = self.rename(staged, RenameFlags::EXCHANGE);\n            })",
-        "            self.folder.sync()",
+        "self.folder.sync().map_err(|error| match self.rename(staged, RenameFlags::EXCHANGE) {",
+        "self.folder.sync().map_err(|error| match Ok::<(), Errno>(()) {",
         "durability",
+    ),
+    "what cannot be exchanged back stays": (
+        "src/temporary.rs", "    path.ancestors().for_each(forget);\n", "", "durability",
     ),
     "a file without rename flags is taken back": (
         "src/store/place.rs", "false => unlinkat(folder, name, AtFlags::empty()),", "false => Ok(()),", "durability",
@@ -190,19 +199,31 @@ MUTANTS = {
     ),
     "fsync after a bundle's exchange": (
         "src/layout/publish.rs",
-        "            sync_folder(&self.parent).inspect_err(|_| {",
-        "            Ok::<(), Error>(()).inspect_err(|_| {",
+        "sync_folder(&self.parent).map_err(|error| match exchange",
+        "Ok::<(), Error>(()).map_err(|error| match exchange",
         "durability",
     ),
     "a bundle's exchange is taken back": (
         "src/layout/publish.rs",
-        "            sync_folder(&self.parent).inspect_err(|_| {\n                let _ = exchange();\n            })",
-        "            sync_folder(&self.parent)",
+        "sync_folder(&self.parent).map_err(|error| match exchange() {",
+        "sync_folder(&self.parent).map_err(|error| match Ok::<(), Error>(()) {",
         "durability",
     ),
     "fsync of an export's new folders": ("src/layout/publish.rs", "        sync_folder(above)?;\n", "        let _ = above;\n", "durability"),
     # leftovers
-    "lock of a temporary": ("src/temporary.rs", "Ok(()) => match (file.metadata()", "Ok(()) if flock(file, FlockOperation::Unlock).is_ok() => true,\n        Ok(()) => match (file.metadata()", "--lib temporary"),
+    "lock of a temporary": (
+        "src/temporary.rs",
+        "Ok(()) => Ok(match (file.metadata()",
+        "Ok(()) if flock(file, FlockOperation::Unlock).is_ok() => Ok(true),\n        Ok(()) => Ok(match (file.metadata()",
+        "--lib temporary",
+    ),
+    "a lock that fails": ("src/temporary.rs", "Err(error) => Err(error.into()),", "Err(_) => Ok(true),", "failing_disk"),
+    "leftovers that cannot be looked at": (
+        "src/temporary.rs",
+        "FlockOperation::NonBlockingLockShared).context(\"lock\", &path)?.is_some()",
+        "FlockOperation::NonBlockingLockShared).is_ok_and(|file| file.is_some())",
+        "failing_disk",
+    ),
     "leftovers are removed": (
         "src/temporary.rs", ".iter().for_each(|path| remove_if_dead(path));", ";\n    let _ = remove_if_dead;", "--lib temporary",
     ),
@@ -283,10 +304,45 @@ MUTANTS = {
     "each record of a cache layer": ("src/deep/mod.rs", "Some(known) if known == file => return Ok(()),", "Some(_) => return Ok(()),\n            #[allow(unreachable_patterns)]", "deep"),
     "the owner of a parent beside": (
         "src/store/lookup.rs",
-        "owner(&other.directory).is_ok_and(|owner| owner == ours)",
+        "ours.is_some() && owner(&other.directory)? == ours",
         "owner(&other.directory).is_ok_and(|_| ours != u32::MAX)",
         "round_trip",
     ),
+    "a replaced snapshot that cannot be read": (
+        "src/import/mod.rs", "readable(target)?.filter(", "readable(target).ok().flatten().filter(", "failing_disk",
+    ),
+    "a record beside what is kept": (
+        "src/import/mod.rs",
+        "ImportRecord::of(directory)?.is_some_and(",
+        "ImportRecord::of(directory).ok().flatten().is_some_and(",
+        "failing_disk",
+    ),
+    "a child's record that cannot be read": (
+        "src/import/mod.rs",
+        "let Some(record) = ImportRecord::of(&child.target)? else { return Ok(()) };",
+        "let Some(record) = ImportRecord::of(&child.target).ok().flatten() else { return Ok(()) };",
+        "failing_disk",
+    ),
+    "folders that were there": (
+        "src/store/place.rs",
+        "matches!(fs::metadata(path), Err(e) if e.kind() == ErrorKind::NotFound)",
+        "fs::metadata(path).is_err()",
+        "failing_disk",
+    ),
+    "parents beside that cannot be read": (
+        "src/store/lookup.rs", "for other in seen(readable(folder))? {", "for other in readable(folder).unwrap_or_default() {", "failing_disk",
+    ),
+    "a repair keeps the metadata of a newer image": (
+        "src/repair.rs", "is_of_another_manifest(&target, &staged)?", "false && is_of_another_manifest(&target, &staged)?", "check::",
+    ),
+    "a tag that has moved on": (
+        "src/check.rs", "!imported && is_metadata_of(path, image)", "!imported && is_metadata_of(path, image) && false", "check::",
+    ),
+    "segments of a layer on export": ("src/layer/tar.rs", "if segments <= MAX_SEGMENTS {", "if true {", "--lib layer"),
+    "an upload of other bytes": (
+        "src/registry/writer.rs", "self.session.iter_mut().for_each(Session::forget);", "", "registry::cuts",
+    ),
+    "a document that drips": ("src/registry/response.rs", "if self.began.elapsed() > self.longest {", "if false {", "--lib response"),
     "a hidden child and force": ("src/import/mod.rs", "        no_child_is_hidden(&unreadable)?;\n", "", "conflicts"),
     "a repair keeps a file in a folder's place": (
         "src/repair.rs", "(false, Some(true)) if kind.is_file() => {", "(false, Some(true)) if false => {", "check::",
