@@ -16,6 +16,7 @@ docker-registry|docker-registry|copies to a registry on loopback and back
 umoci|umoci|listing and tagging by umoci
 tar|tar|unpacking by GNU tar
 jq|jq|checks of JSON output in shell
+strace|strace|signals at moments that are made long
 '
 
 # Some tools stand in sbin folders that an ordinary user does not have in PATH.

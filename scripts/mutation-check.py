@@ -157,7 +157,7 @@ MUTANTS = {
         "durability",
     ),
     "what cannot be exchanged back stays": (
-        "src/temporary.rs", "    path.ancestors().for_each(forget);\n", "", "durability",
+        "src/temporary.rs", "    forget(ours);\n", "", "durability",
     ),
     "a file without rename flags is taken back": (
         "src/store/place.rs", "false => unlinkat(folder, name, AtFlags::empty()),", "false => Ok(()),", "durability",
@@ -304,7 +304,7 @@ MUTANTS = {
     "each record of a cache layer": ("src/deep/mod.rs", "Some(known) if known == file => return Ok(()),", "Some(_) => return Ok(()),\n            #[allow(unreachable_patterns)]", "deep"),
     "the owner of a parent beside": (
         "src/store/lookup.rs",
-        "ours.is_some() && owner(&other.directory)? == ours",
+        "Ok(owner) if owner == ours => found.push(other),",
         "owner(&other.directory).is_ok_and(|_| ours != u32::MAX)",
         "round_trip",
     ),
@@ -330,13 +330,16 @@ MUTANTS = {
         "failing_disk",
     ),
     "parents beside that cannot be read": (
-        "src/store/lookup.rs", "for other in seen(readable(folder))? {", "for other in readable(folder).unwrap_or_default() {", "failing_disk",
+        "src/store/lookup.rs", "            if let Some(error) = hidden {\n                return Err(error);\n            }\n", "            let _ = &hidden;\n", "failing_disk",
     ),
     "a repair keeps the metadata of a newer image": (
-        "src/repair.rs", "is_of_another_manifest(&target, &staged)?", "false && is_of_another_manifest(&target, &staged)?", "check::",
+        "src/repair.rs", "match is_of_another_manifest(&target, &staged) {", "match is_of_another_manifest(&target, &staged).map(|_| false) {", "check::",
     ),
     "a tag that has moved on": (
-        "src/check.rs", "!imported && is_metadata_of(path, image)", "!imported && is_metadata_of(path, image) && false", "check::",
+        "src/check.rs", "pinning.all(|image| is_metadata_of(path, image))", "pinning.next().is_none()", "check::",
+    ),
+    "metadata that was brought": (
+        "src/check.rs", "!brought.contains(&(path.clone(), manifest)) && ", "", "check::",
     ),
     "segments of a layer on export": ("src/layer/tar.rs", "if segments <= MAX_SEGMENTS {", "if true {", "--lib layer"),
     "an upload of other bytes": (

@@ -82,6 +82,13 @@ impl Folder {
         &self.path
     }
 
+    /// Whether its path leads to it, as it did when it was opened.
+    pub fn is_at_its_path(&self) -> bool {
+        let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let ours = rustix::fs::fstat(&self.handle).map(identity);
+        ours.is_ok() && ours == rustix::fs::stat(&self.path).map(identity)
+    }
+
     fn error(&self, operation: &'static str, relative: &Path, errno: Errno) -> Error {
         let path = self.path.join(relative);
         let reason = match errno {

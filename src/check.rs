@@ -139,7 +139,8 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
 }
 
 fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>) -> Result<Found> {
-    let mut look = Look { store, jobs, progress, found: Found::default(), cache: BTreeMap::new() };
+    let mut look =
+        Look { store, jobs, progress, found: Found::default(), cache: BTreeMap::new(), brought: HashSet::new() };
     look.leftovers()?;
     let (snapshots, unreadable) = store.all()?;
     look.found.counts.snapshots = snapshots.len() + unreadable.len();
@@ -162,6 +163,8 @@ struct Look<'a> {
     found: Found,
     /// Every image-cache file that a record names, with what it was; records may differ.
     cache: BTreeMap<TarPath, Vec<FileRecord>>,
+    /// The same, each with the image of a snapshot that it came with.
+    brought: HashSet<(TarPath, Digest)>,
 }
 
 impl Look<'_> {
@@ -219,6 +222,9 @@ impl Look<'_> {
         let directory = &snapshot.directory;
         self.progress.begin(&format!("checking {}", snapshot.name), None);
         let record = self.record(directory);
+        if let (Some(record), Some(image)) = (&record, &snapshot.descriptor.image) {
+            self.brought.extend(record.cache.iter().map(|row| (row.path.clone(), image.manifest_digest)));
+        }
         let digest = snapshot.descriptor.digest;
         if let Some(record) = record.as_ref().filter(|record| record.snapshot != digest) {
             let text = format!("its descriptor's digest is {digest}; {} was imported", record.snapshot);
@@ -349,7 +355,10 @@ impl Look<'_> {
     /// What the cache says of itself: raw documents against their digests, and the files of every image that is there.
     fn images(&mut self, snapshots: &[Snapshot]) -> Result<()> {
         let cache = self.store.cache();
-        let cached = cached_images(&cache)?;
+        let (cached, unreadable) = cached_images(&cache)?;
+        for (path, error) in unreadable {
+            self.report("cache-unreadable", &cache.join(&path), error);
+        }
         for image in &cached {
             for problem in &image.problems {
                 self.report("image-document", &cache.join(&image.path), problem);
@@ -380,20 +389,17 @@ impl Look<'_> {
     /// Image-cache files against what came with the snapshots.
     fn cache_rows(&mut self, snapshots: &[Snapshot]) -> Result<()> {
         let cache = self.store.cache();
-        let mut pinning: Vec<(&ImageRecord, bool)> = Vec::new();
-        for snapshot in snapshots {
-            let imported = is_there(&snapshot.directory.join(RECORD_FILE))?;
-            pinning.extend(snapshot.descriptor.image.as_ref().map(|image| (image, imported)));
-        }
-        // A tag moves, and its metadata with it: whole in itself, of an image that no snapshot pins, or only such as were
-        // made here, under this very reference. (An import's record tells what was placed for those that came.)
+        let images: Vec<&ImageRecord> = snapshots.iter().filter_map(|s| s.descriptor.image.as_ref()).collect();
+        let brought = std::mem::take(&mut self.brought);
+        // A tag moves, and its metadata with it: whole in itself, of an image that nobody brought this file for, and whose
+        // place this is, if any snapshot pins it.
         let has_moved = |path: &TarPath| -> Result<bool> {
             if !path.as_str().starts_with("manifests/") {
                 return Ok(false);
             }
             let Some(manifest) = manifest_of(&cache.join(path))? else { return Ok(false) };
-            let mut pinning = pinning.iter().filter(|(image, _)| image.manifest_digest == manifest);
-            Ok(pinning.all(|(image, imported)| !imported && is_metadata_of(path, image)))
+            let mut pinning = images.iter().filter(|image| image.manifest_digest == manifest);
+            Ok(!brought.contains(&(path.clone(), manifest)) && pinning.all(|image| is_metadata_of(path, image)))
         };
         for (path, rows) in std::mem::take(&mut self.cache) {
             let (code, text) = match CachedFile::look(&cache, &path, self.jobs, self.progress.as_ref()) {

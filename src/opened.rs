@@ -45,8 +45,14 @@ pub struct OpenedSnapshot {
 pub fn open_all(snapshot: &Snapshot) -> Result<OpenedSnapshot> {
     let folder = Folder::open(&snapshot.directory)?;
     let record = ImportRecord::read_in(&folder);
-    let files: Vec<Opened> =
-        scan_in(&folder, snapshot)?.into_iter().map(|source| open_source(&folder, source)).collect::<Result<_>>()?;
+    let scanned = scan_in(&folder, snapshot).map_err(|error| match error {
+        // Half of what was put away: it says nothing about what is there now.
+        Error::InvalidSnapshot { .. } if !folder.is_at_its_path() => {
+            Error::SourceChanged { path: snapshot.directory.clone() }
+        }
+        error => error,
+    })?;
+    let files: Vec<Opened> = scanned.into_iter().map(|source| open_source(&folder, source)).collect::<Result<_>>()?;
     let read = &snapshot.descriptor;
     let Some(found) = files.iter().find(|opened| opened.source.path == read.file) else {
         return Err(Error::SourceChanged { path: snapshot.directory.join(&read.file) });

@@ -200,7 +200,10 @@ fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<
     if pruned.is_empty() {
         return Ok(Vec::new());
     }
-    let cached = cached_images(cache)?;
+    let (cached, unreadable) = cached_images(cache)?;
+    if let Some((_, error)) = unreadable.into_iter().next() {
+        return Err(error);
+    }
     let mut candidates = BTreeSet::new();
     for image in &pruned {
         // An image that is not whole was not pulled, or partly removed already: what is there of it goes.

@@ -230,8 +230,16 @@ impl Repair<'_> {
         stage.sync()?;
         let target = cache.join(&row.path);
         // Whatever was seen before: whole metadata of a tag that has moved on is nobody's damage.
-        if row.path.as_str().starts_with("manifests/") && is_of_another_manifest(&target, &staged)? {
-            return Ok(Err("it is whole, and of another image than the bundle's: its tag has moved on".into()));
+        if row.path.as_str().starts_with("manifests/") {
+            match is_of_another_manifest(&target, &staged) {
+                Ok(false) => {}
+                Ok(true) => {
+                    let reason =
+                        "it is whole, and of another image than the bundle's; move it away, or pull that image again";
+                    return Ok(Err(reason.into()));
+                }
+                Err(error) => return Ok(Err(format!("{error}; move it away and repair again"))),
+            }
         }
         place_file(&cache, &staged, &target, true)?;
         Ok(Ok(true))

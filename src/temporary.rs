@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, hash_map::RandomState},
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, DirBuilder, File, OpenOptions},
     hash::{BuildHasher, Hasher},
     io,
@@ -138,14 +138,22 @@ pub fn is_ours(path: &Path) -> bool {
 }
 
 /// What was exchanged cannot be exchanged back, and its name is not durable: what is under the temporary name `path`, or
-/// below, stays, for it may be all that is left. Gives the error that says so.
+/// below, stays, for it may be all that is left, and no later run takes it for a dead one's. Gives the error that says so.
 pub fn keep(path: &Path, error: Error) -> Error {
-    path.ancestors().for_each(forget);
+    let Some(ours) = path.ancestors().find(|path| is_ours(path)) else { return error };
+    let mut name = OsString::from(".kept");
+    name.push(ours.file_name().unwrap_or_default());
+    let kept = ours.with_file_name(name);
+    let below = path.strip_prefix(ours).unwrap_or(Path::new(""));
+    let text = match fs::rename(ours, &kept) {
+        Ok(()) if below.as_os_str().is_empty() => format!("what was there before is {} now", kept.display()),
+        Ok(()) => format!("what was there before is {} now", kept.join(below).display()),
+        Err(_) => format!("what was there before is {} now, and the next run removes it: save it", path.display()),
+    };
+    forget(ours);
     match error {
-        Error::Io { operation, path: synced, source } => {
-            let text =
-                format!("{source}; what was there before is {} now: save it before anything else", path.display());
-            Error::io(operation, synced, io::Error::other(text))
+        Error::Io { operation, path, source } => {
+            Error::io(operation, path, io::Error::other(format!("{source}; {text}")))
         }
         other => other,
     }

@@ -258,30 +258,41 @@ pub struct CachedImage {
     pub problems: Vec<String>,
 }
 
-/// Every image whose metadata can be read, sorted by file name.
+/// A file that cannot be read, and why.
+type Unreadable = (TarPath, Error);
+
+/// Every image whose metadata can be read, sorted by file name; and the files of which nobody knows whether they are such,
+/// for they cannot be read.
 ///
 /// # Errors
-/// [`Error::Io`].
-pub fn cached_images(cache: &Path) -> Result<Vec<CachedImage>> {
+/// [`Error::Io`]: the folder cannot be listed.
+pub fn cached_images(cache: &Path) -> Result<(Vec<CachedImage>, Vec<Unreadable>)> {
     let folder = cache.join("manifests");
+    let (mut images, mut unreadable) = (Vec::new(), Vec::new());
     let entries = match fs::read_dir(&folder) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok((images, unreadable)),
         entries => entries.context("read", &folder)?,
     };
-    let mut images = Vec::new();
     for entry in entries {
         let Ok(name) = entry.context("read", &folder)?.file_name().into_string() else { continue };
         let Ok(path) = format!("manifests/{name}").parse::<TarPath>() else { continue };
         if !name.ends_with(".json") || name.starts_with('.') {
             continue;
         }
-        let Some(bytes) = read_file(&cache.join(&path), MAX_METADATA)? else { continue };
+        let bytes = match read_file(&cache.join(&path), MAX_METADATA) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(error) => {
+                unreadable.push((path, error));
+                continue;
+            }
+        };
         let Ok(metadata) = serde_json::from_slice::<Metadata>(&bytes) else { continue };
         let (layers, problems) = (metadata.layer_files()?, metadata.problems());
         images.push(CachedImage { path, manifest_digest: metadata.manifest_digest, layers, problems });
     }
     images.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(images)
+    Ok((images, unreadable))
 }
 
 /// Which files something in the cache names, or why that cannot be told.

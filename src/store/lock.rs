@@ -79,7 +79,7 @@ impl StoreLock {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(("open", error)),
         };
-        match flock(&handle, at_once) {
+        match rustix::io::retry_on_intr(|| flock(&handle, at_once)) {
             Err(Errno::WOULDBLOCK) => {
                 progress.begin("waiting for another snapcask that uses the store", None);
                 rustix::io::retry_on_intr(|| flock(&handle, waiting)).map_err(|e| ("lock", e))?;

@@ -147,7 +147,7 @@ pub(super) fn ancestors(store: &Store, head: Snapshot) -> Result<(Vec<Snapshot>,
     }
     let mut known = Known::default();
     known.add(store.readable()?);
-    let mut searched = vec![store.snapshots()];
+    let (mut searched, mut hidden) = (vec![store.snapshots()], None);
     let mut seen: HashSet<SnapshotIdentity> = chain[0].identities().into_iter().collect();
     while let Some(child) = chain.last()
         && let Some(parent) = &child.descriptor.parent
@@ -156,9 +156,14 @@ pub(super) fn ancestors(store: &Store, head: Snapshot) -> Result<(Vec<Snapshot>,
             if searched.len() == 1
                 && let Some(folder) = elsewhere(store, &chain[0])?
             {
-                known.add(beside(&folder, &chain[0])?);
+                let (found, unseen) = beside(&folder, &chain[0])?;
+                known.add(found);
+                hidden = unseen;
                 searched.push(folder);
                 continue;
+            }
+            if let Some(error) = hidden {
+                return Err(error);
             }
             let missing = Error::ParentNotFound { child: child.name.clone(), parent: parent.to_string(), searched };
             return Ok((chain, Some(missing)));
@@ -206,18 +211,28 @@ fn elsewhere(store: &Store, snapshot: &Snapshot) -> Result<Option<PathBuf>> {
     Ok(above.filter(|above| stores.as_deref() != Some(above)).map(Path::to_path_buf))
 }
 
-/// What stands there and has the snapshot's owner: the folder may be everybody's. What is not ours to read there is not
-/// there.
-fn beside(folder: &Path, snapshot: &Snapshot) -> Result<Vec<Snapshot>> {
-    let owner = |path: &Path| seen(fs::metadata(path).context("look at", path).map(|metadata| Some(metadata.uid())));
+/// What stands there and has the snapshot's owner, for the folder may be everybody's; and why one more may be there that a
+/// failing disk hides. What is not ours to read is not there.
+fn beside(folder: &Path, snapshot: &Snapshot) -> Result<(Vec<Snapshot>, Option<Error>)> {
+    let owner = |path: &Path| fs::metadata(path).context("look at", path).map(|metadata| metadata.uid());
     let ours = owner(&snapshot.directory)?;
-    let mut found = Vec::new();
-    for other in seen(readable(folder))? {
-        if ours.is_some() && owner(&other.directory)? == ours {
-            found.push(other);
+    let (all, unreadable) = seen(read_all(folder))?;
+    let mut hidden = None;
+    for (directory, error) in unreadable.into_iter().filter(|(_, error)| hides(error)) {
+        // One whose owner is hidden, too, may be ours.
+        if owner(&directory).map_or_else(|error| hides(&error), |owner| owner == ours) {
+            hidden = hidden.or(Some(error));
         }
     }
-    Ok(found)
+    let mut found = Vec::new();
+    for other in all {
+        match owner(&other.directory) {
+            Ok(owner) if owner == ours => found.push(other),
+            Err(error) if hides(&error) => hidden = hidden.or(Some(error)),
+            _ => {}
+        }
+    }
+    Ok((found, hidden))
 }
 
 /// What a reference can mean so far; a snapshot that answers in two ways is there once.

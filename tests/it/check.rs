@@ -312,6 +312,14 @@ fn the_metadata_of_a_newer_image_is_no_damage() {
         report.findings.iter().filter(|f| f.subject.contains("/manifests/")).map(|f| f.code).collect::<Vec<_>>()
     };
     assert!(pins(IMAGE_REFERENCE).is_empty());
+    // So does one that came without its image.
+    let own = store.with_file_name("own.tar");
+    snapcask::export::export(&export_options(&store, "own", Form::Tar, &own)).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    let placed = import_ok(&own, &store).snapshots[0].path.clone().unwrap();
+    assert_eq!((placed.as_path(), codes(&checked(&store))), (directory.as_path(), vec![]));
+    assert_eq!(before(&store), cache);
+    fs::remove_file(directory.join(".snapcask.json")).unwrap();
     // Under a reference that it does not belong to, it may be damage; but it is whole, and stays.
     assert_eq!(pins("docker.io/library/other:1"), ["cache-corrupt", "repair-refused"]);
 }

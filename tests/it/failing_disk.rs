@@ -491,6 +491,20 @@ fn no_parent_beside_a_snapshot_is_left_out() {
         };
         assert!(if ended == Ended::Code(0) { found == 3 } else { ended == Ended::Code(1) }, "{call}: {found}");
     }
+    // What else stands there, on a disk that is gone, is missed by nobody.
+    let stale = area.path().join("place/stale");
+    fs::create_dir(&stale).unwrap();
+    let nowhere = area.path().join("store");
+    let mut failed = 0;
+    let mut inspect = command(["inspect", head.to_str().unwrap(), "--store", nowhere.to_str().unwrap()]);
+    let ended = trace(inspect.stdout(Stdio::null()), &[area.path()], |call, phase| {
+        if phase == Phase::Before && call.path.starts_with(&stale) {
+            failed += 1;
+            return Verdict::Fail(libc::ENOTCONN);
+        }
+        Verdict::Run
+    });
+    assert!(ended.unwrap() == Ended::Code(0) && failed > 0, "{failed}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::Write,
     net::TcpListener,
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use snapcask::{export::Form, model::Generation};
 
-use crate::fixture::*;
+use crate::fixture::{self, *};
 
 /// Far more than it takes: a command that waits for what it was doing would never come to its end here.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,6 +25,32 @@ fn until(what: &str, mut happened: impl FnMut() -> bool) {
         assert!(started.elapsed() < PATIENCE, "{what} does not happen");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A command whose signals are those of a terminal, whatever the tests' own are: under `nohup`, or behind a shell's `&`,
+/// some are ignored, and so they would be by it.
+fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    heeding(fixture::command(args))
+}
+
+fn heeding(mut command: Command) -> Command {
+    // SAFETY: signal(2) is async-signal-safe and touches no memory of ours.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+    command
+}
+
+/// Whether the child has a handler for SIGINT.
+fn heeds(child: &Child) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+    u64::from_str_radix(caught, 16).unwrap() & (1 << (libc::SIGINT - 1)) != 0
 }
 
 /// Interrupts a command that is stuck in the middle of its work.
@@ -49,7 +76,7 @@ fn slowed<S: AsRef<OsStr>>(delays: &[&str], trace: &Path, args: impl IntoIterato
     command.args(["-D", "-f", "-qq", "-e", &format!("trace={}", calls.join(","))]);
     command.args(delays.iter().flat_map(|delay| ["-e".into(), format!("inject={delay}")]));
     command.arg("-o").arg(trace).arg(env!("CARGO_BIN_EXE_snapcask")).args(args);
-    command
+    heeding(command)
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -125,6 +152,7 @@ fn an_export_whose_reader_stopped() {
     let mut export = command(["export", "big", "-o", "-", "--store", fixture.store.to_str().unwrap()]);
     // Nobody reads the pipe.
     let child = export.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("its handlers", || heeds(&child));
     std::thread::sleep(Duration::from_millis(300));
     assert_says_how_to_go_on(&interrupted(child));
 }
@@ -192,7 +220,7 @@ fn a_demo_makes_nothing_after_its_end() {
 #[test]
 fn a_signal_that_was_ignored_is_ignored() {
     let (store, snapcask) = (tempfile::tempdir().unwrap(), env!("CARGO_BIN_EXE_snapcask"));
-    let mut import = Command::new("sh");
+    let mut import = heeding(Command::new("sh"));
     import.args(["-c", "trap '' HUP; exec \"$@\"", "sh", snapcask, "import", "-", "--store"]).arg(store.path());
     let mut child = import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let stdin = child.stdin.take();

@@ -89,6 +89,7 @@ fn spoil(subjects: &[Subject], effort: Effort, row: &mut Row, survived: &mut BTr
             workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
         });
         for Tried { call, result, zero } in tried {
+            let Some(result) = result else { continue };
             if let (Ok(()), Some(name)) = (&result, zero)
                 && *errno != libc::EINTR
             {
@@ -102,7 +103,8 @@ fn spoil(subjects: &[Subject], effort: Effort, row: &mut Row, survived: &mut BTr
 /// What became of one case.
 struct Tried<'a> {
     call: &'a Call,
-    result: Result<(), String>,
+    /// None if the run was over, complete, before it came to the call.
+    result: Option<Result<(), String>>,
     /// The call's name if the command ended with 0.
     zero: Option<&'static str>,
 }
@@ -135,7 +137,7 @@ fn calls(subject: &Subject) -> Vec<Call> {
 }
 
 /// The verdict, and the call's name if the command ended with 0.
-fn fail_at(subject: &Subject, number: u64, errno: i32) -> (Result<(), String>, Option<&'static str>) {
+fn fail_at(subject: &Subject, number: u64, errno: i32) -> (Option<Result<(), String>>, Option<&'static str>) {
     let mut injected: Option<(Call, bool)> = None;
     let watched = [subject.area.as_path(), &subject.origin];
     let ended = trace(&mut subject.command(), &watched, |call, phase| {
@@ -146,7 +148,11 @@ fn fail_at(subject: &Subject, number: u64, errno: i32) -> (Result<(), String>, O
         Verdict::Run
     })
     .unwrap();
-    let Some((call, unpublished)) = injected else { return (Err(format!("there was no call {number}")), None) };
+    let Some((call, unpublished)) = injected else {
+        let complete = (ended == Ended::Code(0)).then(|| subject.oracle.check_complete());
+        let wrong = complete.unwrap_or_else(|| Err(format!("{ended:?} without a call {number}"))).err();
+        return (wrong.map(Err), None);
+    };
     let zero = (ended == Ended::Code(0)).then_some(call.name);
     let judged = match ended {
         Ended::Code(0) if errno != libc::EINTR && !MAY_FAIL.contains(&call.name) => {
@@ -159,5 +165,5 @@ fn fail_at(subject: &Subject, number: u64, errno: i32) -> (Result<(), String>, O
         Ended::Code(1..=5) => Ok(()),
         other => Err(format!("{call} failed: {other:?}: {}", subject.said())),
     };
-    (judged.and_then(|()| subject.oracle.check_visible()).and_then(|()| subject.recover()), zero)
+    (Some(judged.and_then(|()| subject.oracle.check_visible()).and_then(|()| subject.recover())), zero)
 }

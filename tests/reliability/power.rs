@@ -125,7 +125,12 @@ impl Bench {
     fn measure(&self, effort: Effort, row: &mut Row, make: impl Fn(&Path) -> Subject) {
         let mut control = (0, 0, 0);
         let mut name = String::new();
-        for fsync in [Fsync::Works, Fsync::DoesNothing] {
+        // A control may be foiled by a kernel that writes back just now: it has three attempts.
+        for fsync in [Fsync::Works, Fsync::DoesNothing, Fsync::DoesNothing, Fsync::DoesNothing] {
+            if control.1 > 0 && control.2 > 0 {
+                break;
+            }
+            control = (0, 0, 0);
             for neighbour in [Neighbour::Silent, Neighbour::Fsyncs] {
                 self.format().unwrap();
                 self.mount(&self.device()).unwrap();

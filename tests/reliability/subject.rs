@@ -141,11 +141,6 @@ impl Subject {
         }
     }
 
-    /// Whether it talks to a registry.
-    pub fn talks(&self) -> bool {
-        self.server.is_some()
-    }
-
     /// The command, silent; [`Self::said`] tells what it said.
     pub fn command(&self) -> Command {
         let mut command = command(&self.arguments);

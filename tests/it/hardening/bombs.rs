@@ -66,9 +66,10 @@ fn import(arena: &Arena, bundle: &Path) -> Cost {
     // On a busy machine a short run can be over before it is looked at; one that unpacks a bomb is not short.
     assert!(memory > 0 || time < TIME, "its memory was never seen in {time:?}");
     assert!(memory <= MEMORY, "{memory} bytes of memory");
-    // An unoptimized build on a busy machine is slower; the row of the scoreboard runs them alone, optimized.
+    // An unoptimized build on a busy machine, and a disk that others write to, are slower; the row of the scoreboard runs
+    // them alone, optimized.
     let alone = std::env::var_os("SNAPCASK_ALONE").is_some();
-    assert!(time <= if alone { TIME } else { TIME * 5 }, "it took {time:?}");
+    assert!(time <= if alone { TIME } else { TIME * 30 }, "it took {time:?}");
     tally::process(9, "bombs", memory, time);
     Cost { code: output.status.code(), text: String::from_utf8_lossy(&output.stderr).into_owned(), disk }
 }

@@ -437,7 +437,8 @@ fn amplification_by_an_index() {
     write(arena.bundle("b.tar"), &both.tar());
     let started = std::time::Instant::now();
     arena.refuses(&arena.bundle("b.tar"), "Ambiguous", "");
-    assert!(started.elapsed().as_secs() < 5, "it took {:?}", started.elapsed());
+    // Each entry by itself would be 60 GB to read.
+    assert!(started.elapsed().as_secs() < 60, "it took {:?}", started.elapsed());
 }
 
 /// A delta whose base is not the one that it was made over.

@@ -107,12 +107,14 @@ impl Registry {
 
     fn wait(kind: Kind, mut command: Command, port: u16) -> Self {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let registry = Self { child, port };
+        let mut registry = Self { child, port };
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(30), "{kind:?} does not answer");
+            assert!(began.elapsed() < Duration::from_secs(120), "{kind:?} does not answer");
             std::thread::sleep(Duration::from_millis(50));
         }
+        // Else somebody else answers: the port was free a moment ago.
+        assert!(registry.child.try_wait().unwrap().is_none(), "{kind:?} ended at once");
         registry
     }
 

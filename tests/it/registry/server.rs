@@ -1,7 +1,7 @@
 //! A registry in this process, for tests: it keeps what it gets, notes what it is asked, and lies as it is told.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{
@@ -44,8 +44,8 @@ pub enum Heads {
 /// How it lies and what it lacks.
 #[derive(Clone, Debug, Default)]
 pub struct Behaviour {
-    /// Every n-th request is answered 500, but never the same one twice in a row: however requests fall together, a client
-    /// that tries again comes through.
+    /// Every n-th request is answered 500, but never the same one twice in a row, nor more than [`MOST_FAILURES`] times, for
+    /// several blobs begin with the same: however requests fall together, a client that tries five times comes through.
     pub fail_every: Option<u64>,
     /// So many requests are answered 429 with this Retry-After.
     pub too_many: u64,
@@ -109,12 +109,15 @@ struct State {
     behaviour: Behaviour,
     log: Vec<Seen>,
     requests: u64,
-    /// What was answered 500 at its last attempt.
-    failed: HashSet<String>,
+    /// How often each request was answered 500, and whether at its last attempt.
+    failed: HashMap<String, (u32, bool)>,
     received: u64,
     sent: u64,
     next_upload: u64,
 }
+
+/// How often one request is failed by [`Behaviour::fail_every`].
+const MOST_FAILURES: u32 = 4;
 
 pub const TOKEN: &str = "the-token-that-is-secret";
 
@@ -395,8 +398,11 @@ fn answer(state: &mut State, request: &Request, body: &[u8], port: u16) -> Answe
     let behaviour = state.behaviour.clone();
     if let Some(n) = behaviour.fail_every {
         let this = format!("{} {}", request.method, request.path);
-        if !state.failed.remove(&this) && state.requests.is_multiple_of(n) {
-            state.failed.insert(this);
+        let due = state.requests.is_multiple_of(n);
+        let (failures, just_now) = state.failed.entry(this).or_default();
+        *just_now = due && !*just_now && *failures < MOST_FAILURES;
+        if *just_now {
+            *failures += 1;
             return Answer::error(500, "UNKNOWN");
         }
     }
