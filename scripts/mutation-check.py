@@ -157,7 +157,7 @@ MUTANTS = {
         "durability",
     ),
     "what cannot be exchanged back stays": (
-        "src/temporary.rs", "    forget(ours);\n", "", "durability",
+        "src/temporary.rs", "    forget(ours);\n", "", "durability::what_cannot",
     ),
     "a file without rename flags is taken back": (
         "src/store/place.rs", "false => unlinkat(folder, name, AtFlags::empty()),", "false => Ok(()),", "durability",
@@ -217,12 +217,12 @@ MUTANTS = {
         "Ok(()) if flock(file, FlockOperation::Unlock).is_ok() => Ok(true),\n        Ok(()) => Ok(match (file.metadata()",
         "--lib temporary",
     ),
-    "a lock that fails": ("src/temporary.rs", "Err(error) => Err(error.into()),", "Err(_) => Ok(true),", "failing_disk"),
+    "a lock that fails": ("src/temporary.rs", "Err(error) => Err(error.into()),", "Err(_) => Ok(true),", "failing_disk::no_run"),
     "leftovers that cannot be looked at": (
         "src/temporary.rs",
         "FlockOperation::NonBlockingLockShared).context(\"lock\", &path)?.is_some()",
         "FlockOperation::NonBlockingLockShared).is_ok_and(|file| file.is_some())",
-        "failing_disk",
+        "failing_disk::no_leftover",
     ),
     "leftovers are removed": (
         "src/temporary.rs", ".iter().for_each(|path| remove_if_dead(path));", ";\n    let _ = remove_if_dead;", "--lib temporary",
@@ -309,28 +309,28 @@ MUTANTS = {
         "round_trip",
     ),
     "a replaced snapshot that cannot be read": (
-        "src/import/mod.rs", "readable(target)?.filter(", "readable(target).ok().flatten().filter(", "failing_disk",
+        "src/import/mod.rs", "readable(target)?.filter(", "readable(target).ok().flatten().filter(", "failing_disk::force",
     ),
     "a record beside what is kept": (
         "src/import/mod.rs",
         "ImportRecord::of(directory)?.is_some_and(",
         "ImportRecord::of(directory).ok().flatten().is_some_and(",
-        "failing_disk",
+        "failing_disk::force",
     ),
     "a child's record that cannot be read": (
         "src/import/mod.rs",
         "let Some(record) = ImportRecord::of(&child.target)? else { return Ok(()) };",
         "let Some(record) = ImportRecord::of(&child.target).ok().flatten() else { return Ok(()) };",
-        "failing_disk",
+        "failing_disk::no_import",
     ),
     "folders that were there": (
         "src/store/place.rs",
         "matches!(fs::metadata(path), Err(e) if e.kind() == ErrorKind::NotFound)",
         "fs::metadata(path).is_err()",
-        "failing_disk",
+        "failing_disk::a_failed",
     ),
     "parents beside that cannot be read": (
-        "src/store/lookup.rs", "            if let Some(error) = hidden {\n                return Err(error);\n            }\n", "            let _ = &hidden;\n", "failing_disk",
+        "src/store/lookup.rs", "            if let Some(error) = hidden {\n                return Err(error);\n            }\n", "            let _ = &hidden;\n", "failing_disk::no_parent",
     ),
     "a repair keeps the metadata of a newer image": (
         "src/repair.rs", "match is_of_another_manifest(&target, &staged) {", "match is_of_another_manifest(&target, &staged).map(|_| false) {", "check::",
