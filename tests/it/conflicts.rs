@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use snapcask::{
@@ -13,7 +14,10 @@ use snapcask::{
     report::Outcome,
 };
 
-use crate::fixture::*;
+use crate::{
+    fixture::*,
+    trace::{Ended, Phase, Verdict, trace},
+};
 
 const SMALL: u64 = 16 << 20;
 
@@ -439,4 +443,33 @@ fn a_payload_that_changed_since_its_import_is_not_exported() {
         fs::remove_file(head.join(".snapcask.json")).unwrap();
         export(&options).unwrap();
     }
+}
+
+/// An import puts another snapshot in the place of the one that is being read, and deletes that: what is left of it is no
+/// broken snapshot, but one that has changed.
+#[test]
+fn what_is_put_away_while_it_is_read_is_not_said_to_be_broken() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (place, out) = (fixture.store.join("snapshots"), fixture.path("out.tar"));
+    let (base, away) = (place.join("base"), fixture.path("away"));
+    let said = fixture.path("said");
+    let mut export = command(["export", "base", "--store"]);
+    export.arg(&fixture.store).arg("-o").arg(&out).stderr(fs::File::create(&said).unwrap());
+    let (mut opened, mut exchanged) = (false, false);
+    let ended = trace(export.stdout(Stdio::null()), &[&base], |call, phase| {
+        // The directory as a whole is opened, then listed.
+        opened |= phase == Phase::After && call.name.starts_with("open") && call.path == base && call.result >= 0;
+        if phase == Phase::Before && opened && !exchanged && call.name == "getdents64" {
+            fs::rename(&base, &away).unwrap();
+            fs::rename(place.join("middle"), &base).unwrap();
+            fs::remove_file(away.join("upper.ext4")).unwrap();
+            exchanged = true;
+        }
+        Verdict::Run
+    });
+    assert!(exchanged);
+    assert_eq!(ended.unwrap(), Ended::Code(1));
+    let said = fs::read_to_string(said).unwrap();
+    assert!(said.contains(&format!("{} changed while it was read", base.display())), "{said}");
+    assert!(!out.exists());
 }
