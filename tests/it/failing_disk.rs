@@ -523,3 +523,19 @@ fn no_leftover_is_passed_over_that_could_not_be_looked_at() {
         }
     }
 }
+
+/// One file that cannot be read is a finding, and all others are told as well.
+#[test]
+fn a_check_goes_on_beside_metadata_that_it_cannot_read() {
+    let (area, _kept) = imported(Generation::Flat);
+    let store = area.path().join("store");
+    let path = metadata_of_a_newer_image(&store);
+    fs::remove_file(store.join("snapshots/head/state.bin")).unwrap();
+    let said = in_memory();
+    let mut check = command(["check", "--store", store.to_str().unwrap()]);
+    check.stdout(fs::File::create(said.path().join("said")).unwrap());
+    let (ended, call) = fail_nth(&mut check, area.path(), 1, libc::EIO, |call| call.path == path);
+    assert!(call.is_some() && ended == Ended::Code(3), "{call:?}: {ended:?}");
+    let said = fs::read_to_string(said.path().join("said")).unwrap();
+    assert!(said.contains("cache-unreadable") && said.contains("state.bin"), "{said}");
+}
