@@ -309,7 +309,7 @@ MUTANTS = {
         "round_trip",
     ),
     "a replaced snapshot that cannot be read": (
-        "src/import/mod.rs", "readable(target)?.filter(", "readable(target).ok().flatten().filter(", "failing_disk::force",
+        "src/import/mod.rs", "Snapshot::of(target)?.filter(", "Snapshot::of(target).ok().flatten().filter(", "failing_disk::force",
     ),
     "a record beside what is kept": (
         "src/import/mod.rs",

@@ -407,15 +407,17 @@ impl Look<'_> {
                     self.found.counts.files += 1;
                     self.found.counts.data_bytes += file.contents.data_bytes;
                     match rows.iter().any(|row| file.is(row)) {
-                        false if has_moved(&path)? => continue,
                         true if !file.elsewhere => continue,
                         true => ("cache-corrupt", format!("it names files outside of {}", cache.display())),
-                        false => {
-                            let expected: Vec<String> = rows.iter().map(|row| row.root.to_string()).collect();
-                            let expected = expected.join(" or ");
-                            let text = format!("its root is {}; {expected} came with a snapshot", file.contents.root);
-                            ("cache-corrupt", text)
-                        }
+                        false => match has_moved(&path) {
+                            Ok(true) => continue,
+                            Ok(false) => {
+                                let expected: Vec<String> = rows.iter().map(|row| row.root.to_string()).collect();
+                                let (root, expected) = (file.contents.root, expected.join(" or "));
+                                ("cache-corrupt", format!("its root is {root}; {expected} came with a snapshot"))
+                            }
+                            Err(error) => ("cache-unreadable", error.to_string()),
+                        },
                     }
                 }
                 Ok(None) => ("cache-missing", "it came with a snapshot and is not there".into()),

@@ -38,7 +38,7 @@ impl<R: Read> VerifyReader<R> {
         if self.hasher.is_none() {
             return Ok(());
         }
-        // Who is told of an interruption reads again: the digest must not have been compared by then.
+        // Who is told of an interruption reads again, and would then be told of a good end: it is not told.
         let further = loop {
             match self.inner.read(&mut [0]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -532,7 +532,8 @@ impl Import<'_> {
                 }
                 Err(error) => return Err(Error::io("look at", target, error)),
             }
-            replaced.extend(readable(target)?.filter(|old| old.descriptor.digest != bundled.config.snapshot.digest));
+            replaced
+                .extend(Snapshot::of(target)?.filter(|old| old.descriptor.digest != bundled.config.snapshot.digest));
         }
         if replaced.is_empty() || self.options.orphan_children {
             return Ok(());
@@ -561,13 +562,8 @@ impl Import<'_> {
 /// Whether a directory holds this very snapshot, or what is left of it.
 fn is_or_was(directory: &Path, bundled: &BundledSnapshot) -> Result<bool> {
     let digest = bundled.config.snapshot.digest;
-    let is = readable(directory)?.is_some_and(|snapshot| snapshot.descriptor.digest == digest);
+    let is = Snapshot::of(directory)?.is_some_and(|snapshot| snapshot.descriptor.digest == digest);
     Ok(is || ImportRecord::of(directory)?.is_some_and(|record| record.snapshot == digest))
-}
-
-/// The snapshot at `directory`, if one can be read; that a failing disk hides it is an error.
-fn readable(directory: &Path) -> Result<Option<Snapshot>> {
-    seen(Snapshot::open(directory).map(Some))
 }
 
 /// The layers that will be asked for, in their order, as far as that can be told now.

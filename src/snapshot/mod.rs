@@ -130,6 +130,14 @@ impl Snapshot {
         [V066_FILE, SNAPSHOT_FILE].iter().any(|file| is_there(&directory.join(file)).unwrap_or(true))
     }
 
+    /// The snapshot at `directory`, if there is one that can be read.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: a failing disk hides it.
+    pub fn of(directory: &Path) -> Result<Option<Self>> {
+        seen(Self::open(directory).map(Some))
+    }
+
     /// Reads the snapshot directory at `directory`.
     ///
     /// # Errors
