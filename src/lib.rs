@@ -15,6 +15,7 @@ pub mod bundle;
 mod cached;
 pub mod check;
 pub mod check_bundle;
+pub mod composite;
 pub mod copy;
 pub mod deep;
 pub mod destination;

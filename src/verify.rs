@@ -16,6 +16,8 @@ pub struct VerifyReader<R> {
     size: u64,
     left: u64,
     hasher: Option<Hasher>,
+    /// Which of several sources has it.
+    source: Option<String>,
 }
 
 impl<R: Read> VerifyReader<R> {
@@ -27,10 +29,20 @@ impl<R: Read> VerifyReader<R> {
             size: descriptor.size,
             left: descriptor.size,
             hasher: Some(Hasher::new()),
+            source: None,
         }
     }
 
+    /// The same, whose errors name the source that it is from.
+    pub fn from_source(self, source: String) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
     fn corrupt(&self, reason: String) -> io::Error {
+        let reason = match &self.source {
+            Some(source) => format!("{reason} (in {source})"),
+            None => reason,
+        };
         io::Error::new(io::ErrorKind::InvalidData, Error::CorruptBlob { digest: self.digest, reason })
     }
 

@@ -25,7 +25,8 @@ const PLACEHOLDER: &str = "sha256:0000000000000000000000000000000000000000000000
 
 fn options(bundle: PathBuf, store: PathBuf) -> ImportOptions {
     ImportOptions {
-        source: BundleLocation::Path(bundle),
+        sources: vec![BundleLocation::Path(bundle)],
+        bases: Vec::new(),
         store,
         dest: None,
         tag: None,

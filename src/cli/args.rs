@@ -286,8 +286,12 @@ pub struct ExportArgs {
 #[derive(Args)]
 pub struct ImportArgs {
     /// A layout directory, tar or tar.zst (told by content), oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard
-    /// input
-    pub source: OsString,
+    /// input; several that complete each other, in any order
+    #[arg(value_name = "SOURCE", required = true)]
+    pub sources: Vec<OsString>,
+    /// A bundle that has blobs which SOURCE leaves out; its own snapshots are not imported
+    #[arg(long, value_name = "SOURCE")]
+    pub base: Vec<OsString>,
     /// Place snapshots here instead of STORE/snapshots
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,

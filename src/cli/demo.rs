@@ -102,7 +102,8 @@ fn steps(args: &DemoArgs) -> Result<()> {
 
     say("\n4. Import it into a second store")?;
     let imported = import(&ImportOptions {
-        source: location,
+        sources: vec![location],
+        bases: Vec::new(),
         store: restored.clone(),
         dest: None,
         tag: None,

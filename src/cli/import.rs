@@ -1,7 +1,7 @@
 //! `snapcask import`.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{IsTerminal, stdin},
 };
 
@@ -48,11 +48,28 @@ pub fn tagged_location(
     }
 }
 
+/// The bundles that several arguments name.
+pub fn locations(arguments: &[OsString], options: &dyn Fn() -> Result<Options>) -> Result<Vec<BundleLocation>> {
+    arguments.iter().map(|argument| location(argument, options)).collect()
+}
+
 /// Runs the verb.
 pub fn run(args: ImportArgs) -> Result<()> {
-    let (source, tag) = tagged_location(&args.source, args.tag, &|| args.registry.resolve())?;
+    let options = || args.registry.resolve();
+    let (sources, tag) = match args.sources.as_slice() {
+        [only] => {
+            let (source, tag) = tagged_location(only, args.tag, &options)?;
+            (vec![source], tag)
+        }
+        several => (locations(several, &options)?, args.tag),
+    };
+    let bases = locations(&args.base, &options)?;
+    if sources.iter().chain(&bases).filter(|location| **location == BundleLocation::Stdin).count() > 1 {
+        return Err(Error::Usage("standard input (-) is one bundle; it is named more than once".into()));
+    }
     let report = import(&ImportOptions {
-        source,
+        sources,
+        bases,
         store: args.store.resolve()?,
         dest: args.dest,
         tag,

@@ -20,6 +20,7 @@ use cache::{StagedCache, StagedFile};
 use crate::{
     ahead::Ahead,
     bundle::{self, BundledSnapshot},
+    composite::Composite,
     error::{Error, IoContext, Result},
     layout,
     model::{Descriptor, LayerRecord, SnapshotIdentity, SnapshotName, TarPath},
@@ -68,11 +69,28 @@ impl BundleLocation {
     }
 }
 
+/// Opens bundles as one source, completed from `bases`; what cannot be read in place is spooled into `spool`.
+///
+/// # Errors
+/// [`Error::Usage`] without a bundle, and those of [`BundleLocation::open`].
+pub fn open_all(bundles: &[BundleLocation], bases: &[BundleLocation], spool: &Path) -> Result<Box<dyn Source>> {
+    let open = |locations: &[BundleLocation]| -> Result<Vec<Box<dyn Source>>> {
+        locations.iter().map(|location| location.open(spool)).collect()
+    };
+    match (bundles, bases) {
+        ([], _) => Err(Error::Usage("no bundle is named".into())),
+        ([only], []) => only.open(spool),
+        _ => Ok(Box::new(Composite::new(open(bundles)?, open(bases)?))),
+    }
+}
+
 /// What to import, where to, and how.
 #[derive(Clone)]
 pub struct ImportOptions {
-    /// The bundle.
-    pub source: BundleLocation,
+    /// The bundles, at least one: their snapshots are one chain.
+    pub sources: Vec<BundleLocation>,
+    /// Bundles that have blobs which the others leave out.
+    pub bases: Vec<BundleLocation>,
     /// The store's folder.
     pub store: PathBuf,
     /// Snapshots directory other than the store's.
@@ -149,7 +167,7 @@ impl Import<'_> {
         // A removal meanwhile could take away the parent that a delta goes over.
         let _locks = self.lock()?;
         let stage = Stage::create(&self.destination)?;
-        let source = options.source.open(stage.path())?;
+        let source = open_all(&options.sources, &options.bases, stage.path())?;
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
         let chain = bundle::chain(source.as_ref(), &head, options.head_only)?;
         let targets = self.targets(&chain)?;

@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("report", &["digest", "model"]),
     ("verify", &["digest", "error", "model"]),
     ("storage", &["digest", "error", "model", "verify"]),
+    ("composite", &["error", "model", "storage"]),
     ("reference", &["digest", "error", "model"]),
     ("snapshot", &["beneath", "digest", "error", "model", "progress"]),
     (

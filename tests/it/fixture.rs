@@ -219,7 +219,8 @@ pub fn export_options(store: &Path, snapshot: &str, form: Form, destination: &Pa
 
 pub fn import_options(source: &Path, store: &Path) -> ImportOptions {
     ImportOptions {
-        source: BundleLocation::Path(source.into()),
+        sources: vec![BundleLocation::Path(source.into())],
+        bases: Vec::new(),
         store: store.into(),
         dest: None,
         tag: None,

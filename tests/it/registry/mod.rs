@@ -67,7 +67,7 @@ pub fn push_snapshot(fixture: &Fixture, name: &str, reference: &str, options: &O
 }
 
 pub fn import_from(reference: &str, options: &Options, store: &Path) -> Result<ImportReport> {
-    import(&ImportOptions { source: at(reference, options), ..import_options(Path::new("unused"), store) })
+    import(&ImportOptions { sources: vec![at(reference, options)], ..import_options(Path::new("unused"), store) })
 }
 
 /// A chain of three as a layout directory.
