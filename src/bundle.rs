@@ -58,7 +58,21 @@ pub struct BundledSnapshot {
     pub config: SnapshotConfig,
 }
 
+/// A snapshot on its way into a store, whatever it came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Brought<'a> {
+    /// What it is, and its files.
+    pub config: &'a SnapshotConfig,
+    /// The OCI manifest that it came with.
+    pub manifest: Option<Digest>,
+}
+
 impl BundledSnapshot {
+    /// As what it is on its way into a store.
+    pub fn brought(&self) -> Brought<'_> {
+        Brought { config: &self.config, manifest: Some(self.descriptor.digest) }
+    }
+
     /// Fetches and validates manifest and config.
     pub fn load(source: &dyn Source, descriptor: &Descriptor) -> Result<Self> {
         let context = format!("manifest {}", descriptor.digest);

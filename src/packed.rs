@@ -90,7 +90,7 @@ impl Packed {
 
     /// What the report says of it.
     pub fn report(&self, parent_digest: Option<Digest>) -> SnapshotReport {
-        let mut report = SnapshotReport::of(&self.config, self.manifest.digest, parent_digest);
+        let mut report = SnapshotReport::of(&self.config, Some(self.manifest.digest), parent_digest);
         report.path = Some(self.directory.clone());
         report.unknown_requires = self.unknown_requires.clone();
         report

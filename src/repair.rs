@@ -13,12 +13,12 @@ use rustix::fs::OFlags;
 
 use crate::{
     beneath::Folder,
-    bundle::{BundledSnapshot, Documents, MAX_CHAIN},
+    bundle::{Brought, BundledSnapshot, Documents, MAX_CHAIN},
     check::{BadSnapshot, Found},
     digest::Digest,
     error::{Error, IoContext, Result},
     layer::analyze::{FileView, contents},
-    model::{Descriptor, FileRecord, LayerRecord, SnapshotIdentity},
+    model::{Descriptor, FileRecord, LayerRecord, SnapshotConfig, SnapshotIdentity},
     progress::Progress,
     report::Finding,
     restore::{Below, Restorer},
@@ -203,7 +203,7 @@ impl Repair<'_> {
         let _ = sender.send(restored);
         drop(sender);
         settler.run(receiver)?;
-        ImportRecord { without_parent, ..record_of(same) }.write(directory)
+        ImportRecord { without_parent, ..record_of(same.brought()) }.write(directory)
     }
 
     fn restorer<'s>(&'s self, source: &'s dyn Source, most: Option<u64>) -> Restorer<'s> {
@@ -267,8 +267,9 @@ impl Repair<'_> {
         match &bad.record {
             Some(record) if record.files.iter().filter(but_labels).eq(brought()) => Ok(Ok(same)),
             Some(record) => Ok(Err(format!(
-                "it was imported from the manifest {}; the bundle has {digest} with other files (manifest {})",
-                record.manifest, same.descriptor.digest
+                "it was imported from {}; the bundle has {digest} with other files (manifest {})",
+                record.origin(),
+                same.descriptor.digest
             ))),
             None => Ok(self.unlike(bad, same)?.map_or(Ok(same), Err)),
         }
@@ -356,14 +357,14 @@ fn keep_own_files(bad: &Path, directory: &Path, same: &BundledSnapshot) -> Resul
             fs::remove_file(&brought).context("remove", &brought)?;
         }
     }
-    keep_below(bad, directory, same)
+    keep_below(bad, directory, &same.config)
 }
 
 /// As [`keep_own_files`], of everything that `directory` does not have.
-pub(crate) fn keep_below(bad: &Path, directory: &Path, same: &BundledSnapshot) -> Result<Option<String>> {
+pub(crate) fn keep_below(bad: &Path, directory: &Path, same: &SnapshotConfig) -> Result<Option<String>> {
     // It would be taken for another snapshot.
     for descriptor in [SNAPSHOT_FILE, V066_FILE].map(|name| bad.join(name)) {
-        let is_brought = same.config.snapshot.descriptor.as_str() == descriptor.file_name().unwrap_or_default();
+        let is_brought = same.snapshot.descriptor.as_str() == descriptor.file_name().unwrap_or_default();
         if !is_brought && is_there(&descriptor)? {
             return Ok(Some(format!("{} is not its descriptor; move it away", descriptor.display())));
         }
@@ -419,13 +420,13 @@ fn keep_in(bad: &Path, directory: &Path, depth: usize) -> Result<Option<String>>
 }
 
 /// What an import of this snapshot leaves behind.
-pub(crate) fn record_of(bundled: &BundledSnapshot) -> ImportRecord {
-    let cache = bundled.config.layers.iter().filter_map(LayerRecord::cache_file).cloned();
+pub(crate) fn record_of(brought: Brought) -> ImportRecord {
+    let cache = brought.config.layers.iter().filter_map(LayerRecord::cache_file).cloned();
     ImportRecord {
         version: 1,
-        manifest: bundled.descriptor.digest,
-        snapshot: bundled.config.snapshot.digest,
-        files: bundled.config.files.clone(),
+        manifest: brought.manifest,
+        snapshot: brought.config.snapshot.digest,
+        files: brought.config.files.clone(),
         cache: cache.collect(),
         without_parent: false,
     }

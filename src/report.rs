@@ -47,8 +47,8 @@ pub struct SnapshotReport {
     pub data_bytes: u64,
     /// Creation time.
     pub created_at: Option<String>,
-    /// Digest of its OCI manifest.
-    pub manifest: Digest,
+    /// Digest of its OCI manifest; none of one that came in an archive of msb.
+    pub manifest: Option<Digest>,
     /// `requires` that we do not know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown_requires: Vec<String>,
@@ -65,7 +65,7 @@ pub struct SnapshotReport {
 
 impl SnapshotReport {
     /// What a config says; path and outcome are the caller's.
-    pub fn of(config: &SnapshotConfig, manifest: Digest, parent_digest: Option<Digest>) -> Self {
+    pub fn of(config: &SnapshotConfig, manifest: Option<Digest>, parent_digest: Option<Digest>) -> Self {
         let snapshot = &config.snapshot;
         let parent_digest = parent_digest.or(match snapshot.parent {
             Some(SnapshotIdentity::Digest(digest)) => Some(digest),

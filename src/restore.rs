@@ -21,7 +21,7 @@ use crate::{
         decode::{Budget, EncodedLayer, OutputFile, Place, decode},
         walk::Sink,
     },
-    model::{Descriptor, FileRecord, LayerRecord, TarPath},
+    model::{Descriptor, FileRecord, LayerRecord, SnapshotConfig, TarPath},
     progress::Progress,
     storage::Source,
     store::place::sync_folder,
@@ -392,7 +392,7 @@ pub struct Compared {
 /// Compares a directory with the file table of its snapshot.
 pub struct TableCheck<'a> {
     /// The snapshot.
-    pub bundled: &'a BundledSnapshot,
+    pub config: &'a SnapshotConfig,
     /// The directory.
     pub directory: &'a Path,
     /// Worker threads.
@@ -408,7 +408,7 @@ impl TableCheck<'_> {
     /// [`Error::RootMismatch`], [`Error::InvalidBundle`], I/O.
     pub fn compare(&self) -> Result<()> {
         let mut folders = BTreeSet::from([self.directory.to_path_buf()]);
-        for row in &self.bundled.config.files {
+        for row in &self.config.files {
             self.row(row, None, false)?.file.sync_all().context("fsync", self.directory.join(&row.path))?;
             folders.extend(row.path.folders().map(|folder| self.directory.join(folder)));
         }
@@ -427,7 +427,7 @@ impl TableCheck<'_> {
             let origin = inherited.get(path)?;
             Some(Prior { contents: below.get(&origin.base)?, touched: &origin.touched })
         };
-        let rows = self.bundled.config.files.iter();
+        let rows = self.config.files.iter();
         rows.map(|row| Ok((row.path.clone(), self.row(row, prior(&row.path), true)?))).collect()
     }
 
@@ -441,7 +441,7 @@ impl TableCheck<'_> {
         let (found, stored_zeros) = contents(view, prior, self.jobs, self.progress)?;
         if found.root != row.root || size != row.size {
             return Err(Error::RootMismatch {
-                snapshot: self.bundled.config.snapshot.name.to_string(),
+                snapshot: self.config.snapshot.name.to_string(),
                 path: row.path.to_string(),
                 expected: row.root.to_string(),
                 actual: found.root.to_string(),
@@ -449,7 +449,7 @@ impl TableCheck<'_> {
         }
         if found.data_bytes != row.data_bytes || (meta.permissions().mode() & 0o100 != 0) != row.executable {
             return Err(Error::bundle(
-                format!("manifest {}", self.bundled.descriptor.digest),
+                format!("snapshot {}", self.config.snapshot.name),
                 format!("data bytes or mode of {} are not those of the file table", row.path),
             ));
         }

@@ -73,7 +73,7 @@ impl Settler {
     fn settle(&self, restored: &Restored, below: &HashMap<TarPath, Contents>) -> Result<Settled> {
         let Restored { bundled, directory, inherited, .. } = restored;
         // The phase that people see is the unpacking of the next one.
-        let check = TableCheck { bundled, directory, jobs: self.jobs, progress: &Silent };
+        let check = TableCheck { config: &bundled.config, directory, jobs: self.jobs, progress: &Silent };
         let compared = check.settle(inherited, below)?;
         let descriptor = descriptor_of(bundled, directory)?;
         let mut still_read = false;

@@ -19,11 +19,11 @@ use cache::{StagedCache, StagedFile};
 
 use crate::{
     ahead::Ahead,
-    bundle::{self, BundledSnapshot},
+    bundle::{self, Brought, BundledSnapshot},
     composite::Composite,
     error::{Error, IoContext, Result},
     layout,
-    model::{Descriptor, LayerRecord, SnapshotIdentity, SnapshotName, TarPath},
+    model::{Descriptor, LayerRecord, SnapshotConfig, SnapshotIdentity, SnapshotName, TarPath},
     progress::Progress,
     reference::RegistryReference,
     registry,
@@ -149,7 +149,7 @@ type Place = (PathBuf, Option<(PathBuf, SnapshotName)>);
 
 /// A snapshot on its way.
 struct Incoming<'a> {
-    bundled: &'a BundledSnapshot,
+    brought: Brought<'a>,
     target: PathBuf,
     /// The alias of a `final` snapshot in a group.
     member: Option<(PathBuf, SnapshotName)>,
@@ -170,12 +170,10 @@ impl Import<'_> {
         let source = open_all(&options.sources, &options.bases, stage.path())?;
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
         let chain = bundle::chain(source.as_ref(), &head, options.head_only)?;
-        let targets = self.targets(&chain)?;
-        let most = self.check_limits(&chain, &targets)?;
-        targets.iter().try_for_each(|(target, _)| check_way(&self.destination, target))?;
-        if options.force {
-            self.check_replaced(&chain, &targets)?;
-        }
+        let brought: Vec<Brought> = chain.iter().map(BundledSnapshot::brought).collect();
+        let targets = self.targets(&brought)?;
+        let most = self.check_limits(&brought, &targets)?;
+        self.check_targets(&brought, &targets)?;
         let ahead = Ahead::new(source.as_ref(), layers_to_come(&chain, &targets));
         let writeback = Arc::new(Writeback::start().context("start a thread for", stage.path())?);
         let restorer = Restorer {
@@ -185,14 +183,36 @@ impl Import<'_> {
             most: Some(most),
             writeback: Some(writeback.clone()),
         };
-        let (mut incoming, cache) = self.stage(&restorer, &stage, &chain, targets)?;
+        let (incoming, cache) = self.stage(&restorer, &stage, &chain, targets)?;
         drop(restorer);
-        // A sync that failed ahead of time is not reported again by the next one.
-        let in_use = || std::io::Error::other("the writeback thread is still in use");
-        let finished = Arc::into_inner(writeback).ok_or_else(in_use).and_then(Writeback::finish);
-        finished.context("fsync files in", stage.path())?;
+        finish_writeback(writeback, &stage)?;
+        let (cache_files, snapshots) = self.publish(&stage, incoming, cache, missing)?;
+        Ok(ImportReport {
+            source: source.display(),
+            destination: self.destination.clone(),
+            snapshots,
+            cache_files,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// That the snapshots may go where they are to go.
+    fn check_targets(&self, chain: &[Brought], targets: &[Place]) -> Result<()> {
+        targets.iter().try_for_each(|(target, _)| check_way(&self.destination, target))?;
+        if self.options.force { self.check_replaced(chain, targets) } else { Ok(()) }
+    }
+
+    /// Places what is staged and verified, oldest first. Gives the image-cache files, and the snapshots, head first.
+    fn publish(
+        &self,
+        stage: &Stage,
+        mut incoming: Vec<Incoming>,
+        cache: Option<StagedCache>,
+        missing: &mut Vec<PathBuf>,
+    ) -> Result<(Vec<PathBuf>, Vec<SnapshotReport>)> {
+        let options = self.options;
         stage.sync()?;
-        self.make_room(&stage, &incoming, cache.as_ref().map_or(&[], |cache| &cache.files), missing)?;
+        self.make_room(stage, &incoming, cache.as_ref().map_or(&[], |cache| &cache.files), missing)?;
         if options.force {
             for snapshot in incoming.iter().filter(|snapshot| snapshot.outcome == Outcome::Placed) {
                 if is_there(&snapshot.target)? {
@@ -216,7 +236,7 @@ impl Import<'_> {
             }
         }
         for child in incoming.iter().skip(1).filter(|s| s.outcome == Outcome::AlreadyThere) {
-            self.has_parent_now(&stage, child)?;
+            self.has_parent_now(stage, child)?;
         }
         incoming
             .iter()
@@ -225,13 +245,8 @@ impl Import<'_> {
         let placed = incoming.iter().map(|s| s.target.as_path()).chain(cache_files.iter().map(PathBuf::as_path));
         sync_names(placed, &self.store.root)?;
         incoming.reverse();
-        Ok(ImportReport {
-            source: source.display(),
-            destination: self.destination.clone(),
-            snapshots: incoming.iter().enumerate().map(|(i, s)| s.report(incoming.get(i + 1))).collect(),
-            cache_files,
-            seconds: started.elapsed().as_secs_f64(),
-        })
+        let snapshots = incoming.iter().enumerate().map(|(i, s)| s.report(incoming.get(i + 1))).collect();
+        Ok((cache_files, snapshots))
     }
 
     /// The destination, made where it is missing, and the cache, locked. An import that fails at the same time may remove
@@ -263,7 +278,8 @@ impl Import<'_> {
                 let mut incoming: Vec<Incoming> = Vec::new();
                 for (position, (bundled, place)) in chain.iter().zip(targets).enumerate().rev() {
                     let directory = stage.path().join(position.to_string());
-                    let (ready, restored) = self.prepare(restorer, directory, bundled, place, incoming.last())?;
+                    let below = chain.get(position + 1).zip(incoming.last());
+                    let (ready, restored) = self.prepare(restorer, directory, bundled, place, below)?;
                     incoming.push(ready);
                     if restored.is_some_and(|restored| sender.send(restored).is_err()) {
                         // The settler has found something wrong, which is what counts.
@@ -309,7 +325,7 @@ impl Import<'_> {
         match place_directory(&self.destination, &snapshot.directory, &snapshot.target, self.options.force) {
             // Another import was faster: identical is as good as placed by us.
             Err(Error::AlreadyExists { .. }) => {
-                self.compare_existing(snapshot.bundled, &snapshot.target)?;
+                self.compare_existing(snapshot.brought.config, &snapshot.target)?;
                 Ok(Placed::AlreadyThere)
             }
             other => other,
@@ -317,7 +333,7 @@ impl Import<'_> {
     }
 
     /// Gives the most bytes that may be restored.
-    fn check_limits(&self, chain: &[BundledSnapshot], targets: &[Place]) -> Result<u64> {
+    fn check_limits(&self, chain: &[Brought], targets: &[Place]) -> Result<u64> {
         // What is there already is compared, or an error: it takes no room.
         let takes_room = |target: &Path| self.options.force || fs::symlink_metadata(target).is_err();
         let (mut files, mut data) = (0u64, 0u64);
@@ -363,7 +379,7 @@ impl Import<'_> {
     }
 
     /// Where every snapshot of the chain goes.
-    fn targets(&self, chain: &[BundledSnapshot]) -> Result<Vec<Place>> {
+    fn targets(&self, chain: &[Brought]) -> Result<Vec<Place>> {
         let mut all: Vec<Place> = Vec::new();
         let oldest = chain.iter().rev().find(|s| s.config.snapshot.id.is_some());
         let group = match &self.options.group {
@@ -402,7 +418,7 @@ impl Import<'_> {
     }
 
     /// The group where a snapshot of the chain is already, else that of the installed parent of its oldest one.
-    fn its_group(&self, chain: &[BundledSnapshot]) -> Result<Option<SnapshotName>> {
+    fn its_group(&self, chain: &[Brought]) -> Result<Option<SnapshotName>> {
         let mut ids: Vec<&str> = chain.iter().filter_map(|s| s.config.snapshot.id.as_deref()).collect();
         if let Some(SnapshotIdentity::Id(id)) = chain.last().and_then(|s| s.config.snapshot.parent.as_ref()) {
             ids.push(id);
@@ -440,30 +456,48 @@ impl Import<'_> {
         directory: PathBuf,
         bundled: &'b BundledSnapshot,
         (target, member): Place,
-        below: Option<&Incoming>,
+        below: Option<(&BundledSnapshot, &Incoming)>,
     ) -> Result<(Incoming<'b>, Option<Restored<'b>>)> {
-        if fs::symlink_metadata(&target).is_ok() {
-            match self.compare_existing(bundled, &target) {
-                Ok(more) => {
-                    // It may have to be changed when all is placed: that it can be read is known before.
-                    ImportRecord::of(&target)?;
-                    let (directory, outcome) = (target.clone(), Outcome::AlreadyThere);
-                    return Ok((Incoming { bundled, target, member, directory, outcome, more }, None));
-                }
-                Err(Error::Different { .. }) if self.options.force => {}
-                Err(error) => return Err(error),
-            }
+        let brought = bundled.brought();
+        if let Some(more) = self.already_there(brought.config, &target)? {
+            let (directory, outcome) = (target.clone(), Outcome::AlreadyThere);
+            return Ok((Incoming { brought, target, member, directory, outcome, more }, None));
         }
         fs::create_dir(&directory).context("create", &directory)?;
         // The oldest of a chain may be a child of what neither travelled nor is here.
-        let without_parent = below.is_none() && self.misses_parent(bundled)?;
-        let below = below.filter(|below| bundled.extends(below.bundled));
-        let parent = below.map(|below| Below { bundled: below.bundled, directory: &below.directory });
+        let without_parent = below.is_none() && self.misses_parent(brought.config)?;
+        let below = below.filter(|(below, _)| bundled.extends(below));
+        let parent = below.map(|(bundled, incoming)| Below { bundled, directory: &incoming.directory });
         let inherited = restorer.restore(bundled, &directory, parent)?;
-        ImportRecord { without_parent, ..record_of(bundled) }.write(&directory)?;
+        self.complete(brought, &directory, &target, without_parent)?;
+        let over_previous = below.is_some_and(|(_, below)| below.outcome == Outcome::Placed);
+        let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
+        let outcome = Outcome::Placed;
+        Ok((Incoming { brought, target, member, directory, outcome, more: Vec::new() }, Some(restored)))
+    }
+
+    /// Whether the snapshot is at its target, and then the files there that it does not have.
+    fn already_there(&self, config: &SnapshotConfig, target: &Path) -> Result<Option<Vec<TarPath>>> {
+        if fs::symlink_metadata(target).is_err() {
+            return Ok(None);
+        }
+        match self.compare_existing(config, target) {
+            Ok(more) => {
+                // It may have to be changed when all is placed: that it can be read is known before.
+                ImportRecord::of(target)?;
+                Ok(Some(more))
+            }
+            Err(Error::Different { .. }) if self.options.force => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a staged directory the record of its import, and what stays of the one that it replaces.
+    fn complete(&self, brought: Brought, directory: &Path, target: &Path, without_parent: bool) -> Result<()> {
+        ImportRecord { without_parent, ..record_of(brought) }.write(directory)?;
         // What somebody keeps beside this very snapshot is not the bundle's to take away.
-        if is_or_was(&target, bundled)? {
-            if let Some(reason) = keep_below(&target, &directory, bundled)? {
+        if is_or_was(target, brought.config)? {
+            if let Some(reason) = keep_below(target, directory, brought.config)? {
                 return Err(Error::Kept { reason });
             }
             // Its alias is written anew, and not into the file that is there.
@@ -474,15 +508,12 @@ impl Import<'_> {
                 _ => {}
             }
         }
-        let over_previous = below.is_some_and(|below| below.outcome == Outcome::Placed);
-        let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
-        let outcome = Outcome::Placed;
-        Ok((Incoming { bundled, target, member, directory, outcome, more: Vec::new() }, Some(restored)))
+        Ok(())
     }
 
     /// Whether the snapshot has a parent that is neither where it goes to nor in the store.
-    fn misses_parent(&self, bundled: &BundledSnapshot) -> Result<bool> {
-        let Some(parent) = &bundled.config.snapshot.parent else { return Ok(false) };
+    fn misses_parent(&self, config: &SnapshotConfig) -> Result<bool> {
+        let Some(parent) = &config.snapshot.parent else { return Ok(false) };
         for folder in BTreeSet::from([&self.destination, &self.store.snapshots()]) {
             if Store::readable_in(folder)?.iter().any(|snapshot| snapshot.identities().contains(parent)) {
                 return Ok(false);
@@ -505,14 +536,14 @@ impl Import<'_> {
         fs::remove_dir_all(&staged).context("remove", &staged)
     }
 
-    fn check<'c>(&'c self, bundled: &'c BundledSnapshot, directory: &'c Path) -> TableCheck<'c> {
-        TableCheck { bundled, directory, jobs: self.options.jobs, progress: self.options.progress.as_ref() }
+    fn check<'c>(&'c self, config: &'c SnapshotConfig, directory: &'c Path) -> TableCheck<'c> {
+        TableCheck { config, directory, jobs: self.options.jobs, progress: self.options.progress.as_ref() }
     }
 
     /// What is there must be the snapshot, file by file; it is made durable, for whoever put it there need not have. Gives
     /// the files that are there beyond those.
-    fn compare_existing(&self, bundled: &BundledSnapshot, target: &Path) -> Result<Vec<TarPath>> {
-        let record = &bundled.config.snapshot;
+    fn compare_existing(&self, config: &SnapshotConfig, target: &Path) -> Result<Vec<TarPath>> {
+        let record = &config.snapshot;
         let different =
             |existing: String| Error::Different { path: target.into(), existing, incoming: record.digest.to_string() };
         let existing = Snapshot::open(target).map_err(|error| match error {
@@ -529,15 +560,15 @@ impl Import<'_> {
             error => different(format!("the same descriptor with other contents ({error})")),
         };
         let files = scan(&existing).map_err(others)?;
-        self.check(bundled, target).compare().map_err(others)?;
+        self.check(config, target).compare().map_err(others)?;
         [RECORD_FILE, MEMBER_FILE].iter().try_for_each(|own| sync_if_ours(target, Path::new(own)))?;
-        Ok(files.into_iter().map(|file| file.path).filter(|path| bundled.config.row(path).is_none()).collect())
+        Ok(files.into_iter().map(|file| file.path).filter(|path| config.row(path).is_none()).collect())
     }
 
     /// With `--force` snapshots are replaced, nothing else, and no parent under children that stay, unless that is asked for.
-    fn check_replaced(&self, chain: &[BundledSnapshot], targets: &[Place]) -> Result<()> {
+    fn check_replaced(&self, chain: &[Brought], targets: &[Place]) -> Result<()> {
         let mut replaced = Vec::new();
-        for (bundled, (target, _)) in chain.iter().zip(targets) {
+        for (snapshot, (target, _)) in chain.iter().zip(targets) {
             match fs::symlink_metadata(target) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 // What it leads to stays.
@@ -551,7 +582,7 @@ impl Import<'_> {
                 Err(error) => return Err(Error::io("look at", target, error)),
             }
             replaced
-                .extend(Snapshot::of(target)?.filter(|old| old.descriptor.digest != bundled.config.snapshot.digest));
+                .extend(Snapshot::of(target)?.filter(|old| old.descriptor.digest != snapshot.config.snapshot.digest));
         }
         if replaced.is_empty() || self.options.orphan_children {
             return Ok(());
@@ -578,10 +609,17 @@ impl Import<'_> {
 }
 
 /// Whether a directory holds this very snapshot, or what is left of it.
-fn is_or_was(directory: &Path, bundled: &BundledSnapshot) -> Result<bool> {
-    let digest = bundled.config.snapshot.digest;
+fn is_or_was(directory: &Path, config: &SnapshotConfig) -> Result<bool> {
+    let digest = config.snapshot.digest;
     let is = Snapshot::of(directory)?.is_some_and(|snapshot| snapshot.descriptor.digest == digest);
     Ok(is || ImportRecord::of(directory)?.is_some_and(|record| record.snapshot == digest))
+}
+
+/// A sync that failed ahead of time is not reported again by the next one.
+fn finish_writeback(writeback: Arc<Writeback>, stage: &Stage) -> Result<()> {
+    let in_use = || std::io::Error::other("the writeback thread is still in use");
+    let finished = Arc::into_inner(writeback).ok_or_else(in_use).and_then(Writeback::finish);
+    finished.context("fsync files in", stage.path())
 }
 
 /// The layers that will be asked for, in their order, as far as that can be told now.
@@ -600,8 +638,8 @@ fn layers_to_come(chain: &[BundledSnapshot], targets: &[Place]) -> Vec<Descripto
 
 impl Incoming<'_> {
     fn report(&self, parent: Option<&Incoming>) -> SnapshotReport {
-        let parent = parent.map(|p| p.bundled.config.snapshot.digest);
-        let mut report = SnapshotReport::of(&self.bundled.config, self.bundled.descriptor.digest, parent);
+        let parent = parent.map(|p| p.brought.config.snapshot.digest);
+        let mut report = SnapshotReport::of(self.brought.config, self.brought.manifest, parent);
         if let Some(name) = match &self.member {
             Some((_, alias)) => Some(alias.to_string()),
             None => self.target.file_name().map(|n| n.to_string_lossy().into_owned()),

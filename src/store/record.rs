@@ -29,8 +29,9 @@ const MAX_RECORD: u64 = 64 << 20;
 pub struct ImportRecord {
     /// 1.
     pub version: u32,
-    /// Digest of the OCI manifest.
-    pub manifest: Digest,
+    /// Digest of the OCI manifest; none of what came in an archive of another kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
     /// Snapshot digest.
     pub snapshot: Digest,
     /// Every file of the directory.
@@ -43,6 +44,14 @@ pub struct ImportRecord {
 }
 
 impl ImportRecord {
+    /// What it came in, for messages.
+    pub fn origin(&self) -> String {
+        match &self.manifest {
+            Some(manifest) => format!("the manifest {manifest}"),
+            None => "an archive of msb".into(),
+        }
+    }
+
     /// Writes it into a directory that is not yet in place, durably.
     ///
     /// # Errors

@@ -210,7 +210,8 @@ fn subject_of(store: &Path, path: &Path) -> String {
 fn repair_from_a_copy_without_the_parents_manifest() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);
     let (bundle, store) = (fixture.path("bundle"), fixture.path("target"));
-    let manifests: Vec<_> = fixture.export_chain(Form::Dir, &bundle).snapshots.iter().map(|s| s.manifest).collect();
+    let manifests: Vec<_> =
+        fixture.export_chain(Form::Dir, &bundle).snapshots.iter().map(|s| s.manifest.unwrap()).collect();
     let mut index = json_file(&bundle.join("index.json"));
     index["manifests"].as_array_mut().unwrap().truncate(1);
     fs::write(bundle.join("index.json"), index.to_string()).unwrap();

@@ -55,13 +55,13 @@ fn golden_bundles_import_and_are_exported_again_the_same() {
             let report = fixture.export_chain(Form::TarZst, &golden);
             println!(
                 "{generation:?}: {:?}",
-                report.snapshots.iter().map(|s| s.manifest.to_string()).collect::<Vec<_>>()
+                report.snapshots.iter().map(|s| s.manifest.unwrap().to_string()).collect::<Vec<_>>()
             );
             continue;
         }
         let store = fixture.path("restored");
         let report = import_ok(&golden, &store);
-        let manifests: Vec<String> = report.snapshots.iter().map(|s| s.manifest.to_string()).collect();
+        let manifests: Vec<String> = report.snapshots.iter().map(|s| s.manifest.unwrap().to_string()).collect();
         assert_eq!(manifests, pins, "{generation:?}");
         let again = fixture.path("again.tar.zst");
         let head = report.snapshots[0].path.as_ref().unwrap().display().to_string();

@@ -38,7 +38,7 @@ fn a_directory_follows_the_format() {
         assert_eq!(tags, ["head", "middle", "base"]);
         let mut all = std::collections::BTreeSet::new();
         for (descriptor, snapshot) in index.manifests().iter().zip(&report.snapshots) {
-            assert_eq!(descriptor.digest().to_string(), snapshot.manifest.to_string());
+            assert_eq!(descriptor.digest().to_string(), snapshot.manifest.unwrap().to_string());
             if let Some(expected) = subject.take() {
                 assert_eq!(descriptor.digest().to_string(), expected, "the subject is the next entry");
             }

@@ -85,7 +85,7 @@ fn once(fixture: &Fixture, options: &ExportOptions, way: Way, label: &str) {
 }
 
 fn manifests_of(report: &ExportReport) -> Vec<String> {
-    report.snapshots.iter().map(|s| s.manifest.to_string()).collect()
+    report.snapshots.iter().map(|s| s.manifest.unwrap().to_string()).collect()
 }
 
 /// `export -o - | import -`; returns the manifests, head first, as a second import reports them.
@@ -368,7 +368,7 @@ fn a_copy_without_the_parents_manifest_restores_its_head() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);
     let bundle = fixture.path("bundle");
     let report = fixture.export_chain(Form::Dir, &bundle);
-    let manifests: Vec<Digest> = report.snapshots.iter().map(|s| s.manifest).collect();
+    let manifests: Vec<Digest> = report.snapshots.iter().map(|s| s.manifest.unwrap()).collect();
     let index = bundle.join("index.json");
     let mut document = json_file(&index);
     document["manifests"].as_array_mut().unwrap().truncate(1);

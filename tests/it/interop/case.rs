@@ -59,7 +59,7 @@ impl Case {
                 ..fixture.export_options(form, path)
             };
             let report = export(&options).unwrap();
-            snapshots = report.snapshots.iter().rev().map(|s| (s.name.clone(), s.manifest)).collect();
+            snapshots = report.snapshots.iter().rev().map(|s| (s.name.clone(), s.manifest.unwrap())).collect();
         }
         Self { content, fixture, directory, tar, snapshots }
     }

@@ -75,7 +75,7 @@ fn skopeo_and_a_registry_keep_every_digest() {
     ] {
         let bundle = fixture.path(name);
         let options = ExportOptions { with_parents: true, with_image: true, ..fixture.export_options(form, &bundle) };
-        let expected = export(&options).unwrap().snapshots[0].manifest.to_string();
+        let expected = export(&options).unwrap().snapshots[0].manifest.unwrap().to_string();
         let back = fixture.path(&format!("back-{transport}-{name}-oci"));
         let remote = format!("docker://127.0.0.1:{}/chain-{}:head", registry.port, name.replace('.', "-"));
         let from = format!("{transport}:{}:head", bundle.display());

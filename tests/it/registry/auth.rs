@@ -35,7 +35,7 @@ fn basic_and_bearer() {
         let error = push(&bundle, &server.reference("vm"), &options(None)).unwrap_err();
         assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
         push(&bundle, &server.reference("vm"), &known(options(None))).unwrap();
-        assert_eq!(server.tag("vm", "head"), Some(report.snapshots[0].manifest));
+        assert_eq!(server.tag("vm", "head"), report.snapshots[0].manifest);
         let wrong = Options { credentials: Some(Credentials::basic("ann", "guess").unwrap()), ..options(None) };
         let error = push(&bundle, &server.reference("vm"), &wrong).unwrap_err().to_string();
         assert!(error.contains("snapcask login") && !error.contains("guess"), "{error}");
