@@ -389,7 +389,7 @@ fn pad<F>(padding: usize) -> State<F> {
 
 /// Fields that readers take differently must be empty: what stands behind a name's NUL, and what is a prefix in the
 /// one header format and something else in the other (Python's tarfile reads a GNU header's as a prefix).
-fn check_fields(block: &[u8], kind: u8) -> std::result::Result<(), &'static str> {
+pub fn check_fields(block: &[u8], kind: u8) -> std::result::Result<(), &'static str> {
     let empty = |range: Range<usize>| block[range].iter().all(|b| *b == 0);
     if block[..100].iter().skip_while(|b| **b != 0).any(|b| *b != 0) {
         return Err("an entry's name goes on after a NUL");
@@ -408,7 +408,8 @@ fn check_fields(block: &[u8], kind: u8) -> std::result::Result<(), &'static str>
     if unused { Ok(()) } else { Err("a header has data in fields that its format leaves empty") }
 }
 
-fn field(bytes: &[u8]) -> &[u8] {
+/// A text field: what stands before its first NUL.
+pub fn field(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len())]
 }
 
