@@ -275,7 +275,7 @@ MUTANTS = {
         "src/import/mod.rs", "if !marks.into_iter().collect::<Result<Vec<_>>>()?.contains(&true) {", "if false {", "conflicts",
     ),
     "force and the children of what it replaces": ("src/import/mod.rs", "if replaced.is_empty() || self.options.orphan_children {", "if true {", "conflicts"),
-    "a file more stays": ("src/import/mod.rs", "if let Some(reason) = keep_below(&target, &directory, bundled)? {", "if let Some(reason) = None::<String> {", "conflicts"),
+    "a file more stays": ("src/import/mod.rs", "if let Some(reason) = keep_below(target, directory, brought.config)? {", "if let Some(reason) = None::<String> {", "conflicts"),
     "fsync of a snapshot that another tool placed": (
         "src/restore.rs", ".file.sync_all().context(\"fsync\", self.directory.join(&row.path))?;", ";", "durability",
     ),
