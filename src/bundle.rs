@@ -296,6 +296,12 @@ pub fn chain(source: &dyn Source, head: &Descriptor, head_only: bool) -> Result<
     Ok(chain)
 }
 
+/// The layers that a bundle says it leaves out. Tools may drop what says so: it decides only how a missing layer is reported.
+pub fn left_out(index: &Index) -> HashSet<Digest> {
+    let listed = index.manifests.iter().filter_map(|entry| entry.annotations.get(media_type::LEFT_OUT));
+    listed.flat_map(|digests| digests.split(',')).filter_map(|digest| digest.parse().ok()).collect()
+}
+
 /// The entry of `index.json` for a snapshot: its manifest's descriptor, tagged, and what people look for.
 pub fn index_entry(mut entry: Descriptor, snapshot: &SnapshotRecord, tag: Option<&str>) -> Descriptor {
     entry.artifact_type = Some(media_type::ARTIFACT.into());

@@ -13,15 +13,15 @@ use std::{
 };
 
 use crate::{
-    bundle::{BundledSnapshot, Documents, encoding_of},
+    bundle::{self, BundledSnapshot, Documents, encoding_of},
     deep::DeepCheck,
     digest::Digest,
     error::{Error, IoContext, Result},
-    import::BundleLocation,
+    import::{BundleLocation, open_all},
     media_type,
     model::{Descriptor, Index, LayerRecord, TarPath, json::MAX_DOCUMENT},
     progress::Progress,
-    report::{FileReport, Finding, InspectReport, InspectedSnapshot, LayerReport, VerifyReport},
+    report::{FileReport, Finding, InspectReport, InspectedSnapshot, LayerReport, LeftOutLayer, VerifyReport},
     restore::Restorer,
     storage::Source,
     store::image_cache::check_belongs,
@@ -32,11 +32,16 @@ use crate::{
 /// The code of a finding that says nothing about the bundle: it could not be read.
 pub const READ_FAILED: &str = "read-failed";
 
+/// The code of a finding that says that a layer is left out: what the bundle was made over has it.
+pub const BASE_NEEDED: &str = "base-needed";
+
 /// What to verify, and how.
 #[derive(Clone)]
 pub struct VerifyOptions {
     /// The bundle.
     pub source: BundleLocation,
+    /// Bundles that have blobs which it leaves out.
+    pub bases: Vec<BundleLocation>,
     /// Decode everything and compare the roots.
     pub deep: bool,
     /// Without the ancestors of what is listed.
@@ -58,7 +63,7 @@ pub fn verify_bundle(
     jobs: usize,
     progress: Arc<dyn Progress>,
 ) -> Result<VerifyReport> {
-    verify(&VerifyOptions { source: location.clone(), deep, head_only: false, jobs, progress })
+    verify(&VerifyOptions { source: location.clone(), bases: Vec::new(), deep, head_only: false, jobs, progress })
 }
 
 /// Verifies a bundle.
@@ -69,7 +74,7 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
     let started = Instant::now();
     let (deep, jobs, progress) = (options.deep, options.jobs, options.progress.as_ref());
     let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source = options.source.open(scratch.path())?;
+    let source = open_all(std::slice::from_ref(&options.source), &options.bases, scratch.path())?;
     let mut check = Check {
         source: source.as_ref(),
         findings: Vec::new(),
@@ -78,6 +83,7 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
         bad: BTreeSet::new(),
     };
     let mut snapshots = check.graph(options.head_only);
+    let left_out = check.left_out(&snapshots)?;
     // Without a document it is not known what there is to decode.
     let whole = !snapshots.is_empty() && check.bad.is_empty();
     // What decodes to its end has been hashed on the way.
@@ -97,6 +103,7 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
         snapshots: snapshots.len(),
         blobs: check.blobs.len(),
         blob_bytes: sum(check.blobs.values()),
+        left_out,
         findings: check.findings,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -223,6 +230,32 @@ impl Check<'_> {
             self.parents(&loaded);
         }
         loaded
+    }
+
+    /// Finds the layers that the bundle says it leaves out, and that it does not have: nothing else is asked of them.
+    fn left_out(&mut self, snapshots: &[BundledSnapshot]) -> Result<Vec<LeftOutLayer>> {
+        let declared = bundle::left_out(self.source.index());
+        let mut found: BTreeMap<Digest, LeftOutLayer> = BTreeMap::new();
+        // A parent is loaded after its child, and names what is its own.
+        for snapshot in snapshots {
+            for layer in snapshot.manifest.layers.iter().filter(|layer| declared.contains(&layer.digest)) {
+                if found.contains_key(&layer.digest) || !self.source.exists(layer)? {
+                    let (digest, size) = (layer.digest, layer.size);
+                    let snapshot = snapshot.config.snapshot.name.to_string();
+                    found.insert(digest, LeftOutLayer { digest, size, snapshot });
+                }
+            }
+        }
+        for layer in found.values() {
+            self.blobs.remove(&layer.digest);
+            self.bad.insert(layer.digest);
+            let message = format!(
+                "the bundle leaves out this layer of snapshot {}; --base SOURCE names what has it",
+                layer.snapshot
+            );
+            self.findings.push(Finding { code: BASE_NEEDED, subject: layer.digest.to_string(), message });
+        }
+        Ok(found.into_values().collect())
     }
 
     fn parents(&mut self, loaded: &[BundledSnapshot]) {
@@ -386,22 +419,31 @@ pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
     }
     let mut uses: HashMap<Digest, usize> = HashMap::new();
     let mut blobs: BTreeMap<Digest, u64> = BTreeMap::new();
+    let mut left_out = bundle::left_out(source.index());
     for snapshot in &snapshots {
         blobs.insert(snapshot.descriptor.digest, snapshot.descriptor.size);
         blobs.insert(snapshot.manifest.config.digest, snapshot.manifest.config.size);
         for layer in &snapshot.manifest.layers {
             *uses.entry(layer.digest).or_default() += 1;
+            if left_out.contains(&layer.digest) && !source.exists(layer)? {
+                continue;
+            }
+            left_out.remove(&layer.digest);
             blobs.insert(layer.digest, layer.size);
         }
     }
     Ok(InspectReport {
         source: source.display(),
-        snapshots: snapshots.iter().map(|s| inspected(s, &uses)).collect(),
+        snapshots: snapshots.iter().map(|s| inspected(s, &uses, &left_out)).collect(),
         blob_bytes: Some(blobs.values().fold(0, |sum, size| sum.saturating_add(*size))),
     })
 }
 
-fn inspected(snapshot: &BundledSnapshot, uses: &HashMap<Digest, usize>) -> InspectedSnapshot {
+fn inspected(
+    snapshot: &BundledSnapshot,
+    uses: &HashMap<Digest, usize>,
+    left_out: &HashSet<Digest>,
+) -> InspectedSnapshot {
     let record = &snapshot.config.snapshot;
     let layer = |(descriptor, layer): (&Descriptor, &LayerRecord)| {
         let (kind, files) = match layer {
@@ -410,7 +452,8 @@ fn inspected(snapshot: &BundledSnapshot, uses: &HashMap<Digest, usize>) -> Inspe
             LayerRecord::Cache { file, .. } => ("cache", vec![file.path.to_string()]),
         };
         let used_by = uses.get(&descriptor.digest).copied().unwrap_or(0);
-        LayerReport { digest: descriptor.digest, kind, size: descriptor.size, files, used_by }
+        let left_out = left_out.contains(&descriptor.digest);
+        LayerReport { digest: descriptor.digest, kind, size: descriptor.size, files, used_by, left_out }
     };
     InspectedSnapshot {
         tag: Index::tag_of(&snapshot.descriptor).map(str::to_owned),

@@ -262,6 +262,27 @@ pub enum Error {
         /// What refers to it.
         role: String,
     },
+    /// A thin bundle without what it was made over.
+    #[error(
+        "{bundle} leaves out what is neither installed nor in another source: {}; import what it was made over first, or name that with --base",
+        first_of(layers)
+    )]
+    BaseMissing {
+        /// The bundle.
+        bundle: String,
+        /// The layers that are missing, each with its snapshot.
+        layers: Vec<String>,
+    },
+    /// What an export is to be made over is no part of it.
+    #[error(
+        "{base} is neither {head} nor an ancestor of it; --since takes one of these, a bundle, or oci://HOST/REPOSITORY[:TAG]"
+    )]
+    NoAncestor {
+        /// The name of the base.
+        base: String,
+        /// The name of the snapshot that is exported.
+        head: String,
+    },
     /// A bundle that was copied without the ancestors' manifests.
     #[error(
         "the parent's manifest {digest} is not in the bundle; `import` and `verify` take --head-only, for the head without its ancestors"
@@ -402,6 +423,12 @@ pub enum Error {
         /// How many.
         count: usize,
     },
+    /// What a thin bundle holds is good, and some is left out: the findings have been reported.
+    #[error("the bundle is not whole: {count} layer(s) are left out; --base SOURCE names what has them")]
+    NotWhole {
+        /// How many.
+        count: usize,
+    },
     /// What could be read of a bundle is good, and some could not be: the findings have been reported.
     #[error("not everything could be verified: {count} failure(s) to read")]
     Incomplete {
@@ -429,6 +456,7 @@ impl Error {
     /// The exit code: 1 failed, 2 usage, 3 verification failed, 4 not found, 5 already exists.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::NoAncestor { .. } => 2,
             Self::Usage(_) | Self::InvalidName { .. } | Self::InvalidReference { .. } | Self::Ambiguous { .. } => 2,
             Self::RecordedIntegrity { .. }
             | Self::CorruptBlob { .. }
@@ -445,6 +473,7 @@ impl Error {
             | Self::ParentNotFound { .. }
             | Self::NotFound { .. }
             | Self::TagNotFound { .. }
+            | Self::BaseMissing { .. }
             | Self::RemoteNotFound { .. } => 4,
             Self::AlreadyExists { .. }
             | Self::NotEmpty { .. }
@@ -456,6 +485,16 @@ impl Error {
             | Self::OfNoImage { .. } => 5,
             _ => 1,
         }
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn first_of(list: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = list.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match list.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

@@ -16,10 +16,11 @@ use crate::{
     destination::create_target,
     digest::Digest,
     error::{Error, IoContext, Result},
+    import::BundleLocation,
     layer::{
         analyze::{Analysis, Base, FileView, analyze},
         encode::encode,
-        tar::{PlannedFile, TarPlan, check_segments},
+        tar::{TarPlan, check_segments},
     },
     layer_cache::{KeyBuilder, KnownLayer, LayerCache},
     media_type,
@@ -31,15 +32,17 @@ use crate::{
     packed::{Packed, PackedFile, base_of},
     progress::Progress,
     recorded::RecordedChecks,
-    report::ExportReport,
+    report::{ExportReport, LeftOutLayer},
+    since::{BaseLayers, LayerOf, Since},
     snapshot::{Snapshot, labels, scan::SourceFile},
-    storage::Target,
+    storage::{BlobWriter, Target, Unkept},
     store::{
         Store,
         image_cache::{CacheContent, CacheFile, files_for},
         lock,
         record::{ImportRecord, RECORD_FILE},
     },
+    temporary::{Folder, SCRATCH},
 };
 
 pub use crate::destination::{Compression, Destination, Form};
@@ -62,6 +65,8 @@ pub struct ExportOptions {
     pub with_parents: bool,
     /// The pinned images' cache files too.
     pub with_image: bool,
+    /// Leaves out the layers that these have; not empty, ancestors travel too.
+    pub since: Vec<Since>,
     /// Deltas over parents (`false` for `--no-delta`: every layer is a base).
     pub delta: bool,
     /// Of layers.
@@ -88,8 +93,9 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
     let share = || lock::share(&[&snapshots, &cache], options.progress.as_ref());
     let (_locks, chain) = lock::seen_under(&snapshots, share, || {
         let head = store.find(&options.snapshot)?;
-        if options.with_parents { store.chain(head) } else { Ok(vec![head]) }
+        if options.with_parents || !options.since.is_empty() { store.chain(head) } else { Ok(vec![head]) }
     })?;
+    let bases = bases(options, &store, &chain)?;
     let tags = tags(&chain, options.tag.as_deref())?;
     // Blobs that are compressed already are stored by the outer stream.
     let outer = match options.compression {
@@ -107,6 +113,8 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
         },
         learned: Vec::new(),
         cache: HashMap::new(),
+        bases,
+        left_out: Vec::new(),
         blob_bytes: 0,
         cache_files: BTreeSet::new(),
     };
@@ -117,7 +125,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
     }
     packed.reverse();
     let entries = packed.iter().zip(&tags).map(|(p, tag)| p.index_entry(tag)).collect();
-    let Packer { recorded, blob_bytes, cache_files, known, learned, .. } = packer;
+    let Packer { recorded, blob_bytes, cache_files, known, learned, left_out, .. } = packer;
     recorded.finish()?;
     // Only now: a layer that is remembered is not verified again.
     for (key, layer) in learned {
@@ -136,8 +144,49 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
         cache_files: cache_files.into_iter().collect(),
         blob_bytes,
         sent_bytes,
+        left_out,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// What the export is made over.
+fn bases(options: &ExportOptions, store: &Store, chain: &[Snapshot]) -> Result<Vec<BaseLayers>> {
+    if options.since.is_empty() {
+        return Ok(Vec::new());
+    }
+    if matches!(options.destination, Destination::Registry(..)) {
+        let text =
+            "a registry takes no bundle that leaves layers out; a push sends only what the registry does not have";
+        return Err(Error::Usage(text.into()));
+    }
+    let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
+    let mut bases = Vec::new();
+    for since in &options.since {
+        bases.push(match since {
+            Since::Snapshot(reference) => {
+                let cache = options.with_image.then(|| store.cache());
+                BaseLayers::of_snapshot(&store.find(reference)?, chain, cache.as_deref())?
+            }
+            Since::Bundle(location) => {
+                refuse_replacing(location, &options.destination)?;
+                BaseLayers::of_bundle(location.open(scratch.path())?.as_ref())?
+            }
+            Since::Installed(installed) => BaseLayers::Contents(installed.clone()),
+        });
+    }
+    Ok(bases)
+}
+
+/// A thin bundle in the place of its base would be of no use to anybody.
+fn refuse_replacing(base: &BundleLocation, destination: &Destination) -> Result<()> {
+    let (BundleLocation::Path(base), Destination::Path(path)) = (base, destination) else { return Ok(()) };
+    match (base.canonicalize(), path.canonicalize()) {
+        (Ok(base), Ok(path)) if base == path => Err(Error::Usage(format!(
+            "{} is what the bundle is made over; write the bundle to another place",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What an import placed leaves as it came: a payload that has changed since is not passed on under the same digest.
@@ -215,11 +264,15 @@ struct Packer<'a> {
     /// Cache layers already in the bundle, by path.
     cache: HashMap<TarPath, (Descriptor, LayerRecord)>,
     cache_files: BTreeSet<String>,
+    bases: Vec<BaseLayers>,
+    /// Layers that are in no bundle of this export, in the order in which they were made.
+    left_out: Vec<LeftOutLayer>,
     blob_bytes: u64,
 }
 
 impl Packer<'_> {
     fn pack(&mut self, snapshot: &Snapshot, name: &SnapshotName, parent: Option<&Packed>) -> Result<Packed> {
+        let left_out_before = self.left_out.len();
         let parent_beneath = parent.filter(|p| self.options.delta && p.stack.len() < MAX_STACK);
         let OpenedSnapshot { files: opened, record: imported } = open_all(snapshot)?;
         let key = self.layer_key(snapshot, &opened, parent_beneath);
@@ -268,6 +321,7 @@ impl Packer<'_> {
             files,
             directory: snapshot.directory.clone(),
             unknown_requires: snapshot.descriptor.unknown_requires.clone(),
+            left_out: self.left_out[left_out_before..].iter().map(|layer| layer.digest).collect(),
         };
         packed.unchanged()?;
         if let Some(parent) = parent_beneath {
@@ -382,7 +436,12 @@ impl Packer<'_> {
             (true, Compression::Zstd(_)) => media_type::DELTA_ZSTD,
             (true, Compression::None) => media_type::DELTA_TAR,
         };
-        let descriptor = self.encode(planned, media, &format!("packing {name}"), key)?;
+        let plan = TarPlan::new(planned);
+        let phase = format!("packing {name}");
+        let descriptor = match self.in_a_base(&plan, media, name.as_str(), LayerOf::Snapshot(&digest))? {
+            Some(descriptor) => descriptor,
+            None => self.encode(&plan, media, &phase, key)?,
+        };
         let descriptor =
             descriptor.annotated(media_type::TITLE, format!("{}.{kind}{}", digest.short(), self.extension()));
         let record = match parent {
@@ -399,19 +458,37 @@ impl Packer<'_> {
         }
     }
 
-    fn encode(
-        &mut self,
-        planned: Vec<PlannedFile>,
-        media: &str,
-        phase: &str,
-        key: Option<&Digest>,
-    ) -> Result<Descriptor> {
+    /// The layer, if a base has it: it is made to learn its digest, which manifests name, and left out.
+    fn in_a_base(&mut self, plan: &TarPlan, media: &str, snapshot: &str, layer: LayerOf) -> Result<Option<Descriptor>> {
+        if !self.bases.iter().any(|base| base.may_have(layer)) {
+            return Ok(None);
+        }
         let options = self.options;
-        let plan = TarPlan::new(planned);
-        let level = match options.compression {
+        options.progress.begin(&format!("comparing {snapshot} with the base"), Some(plan.len()));
+        let mut made: Box<dyn BlobWriter> = Box::<Unkept>::default();
+        let failed = |e| write_failed(e, options);
+        encode(plan, self.level(), options.jobs, &mut made, &failed, options.progress.as_ref())?;
+        options.progress.end();
+        let made = made.commit(media)?;
+        if !self.bases.iter().any(|base| base.has(layer, &made)) {
+            return Ok(None);
+        }
+        let (digest, size) = (made.digest, made.size);
+        if self.left_out.iter().all(|known| known.digest != digest) {
+            self.left_out.push(LeftOutLayer { digest, size, snapshot: snapshot.into() });
+        }
+        Ok(Some(made))
+    }
+
+    fn level(&self) -> Option<i32> {
+        match self.options.compression {
             Compression::Zstd(level) => Some(level),
             Compression::None => None,
-        };
+        }
+    }
+
+    fn encode(&mut self, plan: &TarPlan, media: &str, phase: &str, key: Option<&Digest>) -> Result<Descriptor> {
+        let (options, level) = (self.options, self.level());
         let mut attempt = 1;
         let descriptor = loop {
             options.progress.begin(phase, Some(plan.len()));
@@ -420,7 +497,7 @@ impl Packer<'_> {
                 None => self.target.blob()?,
             };
             let failed = |e| write_failed(e, options);
-            let encoded = encode(&plan, level, options.jobs, &mut blob, &failed, options.progress.as_ref());
+            let encoded = encode(plan, level, options.jobs, &mut blob, &failed, options.progress.as_ref());
             match encoded.and_then(|()| blob.commit(media)) {
                 // The registry forgot what was sent: the layer is made again.
                 Err(Error::UploadLost { .. }) if attempt < MAX_ATTEMPTS => attempt += 1,
@@ -450,7 +527,7 @@ impl Packer<'_> {
                 layers.push(done.clone());
                 continue;
             }
-            let layer = self.cache_layer(&file, &cache)?;
+            let layer = self.cache_layer(snapshot, &file, &cache)?;
             self.cache_files.insert(file.path.to_string());
             self.cache.insert(file.path.clone(), layer.clone());
             layers.push(layer);
@@ -458,7 +535,12 @@ impl Packer<'_> {
         Ok(layers)
     }
 
-    fn cache_layer(&mut self, file: &CacheFile, cache: &Path) -> Result<(Descriptor, LayerRecord)> {
+    fn cache_layer(
+        &mut self,
+        snapshot: &Snapshot,
+        file: &CacheFile,
+        cache: &Path,
+    ) -> Result<(Descriptor, LayerRecord)> {
         let (open, absolute) = match &file.content {
             CacheContent::File(path) => (open_regular(path)?, path.clone()),
             CacheContent::Bytes(bytes) => {
@@ -496,8 +578,11 @@ impl Packer<'_> {
             Compression::Zstd(_) => media_type::LAYER_ZSTD,
             Compression::None => media_type::LAYER_TAR,
         };
-        let planned = packed.plan(packed.whole_segments())?;
-        let descriptor = self.encode(vec![planned], media, &format!("packing {}", file.path), key.as_ref())?;
+        let plan = TarPlan::new(vec![packed.plan(packed.whole_segments())?]);
+        let descriptor = match self.in_a_base(&plan, media, &snapshot.name, LayerOf::CacheFile(&file.path))? {
+            Some(descriptor) => descriptor,
+            None => self.encode(&plan, media, &format!("packing {}", file.path), key.as_ref())?,
+        };
         let title = format!("{}.{}", file.path.as_str().replace('/', "_"), self.extension());
         let descriptor = descriptor.annotated(media_type::TITLE, title);
         let record = LayerRecord::Cache { digest: descriptor.digest, file: packed.record() };

@@ -41,6 +41,7 @@ pub mod report;
 pub mod restore;
 pub mod seek_table;
 pub mod settle;
+pub mod since;
 pub mod snapshot;
 pub mod storage;
 pub mod store;

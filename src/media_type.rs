@@ -25,5 +25,7 @@ pub const TITLE: &str = "org.opencontainers.image.title";
 pub const CREATED: &str = "org.opencontainers.image.created";
 /// Repeats the snapshot digest for people.
 pub const SNAPSHOT_DIGEST: &str = "dev.snapcask.snapshot.digest";
+/// The layers of a manifest that its bundle leaves out, separated by commas. Each is named by the oldest manifest that has it.
+pub const LEFT_OUT: &str = "dev.snapcask.layers.left-out";
 /// Repeats the parent for people.
 pub const SNAPSHOT_PARENT: &str = "dev.snapcask.snapshot.parent";

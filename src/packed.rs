@@ -12,6 +12,7 @@ use crate::{
         tar::PlannedFile,
     },
     layer_cache::Stamp,
+    media_type,
     model::{Descriptor, FileRecord, SnapshotConfig, SnapshotName, TarPath},
     opened::{Opened, stamp},
     report::SnapshotReport,
@@ -80,12 +81,19 @@ pub struct Packed {
     pub files: Vec<PackedFile>,
     pub directory: PathBuf,
     pub unknown_requires: Vec<String>,
+    /// Layers that the bundle leaves out, and that no older snapshot of it names.
+    pub left_out: Vec<Digest>,
 }
 
 impl Packed {
     /// Its entry of the bundle's index.
     pub fn index_entry(&self, tag: &SnapshotName) -> Descriptor {
-        bundle::index_entry(self.manifest.clone(), &self.config.snapshot, Some(tag.as_str()))
+        let entry = bundle::index_entry(self.manifest.clone(), &self.config.snapshot, Some(tag.as_str()));
+        if self.left_out.is_empty() {
+            return entry;
+        }
+        let digests: Vec<String> = self.left_out.iter().map(Digest::to_string).collect();
+        entry.annotated(media_type::LEFT_OUT, digests.join(","))
     }
 
     /// What the report says of it.

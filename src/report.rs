@@ -92,6 +92,18 @@ impl SnapshotReport {
     }
 }
 
+/// A layer that a thin bundle names and does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftOutLayer {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// The oldest snapshot that has it.
+    pub snapshot: String,
+}
+
 /// The report of an export.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -108,6 +120,9 @@ pub struct ExportReport {
     pub blob_bytes: u64,
     /// Those of them that were written or sent: a registry may have had the others.
     pub sent_bytes: u64,
+    /// Layers that the bundle leaves out, because its base has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOutLayer>,
     /// Wall time, seconds.
     pub seconds: f64,
 }
@@ -208,6 +223,9 @@ pub struct VerifyReport {
     pub blobs: usize,
     /// Bytes of those blobs.
     pub blob_bytes: u64,
+    /// Layers that the bundle leaves out, and that no base has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOutLayer>,
     /// Everything found; empty is good.
     pub findings: Vec<Finding>,
     /// Wall time, seconds.
@@ -228,6 +246,9 @@ pub struct LayerReport {
     pub files: Vec<String>,
     /// How many snapshots of the bundle use it.
     pub used_by: usize,
+    /// Whether the bundle leaves it out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub left_out: bool,
 }
 
 /// A file, as `inspect` shows it.

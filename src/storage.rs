@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use crate::{
-    digest::Digest,
+    digest::{Digest, Hasher},
     error::{Error, Result},
     model::{Descriptor, Index},
     verify::{VerifyReader, into_error},
@@ -37,6 +37,31 @@ pub trait Source: ReadOnlyStorage {
 pub trait BlobWriter: Write + Send {
     /// Ends the blob. A blob that was there already is kept and these bytes are dropped.
     fn commit(self: Box<Self>, media_type: &str) -> Result<Descriptor>;
+}
+
+/// A blob that is made to learn its digest, and not kept.
+#[derive(Default)]
+pub struct Unkept {
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Write for Unkept {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl BlobWriter for Unkept {
+    fn commit(self: Box<Self>, media_type: &str) -> Result<Descriptor> {
+        Ok(Descriptor::new(media_type, self.hasher.finish(), self.size))
+    }
 }
 
 /// A bundle being written: it appears whole at [`Target::finish`] or, dropped before, not at all.

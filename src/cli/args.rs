@@ -22,7 +22,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 verification 
 5 already exists, 130 interrupted, 143 told to end, 129 hung up";
 
 /// The same of `verify`.
-const VERIFY_EXIT_CODES: &str = "Exit codes: 0 good, 1 failed, or something could not be read and the rest is good, \
+const VERIFY_EXIT_CODES: &str = "Exit codes: 0 good, 1 failed, or something is left out or could not be read and the rest is good, \
 2 usage, 3 verification failed, 4 not found, 130 interrupted, 143 told to end, 129 hung up";
 
 /// The default of `--max-files`.
@@ -252,6 +252,10 @@ pub struct ExportArgs {
     /// Pack the image-cache files that the snapshots boot from
     #[arg(long)]
     pub with_image: bool,
+    /// Leave out the layers that BASE has: an ancestor in the store (or SNAPSHOT itself), a bundle, or oci://HOST/REPOSITORY[:TAG].
+    /// Packs the ancestors' descriptions too
+    #[arg(long, value_name = "BASE")]
+    pub since: Vec<OsString>,
     /// Write a plain tar: where DEST's name does not say, or to a pipe
     #[arg(long)]
     pub plain_tar: bool,
@@ -340,6 +344,9 @@ pub struct VerifyArgs {
     /// Decode every layer and compare every file's root; needs scratch space in $TMPDIR
     #[arg(long)]
     pub deep: bool,
+    /// A bundle that has blobs which SOURCE leaves out
+    #[arg(long, value_name = "SOURCE")]
+    pub base: Vec<OsString>,
     /// The heads alone, as `import --head-only` restores them: for a bundle that was copied without the ancestors' manifests
     #[arg(long)]
     pub head_only: bool,

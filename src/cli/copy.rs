@@ -198,6 +198,7 @@ pub fn push(args: PushArgs) -> Result<()> {
         form: Form::Registry,
         with_parents: args.with_parents,
         with_image: args.with_image,
+        since: Vec::new(),
         delta: !args.no_delta,
         compression: args.compression,
         tag: registry::one_tag(asked, args.tag)?,

@@ -82,6 +82,7 @@ fn steps(args: &DemoArgs) -> Result<()> {
         form: Form::TarZst,
         with_parents: true,
         with_image: true,
+        since: Vec::new(),
         delta: true,
         compression: Compression::Zstd(3),
         tag: None,

@@ -1,15 +1,17 @@
 //! `snapcask export`.
 
-use std::io::IsTerminal;
+use std::{ffi::OsStr, io::IsTerminal};
 
 use snapcask::{
     Error, Result,
     export::{Destination, ExportOptions, export},
     reference::Version,
+    registry::Options,
     report::{ExportReport, SnapshotReport},
+    since::Since,
 };
 
-use super::{args::ExportArgs, destination, output, progress, registry};
+use super::{args::ExportArgs, copy::is_bundle, destination, import, output, progress, registry};
 
 /// Runs the verb. The report goes to standard error when the bundle goes to standard output.
 pub fn run(args: ExportArgs) -> Result<()> {
@@ -41,6 +43,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
         form,
         with_parents: args.with_parents,
         with_image: args.with_image,
+        since: args.since.iter().map(|base| since(base, &|| args.registry.resolve())).collect::<Result<_>>()?,
         delta: !args.no_delta,
         compression: args.compression,
         tag: registry::one_tag(named, args.tag)?,
@@ -56,6 +59,17 @@ pub fn run(args: ExportArgs) -> Result<()> {
         (false, false, true) => output::print_error(&text(&report)),
     }
     Ok(())
+}
+
+/// What `--since` names: a bundle if it is one, else a snapshot of the store.
+fn since(base: &OsStr, options: &dyn Fn() -> Result<Options>) -> Result<Since> {
+    if is_bundle(base) {
+        return Ok(Since::Bundle(import::location(base, options)?));
+    }
+    match base.to_str() {
+        Some(reference) => Ok(Since::Snapshot(reference.into())),
+        None => Err(Error::Usage(format!("{base:?} is neither a bundle nor the name of a snapshot"))),
+    }
 }
 
 /// The report for people.
@@ -79,6 +93,11 @@ pub fn text(report: &ExportReport) -> String {
         true => format!(", {} of them new", output::size(report.sent_bytes)),
         false => String::new(),
     };
+    if !report.left_out.is_empty() {
+        let bytes = report.left_out.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+        let layers = output::count(report.left_out.len(), "layer");
+        text += &format!("left out {layers} of {} that the base has; an import needs the base\n", output::size(bytes));
+    }
     text + &format!(
         "wrote  {} ({}), {}{new}, in {}\n",
         output::clean(&report.destination),

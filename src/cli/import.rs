@@ -101,7 +101,7 @@ pub fn text(report: &ImportReport) -> String {
         let outcome = match snapshot.outcome {
             Some(Outcome::Placed) => "placed",
             Some(Outcome::AlreadyThere) => "already there, identical",
-            _ => "skipped",
+            _ => "left out: its layer is not in the bundle, and what is installed needs none",
         };
         let more = match snapshot.more_files.as_slice() {
             [] => String::new(),

@@ -102,8 +102,16 @@ fn text(report: &InspectReport) -> String {
             let shared =
                 if layer.used_by > 1 { format!(", shared by {} snapshots", layer.used_by) } else { String::new() };
             let name = output::short(&layer.digest);
-            line(layer.kind, Some(format!("{name}  {}{shared}  {}", output::size(layer.size), layer.files.join(" "))));
+            let left_out = if layer.left_out { ", left out" } else { "" };
+            line(
+                layer.kind,
+                Some(format!("{name}  {}{left_out}{shared}  {}", output::size(layer.size), layer.files.join(" "))),
+            );
         }
+    }
+    if report.snapshots.iter().flat_map(|snapshot| &snapshot.layers).any(|layer| layer.left_out) {
+        text +=
+            "\nlayers are left out: an import needs what the bundle was made over, installed or named with --base\n";
     }
     if let Some(bytes) = report.blob_bytes {
         text += &format!("\n{} in all blobs\n", output::size(bytes));
@@ -131,7 +139,14 @@ mod tests {
             created_at: Some("now\n\x1b[2J".into()),
             manifest: None,
             files: vec![FileReport { path: "run".into(), size: 10, data_bytes: 10, executable: true }],
-            layers: vec![LayerReport { digest, kind: "base", size: 7, files: vec!["run".into()], used_by: 2 }],
+            layers: vec![LayerReport {
+                digest,
+                kind: "base",
+                size: 7,
+                files: vec!["run".into()],
+                used_by: 2,
+                left_out: false,
+            }],
         };
         let report = InspectReport { source: "b.tar".into(), snapshots: vec![snapshot], blob_bytes: Some(7) };
         assert_eq!(

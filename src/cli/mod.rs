@@ -89,7 +89,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let (message, code) = match ended {
         Ended::Returned(Ok(())) => return ExitCode::SUCCESS,
         // The JSON report with the findings is printed; a second object after it would be no JSON.
-        Ended::Returned(Err(error @ (Error::Findings { .. } | Error::Incomplete { .. }))) => {
+        Ended::Returned(Err(error @ (Error::Findings { .. } | Error::Incomplete { .. } | Error::NotWhole { .. }))) => {
             output::print_error(&format!("snapcask: error: {error}\n"));
             return ExitCode::from(error.exit_code());
         }

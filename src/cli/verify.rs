@@ -2,7 +2,7 @@
 
 use snapcask::{
     Error, Result,
-    check_bundle::{READ_FAILED, VerifyOptions, verify},
+    check_bundle::{BASE_NEEDED, READ_FAILED, VerifyOptions, verify},
     report::{Finding, VerifyReport},
 };
 
@@ -13,6 +13,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     let location = import::location(&args.source, &|| args.registry.resolve())?;
     let report = verify(&VerifyOptions {
         source: location,
+        bases: import::locations(&args.base, &|| args.registry.resolve())?,
         deep: args.deep,
         head_only: args.head_only,
         jobs: args.jobs.resolve(),
@@ -29,7 +30,10 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     match report.findings.len() {
         0 => Ok(()),
         // A disk or a registry that fails says nothing about the bundle.
-        count if report.findings.iter().all(|f| f.code == READ_FAILED) => Err(Error::Incomplete { count }),
+        count if report.findings.iter().all(|f| f.code == BASE_NEEDED) => Err(Error::NotWhole { count }),
+        count if report.findings.iter().all(|f| matches!(f.code, READ_FAILED | BASE_NEEDED)) => {
+            Err(Error::Incomplete { count })
+        }
         count => Err(Error::Findings { count }),
     }
 }
@@ -45,8 +49,10 @@ pub fn findings(findings: &[Finding]) -> String {
 
 /// What was checked, and whether it is good.
 pub fn summary(report: &VerifyReport) -> String {
+    let only_left_out = report.findings.iter().all(|f| f.code == BASE_NEEDED);
     let verdict = match report.findings.len() {
         0 => "good".into(),
+        n if only_left_out => format!("good, without {} that it leaves out", output::count(n, "layer")),
         n => output::count(n, "finding"),
     };
     let depth = match (report.deep, report.decoded) {
@@ -78,6 +84,7 @@ mod tests {
             snapshots: 1,
             blobs: 3,
             blob_bytes: 2048,
+            left_out: Vec::new(),
             findings: vec![finding("blob-missing", "no\nsuch blob"), finding("root", "differs")],
             seconds: 0.5,
         };

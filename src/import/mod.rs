@@ -5,6 +5,7 @@
 //! rename into place, cache files first, parents before children. Before the renames nothing is visible in the store.
 
 mod cache;
+mod needed;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -16,6 +17,7 @@ use std::{
 };
 
 use cache::{StagedCache, StagedFile};
+use needed::explain;
 
 use crate::{
     ahead::Ahead,
@@ -171,10 +173,18 @@ impl Import<'_> {
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
         let chain = bundle::chain(source.as_ref(), &head, options.head_only)?;
         let brought: Vec<Brought> = chain.iter().map(BundledSnapshot::brought).collect();
-        let targets = self.targets(&brought)?;
-        let most = self.check_limits(&brought, &targets)?;
-        self.check_targets(&brought, &targets)?;
-        let ahead = Ahead::new(source.as_ref(), layers_to_come(&chain, &targets));
+        let mut targets = self.targets(&brought)?;
+        let reach = match (options.sources.as_slice(), options.bases.as_slice()) {
+            // Each question would be a request; a registry takes no manifest without its layers.
+            ([BundleLocation::Registry(..)], []) => chain.len(),
+            _ => self.within_reach(source.as_ref(), &chain, &targets)?,
+        };
+        targets.truncate(reach);
+        let (chain, beyond) = chain.split_at(reach);
+        let brought = &brought[..reach];
+        let most = self.check_limits(brought, &targets)?;
+        self.check_targets(brought, &targets)?;
+        let ahead = Ahead::new(source.as_ref(), layers_to_come(chain, &targets));
         let writeback = Arc::new(Writeback::start().context("start a thread for", stage.path())?);
         let restorer = Restorer {
             source: &ahead,
@@ -183,10 +193,12 @@ impl Import<'_> {
             most: Some(most),
             writeback: Some(writeback.clone()),
         };
-        let (incoming, cache) = self.stage(&restorer, &stage, &chain, targets)?;
+        let staged = self.stage(&restorer, &stage, chain, targets);
+        let (incoming, cache) = staged.map_err(|error| explain(error, source.as_ref(), chain))?;
         drop(restorer);
         finish_writeback(writeback, &stage)?;
-        let (cache_files, snapshots) = self.publish(&stage, incoming, cache, missing)?;
+        let (cache_files, mut snapshots) = self.publish(&stage, incoming, cache, missing)?;
+        snapshots.extend(beyond.iter().map(left_out));
         Ok(ImportReport {
             source: source.display(),
             destination: self.destination.clone(),
@@ -634,6 +646,13 @@ fn layers_to_come(chain: &[BundledSnapshot], targets: &[Place]) -> Vec<Descripto
         below = Some(snapshot);
     }
     layers
+}
+
+/// What the report says of an ancestor that was not imported, because the bundle leaves its layer out.
+fn left_out(bundled: &BundledSnapshot) -> SnapshotReport {
+    let mut report = SnapshotReport::of(&bundled.config, bundled.descriptor.digest, None);
+    report.outcome = Some(Outcome::Skipped);
+    report
 }
 
 impl Incoming<'_> {

@@ -208,6 +208,7 @@ pub fn export_options(store: &Path, snapshot: &str, form: Form, destination: &Pa
         form,
         with_parents: false,
         with_image: false,
+        since: Vec::new(),
         delta: true,
         compression: Compression::Zstd(3),
         tag: None,

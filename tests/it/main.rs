@@ -26,6 +26,7 @@ mod remove;
 mod round_trip;
 mod security_doc;
 mod signals;
+mod since;
 mod tally;
 #[cfg(target_arch = "x86_64")]
 #[path = "../reliability/trace.rs"]
