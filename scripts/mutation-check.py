@@ -101,6 +101,22 @@ MUTANTS = {
         "src/remove.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
     ),
     "leftovers that cannot be looked for": ("src/store/place.rs", "    if is_there(destination)? { temporary", "    if destination.exists() { temporary", "failing_disk"),
+    # thin bundles
+    "layers that are left out are known first": (
+        "src/import/needed.rs", "if needed && !source.exists(layer)? {", "if false && needed && !source.exists(layer)? {", "since",
+    ),
+    "a thin base does not have what it names": (
+        "src/since.rs", "if blobs.contains_key(&layer.digest) || !source.exists(layer)? {", "if blobs.contains_key(&layer.digest) {", "since",
+    ),
+    "a base is compared by digest": (
+        "src/since.rs", "self.may_have(layer) && blobs.get(&made.digest) == Some(&made.size)", "self.may_have(layer) && !blobs.is_empty()", "since",
+    ),
+    "a thin bundle does not replace its base": (
+        "src/export.rs", "(Ok(base), Ok(path)) if base == path =>", "(Ok(base), Ok(path)) if false && base == path =>", "since",
+    ),
+    "a thin bundle is not verified as whole": (
+        "src/cli/verify.rs", "all(|f| f.code == BASE_NEEDED) => Err(Error::NotWhole { count }),", "all(|f| f.code == BASE_NEEDED) => Ok(()),", "since",
+    ),
     # what an end by a signal leaves
     "signals are heeded before the work": (
         "src/cli/mod.rs",

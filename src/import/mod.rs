@@ -650,7 +650,7 @@ fn layers_to_come(chain: &[BundledSnapshot], targets: &[Place]) -> Vec<Descripto
 
 /// What the report says of an ancestor that was not imported, because the bundle leaves its layer out.
 fn left_out(bundled: &BundledSnapshot) -> SnapshotReport {
-    let mut report = SnapshotReport::of(&bundled.config, bundled.descriptor.digest, None);
+    let mut report = SnapshotReport::of(&bundled.config, Some(bundled.descriptor.digest), None);
     report.outcome = Some(Outcome::Skipped);
     report
 }

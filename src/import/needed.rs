@@ -1,6 +1,6 @@
 //! What a chain needs that neither its sources nor the store have: known before anything is unpacked.
 
-use std::fs;
+use std::{collections::HashSet, fs};
 
 use super::{Import, Place};
 use crate::{
@@ -26,21 +26,22 @@ impl Import<'_> {
         chain: &[BundledSnapshot],
         targets: &[Place],
     ) -> Result<usize> {
-        let mut installed = None;
+        let (mut installed, mut all_missing) = (None, Vec::new());
         for (position, (snapshot, (target, _))) in chain.iter().zip(targets).enumerate() {
             let is_installed = fs::symlink_metadata(target).is_ok();
             let missing = self.missing(source, snapshot, chain.get(position + 1), is_installed)?;
-            if !missing.is_empty() {
-                return match installed {
-                    Some(last) => Ok(last + 1),
-                    None => Err(missing_base(source, chain, missing)),
-                };
+            match (missing.is_empty(), installed) {
+                (false, Some(last)) if all_missing.is_empty() => return Ok(last + 1),
+                _ => all_missing.extend(missing),
             }
             if is_installed {
                 installed = Some(position);
             }
         }
-        Ok(chain.len())
+        match all_missing.is_empty() {
+            true => Ok(chain.len()),
+            false => Err(missing_base(source, chain, all_missing)),
+        }
     }
 
     /// The layers that restoring the snapshot needs and the source does not have.
@@ -88,7 +89,9 @@ pub(super) fn explain(error: Error, source: &dyn Source, chain: &[BundledSnapsho
 }
 
 /// The error for layers that are needed and missing.
-fn missing_base(source: &dyn Source, chain: &[BundledSnapshot], missing: Vec<Descriptor>) -> Error {
+fn missing_base(source: &dyn Source, chain: &[BundledSnapshot], mut missing: Vec<Descriptor>) -> Error {
+    let mut seen = HashSet::new();
+    missing.retain(|layer| seen.insert(layer.digest));
     let owner = |layer: &Descriptor| {
         let names = |snapshot: &&BundledSnapshot| snapshot.manifest.layers.iter().any(|l| l.digest == layer.digest);
         // The oldest that names it is the one that it was made of.

@@ -173,7 +173,10 @@ fn import_without_the_base_names_every_layer_and_places_nothing() {
     let before = whole_tree(&store);
     let arguments = ["import", thin.to_str().unwrap(), "--store", store.to_str().unwrap()];
     let error = fails(&run(arguments), 4);
-    assert!(error.contains(&report.left_out[0].digest.to_string()), "{error}");
+    for layer in &report.left_out[..3] {
+        assert!(error.contains(&layer.digest.to_string()), "{error}");
+    }
+    assert!(error.contains(" and 1 more"), "{error}");
     assert!(error.contains("of snapshot base") && error.contains("--base"), "{error}");
     assert_eq!(whole_tree(&store), before);
 }
@@ -279,7 +282,8 @@ fn import_refuses_a_base_of_other_content() {
     let (base, thin, store) = (fixture.path("base.tar"), fixture.path("thin.tar"), fixture.path("target"));
     let options = export_options(&other.store, "base", Form::Tar, &base);
     export(&options).unwrap();
-    export_since(&fixture, "head", ancestor("base"), Form::Tar, &thin);
+    let options = export_options(&fixture.store, "head", Form::Tar, &thin);
+    export(&ExportOptions { since: vec![ancestor("base")], ..options }).unwrap();
     let error = import(&from(&[&thin], &[&base], &store)).unwrap_err();
     assert!(matches!(error, Error::BaseMissing { .. }), "{error}");
     assert!(!store.join("snapshots").exists());
