@@ -8,7 +8,7 @@ use crate::{
     layer::decode::LayerEncoding,
     media_type,
     model::{
-        Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotIdentity, SnapshotRecord, json::MAX_DOCUMENT,
+        Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotRecord, json::MAX_DOCUMENT,
     },
     snapshot::{MAX_DESCRIPTOR, SnapshotDescriptor},
     storage::Source,
@@ -183,9 +183,8 @@ impl BundledSnapshot {
 
     /// Whether `parent` is the snapshot that this one names as its parent.
     pub fn is_child_of(&self, parent: &Self) -> bool {
-        let above = &parent.config.snapshot;
         let named = self.config.snapshot.parent.as_ref();
-        named.is_some_and(|named| SnapshotIdentity::all_of(&above.digest, above.id.as_deref()).contains(named))
+        named.is_some_and(|named| parent.config.snapshot.identities().contains(named))
     }
 
     /// Whether this stack is the parent's stack and one layer more.

@@ -569,7 +569,8 @@ impl Packer<'_> {
             self.blob_bytes += known.layer.size;
             return Ok((known.layer, known.record));
         }
-        let source = SourceFile { path: file.path.clone(), absolute, size, executable: false };
+        let (path, at) = (file.path.clone(), file.path.clone());
+        let source = SourceFile { path, at, absolute, size, executable: false };
         let stamp = stamp(&open, &source.absolute)?;
         let view = FileView { file: &open, path: &source.absolute, size };
         let analysis = analyze(view, None, self.options.jobs, self.options.progress.as_ref())?;

@@ -67,7 +67,7 @@ pub fn open_all(snapshot: &Snapshot) -> Result<OpenedSnapshot> {
 }
 
 fn open_source(folder: &Folder, source: SourceFile) -> Result<Opened> {
-    let file = folder.file(&source.path, OFlags::RDONLY)?;
+    let file = folder.file(&source.at, OFlags::RDONLY)?;
     let meta = file.metadata().context("stat", &source.absolute)?;
     if meta.len() != source.size || (meta.mode() & 0o100 != 0) != source.executable {
         return Err(Error::SourceChanged { path: source.absolute });

@@ -339,8 +339,7 @@ fn told(error: Error) -> Result<String> {
 
 /// By what names a child can know it.
 fn identities(bundled: &BundledSnapshot) -> Vec<SnapshotIdentity> {
-    let record = &bundled.config.snapshot;
-    SnapshotIdentity::all_of(&record.digest, record.id.as_deref()).into()
+    bundled.config.snapshot.identities()
 }
 
 /// What no bundle holds and no check looks at: an alias, a lock, names that begin with a dot.

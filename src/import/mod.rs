@@ -604,9 +604,7 @@ impl Import<'_> {
         no_child_is_hidden(&unreadable)?;
         let staying = staying(&all, &replaced)?;
         let brought = |identity: &SnapshotIdentity| {
-            chain.iter().any(|b| {
-                SnapshotIdentity::all_of(&b.config.snapshot.digest, b.config.snapshot.id.as_deref()).contains(identity)
-            })
+            chain.iter().any(|bundled| bundled.config.snapshot.identities().contains(identity))
         };
         let mut orphans = orphans(&replaced, &staying);
         orphans.retain(|(_, child)| child.descriptor.parent.as_ref().is_some_and(|parent| !brought(parent)));

@@ -58,9 +58,20 @@ impl SnapshotIdentity {
         Self::Id(format!("snap_{}", &digest.hex()[..32]))
     }
 
-    /// All that a snapshot of this digest and `snapshot_id` may be called by its children.
-    pub fn all_of(digest: &Digest, id: Option<&str>) -> [Self; 2] {
-        [Self::Digest(*digest), id.map_or_else(|| Self::migrated(digest), |id| Self::Id(id.to_owned()))]
+    /// The digest that a `final` snapshot had before it was migrated, if it was: its `snapshot_id` holds the first half,
+    /// the name of its one layer the other.
+    pub fn original(id: Option<&str>, disk: Option<&TarPath>) -> Option<Digest> {
+        let layer = disk?.as_str().strip_prefix("layers/layer_")?;
+        let (last, _) = layer.split_once('.')?;
+        format!("sha256:{}{last}", id?.strip_prefix("snap_")?).parse().ok()
+    }
+
+    /// All that a snapshot of this digest, `snapshot_id` and head disk may be called by its children: by what it is, and
+    /// by what it is or was on the other side of a migration, for parent and child are migrated one after the other.
+    pub fn all_of(digest: &Digest, id: Option<&str>, disk: Option<&TarPath>) -> Vec<Self> {
+        let id_or_migrated = id.map_or_else(|| Self::migrated(digest), |id| Self::Id(id.to_owned()));
+        let original = Self::original(id, disk).map(Self::Digest);
+        [Self::Digest(*digest), id_or_migrated].into_iter().chain(original).collect()
     }
 }
 
@@ -168,6 +179,13 @@ pub struct SnapshotRecord {
     /// The head disk's file; absent where the snapshot has no file state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<TarPath>,
+}
+
+impl SnapshotRecord {
+    /// All that its children may call it.
+    pub fn identities(&self) -> Vec<SnapshotIdentity> {
+        SnapshotIdentity::all_of(&self.digest, self.id.as_deref(), self.disk.as_ref())
+    }
 }
 
 /// One row of the file table.

@@ -1,6 +1,8 @@
 //! Generation `final`: `snapshot.json` of 0.7, by the published contract.
 
-use microsandbox_types::snapshot::{DiskLayer, Manifest, SnapshotFormat, SnapshotState, UpperIntegrity, layer_path};
+use microsandbox_types::snapshot::{
+    DiskLayer, Manifest, OwnedVolumeData, SnapshotFormat, SnapshotRootDisk, SnapshotState, UpperIntegrity, layer_path,
+};
 
 use super::{IntegrityAlgorithm, RecordedIntegrity, SnapshotDescriptor, field, plain, unqualified};
 use crate::model::{Generation, ImageRecord, SnapshotIdentity, TarPath};
@@ -27,6 +29,10 @@ pub(super) fn parse(file: &TarPath, bytes: Vec<u8>) -> Result<SnapshotDescriptor
         payloads: Vec::new(),
         recorded: Vec::new(),
         unknown_requires,
+        layers: manifest.state.as_file().map_or(0, |state| state.layers.len()),
+        migrated: None,
+        folders: Vec::new(),
+        flat_root: manifest.root_disk == SnapshotRootDisk::Flat,
     };
     if let SnapshotState::File(state) = &manifest.state {
         descriptor.virtual_size = state.virtual_size;
@@ -36,8 +42,15 @@ pub(super) fn parse(file: &TarPath, bytes: Vec<u8>) -> Result<SnapshotDescriptor
             descriptor.disk = Some(add_layer(&mut descriptor, layer)?);
         }
     }
+    // The files of a full snapshot, its owned volumes too, stand below its checkpoint.
+    let root = if matches!(manifest.state, SnapshotState::Checkpoint(_)) { "checkpoint/" } else { "" };
+    for volume in owned.iter().filter(|volume| matches!(volume.data, OwnedVolumeData::Directory { .. })) {
+        // msb wants it even where the directory has no files.
+        let files = format!("{root}{}/files", volume.directory_path().to_string_lossy());
+        descriptor.folders.push(path_of(&files)?);
+    }
     for (path, payload) in owned.iter().flat_map(|volume| volume.directory_payloads()) {
-        let path = path_of(&path.to_string_lossy())?;
+        let path = path_of(&format!("{root}{}", path.to_string_lossy()))?;
         let value = payload.digest.clone();
         let algorithm = IntegrityAlgorithm::Sha256;
         descriptor.recorded.push(RecordedIntegrity { path: path.clone(), algorithm, value });

@@ -2,7 +2,7 @@
 
 use microsandbox_types::snapshot::cloud_manifest::{Manifest, SnapshotFormat, SnapshotState, UpperIntegrity};
 
-use super::{IntegrityAlgorithm, RecordedIntegrity, SnapshotDescriptor, field, plain, unqualified};
+use super::{IntegrityAlgorithm, RecordedIntegrity, SnapshotDescriptor, field, migrated::migrate, plain, unqualified};
 use crate::{
     digest::Digest,
     model::{Generation, ImageRecord, SnapshotIdentity, TarPath},
@@ -28,6 +28,7 @@ pub(super) fn describe(
         Some(parent) => Some(SnapshotIdentity::Digest(parent.parse().map_err(|e| format!("parent: {e}"))?)),
         None => None,
     };
+    let migrated = migrate(&manifest, &digest);
     let manifest_digest = manifest.image.manifest_digest.parse().map_err(|e| format!("image.manifest_digest: {e}"))?;
     let mut descriptor = SnapshotDescriptor {
         generation,
@@ -44,6 +45,10 @@ pub(super) fn describe(
         payloads: Vec::new(),
         recorded: Vec::new(),
         unknown_requires,
+        layers: 1,
+        migrated,
+        folders: Vec::new(),
+        flat_root: false,
     };
     let SnapshotState::File(state) = manifest.state else { return Ok(descriptor) };
     let disk: TarPath = state.upper.file.parse().map_err(|e| format!("state.upper.file: {e}"))?;

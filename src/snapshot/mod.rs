@@ -5,6 +5,7 @@ mod final_;
 mod flat;
 pub mod integrity;
 pub mod labels;
+pub mod migrated;
 pub mod scan;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
+use migrated::Migrated;
 pub use scan::{SourceFile, scan};
 
 use crate::{
@@ -33,6 +35,8 @@ use crate::{
 pub const V066_FILE: &str = "manifest.json";
 /// The descriptor of every later snapshot.
 pub const SNAPSHOT_FILE: &str = "snapshot.json";
+/// Where a migration leaves the disk of a snapshot with one layer.
+pub const MIGRATED_DISK: &str = "upper.ext4";
 /// A group's mark: the directory that holds it holds members.
 pub const GROUP_FILE: &str = "group.json";
 /// Holds a member's local alias.
@@ -104,6 +108,14 @@ pub struct SnapshotDescriptor {
     pub recorded: Vec<RecordedIntegrity>,
     /// `requires` that we do not know: carried and said.
     pub unknown_requires: Vec<String>,
+    /// How many layers the disk has; none for a snapshot without a file state.
+    pub layers: usize,
+    /// What it becomes when msb 0.7 migrates it; none in `final`.
+    pub migrated: Option<Migrated>,
+    /// Folders that must be there even where they are empty.
+    pub folders: Vec<TarPath>,
+    /// Whether the root disk is the whole filesystem: of the image only its metadata is needed then.
+    pub flat_root: bool,
 }
 
 /// A snapshot directory on disk.
@@ -122,7 +134,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// How another snapshot names this one as its parent.
     pub fn identities(&self) -> Vec<SnapshotIdentity> {
-        SnapshotIdentity::all_of(&self.descriptor.digest, self.descriptor.id.as_deref()).into()
+        let SnapshotDescriptor { digest, id, disk, .. } = &self.descriptor;
+        SnapshotIdentity::all_of(digest, id.as_deref(), disk.as_ref())
     }
 
     /// Whether `directory` holds a descriptor, or may hold one: what cannot be looked at counts.
@@ -156,22 +169,21 @@ impl Snapshot {
             }
         }
         let there = |name: &str| is_there(&directory.join(name));
-        let file = match (there(V066_FILE)?, there(SNAPSHOT_FILE)?) {
-            (true, false) => V066_FILE,
-            (false, true) => SNAPSHOT_FILE,
-            (true, true) => return Err(invalid("it has both manifest.json and snapshot.json".into())),
+        let descriptor = match (there(V066_FILE)?, there(SNAPSHOT_FILE)?) {
+            (true, false) => SnapshotDescriptor::read(directory, V066_FILE)?,
+            (false, true) => SnapshotDescriptor::read(directory, SNAPSHOT_FILE)?,
+            (true, true) => {
+                let descriptor = SnapshotDescriptor::read(directory, SNAPSHOT_FILE)?;
+                let migrated = SnapshotDescriptor::read(directory, V066_FILE)?.migrated;
+                // A migration publishes the new descriptor before it takes the old one away.
+                if migrated.is_none_or(|migrated| migrated.digest != descriptor.digest) {
+                    let reason = "it has both manifest.json and snapshot.json, and one is not the other one migrated";
+                    return Err(invalid(reason.into()));
+                }
+                descriptor
+            }
             (false, false) => return Err(Error::NoSnapshot { directory: directory.into() }),
         };
-        let path = directory.join(file);
-        let bytes = match read_small(&path)? {
-            Small::Bytes(bytes) => bytes,
-            Small::Irregular => return Err(invalid(format!("its {file} is not a regular file"))),
-            Small::TooLarge => {
-                let reason = format!("it is larger than {MAX_DESCRIPTOR} bytes");
-                return Err(Error::InvalidDescriptor { path, reason });
-            }
-        };
-        let descriptor = SnapshotDescriptor::parse(&path, &file.parse()?, bytes)?;
 
         // `.` and `x/..` have no name of their own.
         let mut named = std::path::absolute(directory).context("resolve", directory)?;
@@ -197,6 +209,39 @@ impl Snapshot {
 }
 
 impl SnapshotDescriptor {
+    /// Whether both describe one snapshot: they have one digest, or one is what msb makes of the other.
+    pub fn is_same_snapshot(&self, other: &Self) -> bool {
+        let becomes = |one: &Self, two: &Self| one.migrated.as_ref().is_some_and(|one| one.digest == two.digest);
+        self.digest == other.digest || becomes(self, other) || becomes(other, self)
+    }
+
+    /// The digest that it had before it was migrated, if it was.
+    pub fn original(&self) -> Option<Digest> {
+        SnapshotIdentity::original(self.id.as_deref(), self.disk.as_ref())
+    }
+
+    /// The file of the only layer of a `final` snapshot's disk.
+    pub fn only_layer(&self) -> Option<&TarPath> {
+        self.disk.as_ref().filter(|_| self.generation == Generation::Final && self.layers == 1)
+    }
+
+    /// Reads the descriptor `file` of `directory`.
+    fn read(directory: &Path, file: &str) -> Result<Self> {
+        let path = directory.join(file);
+        let bytes = match read_small(&path)? {
+            Small::Bytes(bytes) => bytes,
+            Small::Irregular => {
+                let reason = format!("its {file} is not a regular file");
+                return Err(Error::InvalidSnapshot { directory: directory.into(), reason });
+            }
+            Small::TooLarge => {
+                let reason = format!("it is larger than {MAX_DESCRIPTOR} bytes");
+                return Err(Error::InvalidDescriptor { path, reason });
+            }
+        };
+        Self::parse(&path, &file.parse()?, bytes)
+    }
+
     /// Parses the descriptor `bytes` of the file `file`, found at `file_path`, strictly: an unknown or duplicate key or a
     /// wrong type is an error; a `requires` that we do not know is not, it is carried.
     ///

@@ -7,7 +7,7 @@ use std::{
 
 use rustix::fs::FileType;
 
-use super::Snapshot;
+use super::{MIGRATED_DISK, Snapshot, V066_FILE};
 pub use crate::model::{config::MAX_DEPTH, path::is_bookkeeping};
 use crate::{
     beneath::Folder,
@@ -21,8 +21,10 @@ pub const MAX_FILES: usize = 100_000;
 /// A regular file that travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
-    /// Its path in the snapshot directory.
+    /// Its path in the file table.
     pub path: TarPath,
+    /// Its path in the snapshot directory: the same, but for the disk of a migrated snapshot.
+    pub at: TarPath,
     /// Where it is.
     pub absolute: PathBuf,
     /// Logical size, in bytes.
@@ -65,6 +67,10 @@ pub fn scan_in(directory: &Folder, snapshot: &Snapshot) -> Result<Vec<SourceFile
             if is_bookkeeping(name) {
                 continue;
             }
+            // Of a migration that is not at its end; `Snapshot::open` has compared it.
+            if prefix.is_empty() && name == V066_FILE && snapshot.descriptor.file.as_str() != V066_FILE {
+                continue;
+            }
             let text = format!("{prefix}{name}");
             if let Some(other) = folded.insert(fold(name), text.clone()) {
                 return Err(invalid(format!("{other} and {text} differ only in case or Unicode form")));
@@ -90,8 +96,11 @@ pub fn scan_in(directory: &Folder, snapshot: &Snapshot) -> Result<Vec<SourceFile
             }
             let executable = stat.st_mode & 0o100 != 0;
             let size = u64::try_from(stat.st_size).map_err(|_| invalid(format!("{text} has a negative size")))?;
-            files.push(SourceFile { path, absolute, size, executable });
+            files.push(SourceFile { at: path.clone(), path, absolute, size, executable });
         }
+    }
+    if let Some(layer) = snapshot.descriptor.only_layer() {
+        name_migrated_disk(&mut files, layer);
     }
     files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
 
@@ -111,6 +120,16 @@ pub fn scan_in(directory: &Folder, snapshot: &Snapshot) -> Result<Vec<SourceFile
         }
     }
     Ok(files)
+}
+
+/// A migration leaves the disk under its old name. It travels under the layer's: a reader finds it there, and the bundle
+/// is the same wherever the disk stands.
+fn name_migrated_disk(files: &mut [SourceFile], layer: &TarPath) {
+    if files.iter().all(|file| file.path != *layer)
+        && let Some(upper) = files.iter_mut().find(|file| file.path.as_str() == MIGRATED_DISK)
+    {
+        upper.path = layer.clone();
+    }
 }
 
 fn relative<'a>(directory: &Path, path: &'a Path) -> &'a Path {
