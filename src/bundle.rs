@@ -7,9 +7,7 @@ use crate::{
     error::{Error, Result},
     layer::decode::LayerEncoding,
     media_type,
-    model::{
-        Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotRecord, json::MAX_DOCUMENT,
-    },
+    model::{Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotRecord, json::MAX_DOCUMENT},
     snapshot::{MAX_DESCRIPTOR, SnapshotDescriptor},
     storage::Source,
     store::{image_cache::MAX_METADATA, vmdk::MAX_VMDK},
@@ -132,6 +130,11 @@ impl BundledSnapshot {
             let row = self.config.files.iter().find(|f| f.path == *payload);
             if row.is_none_or(|row| size.is_some_and(|size| size != row.size)) {
                 return fail(format!("the payload {payload} is missing or has another size than the descriptor says"));
+            }
+        }
+        for folder in &descriptor.folders {
+            if let Some(file) = folder.folders().chain([folder.as_str()]).find(|path| self.config.is_file(path)) {
+                return fail(format!("{file} is a file, and the descriptor needs a folder there"));
             }
         }
         Ok(descriptor)

@@ -25,10 +25,10 @@ use crate::{
     recorded::RecordedChecks,
     repair::Repair,
     report::{CheckReport, Finding},
-    snapshot::{Snapshot, is_there, labels, scan::scan},
+    snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels, scan::scan},
     store::{
         Store,
-        image_cache::{cached_images, files_for, is_metadata_of, manifest_of},
+        image_cache::{CachedImage, cached_images, is_metadata_of, manifest_of, needed_files},
         lock,
         place::dead_stages,
         record::{ImportRecord, RECORD_FILE},
@@ -226,7 +226,9 @@ impl Look<'_> {
             self.brought.extend(record.cache.iter().map(|row| (row.path.clone(), image.manifest_digest)));
         }
         let digest = snapshot.descriptor.digest;
-        if let Some(record) = record.as_ref().filter(|record| record.snapshot != digest) {
+        // msb has migrated it since: there is another descriptor, of the same snapshot.
+        let is_migrated = record.as_ref().is_some_and(|record| snapshot.was(record.snapshot));
+        if let Some(record) = record.as_ref().filter(|record| record.snapshot != digest && !is_migrated) {
             let text = format!("its descriptor's digest is {digest}; {} was imported", record.snapshot);
             self.report("descriptor-changed", directory, text);
         }
@@ -237,29 +239,43 @@ impl Look<'_> {
                 Vec::new()
             }
         };
-        let rows: HashMap<&TarPath, &FileRecord> =
-            record.iter().flat_map(|record| &record.files).map(|row| (&row.path, row)).collect();
+        let places: HashMap<&TarPath, &TarPath> = present.iter().map(|file| (&file.path, &file.at)).collect();
+        let place = |path| places.get(path).copied().unwrap_or(path);
+        let is_descriptor = |path: &TarPath| matches!(path.as_str(), V066_FILE | SNAPSHOT_FILE);
+        let imported = record.iter().flat_map(|record| &record.files);
+        let imported = imported.filter(|row| !(is_migrated && is_descriptor(&row.path)));
+        let rows: HashMap<&TarPath, &FileRecord> = imported.map(|row| (place(&row.path), row)).collect();
         let mut analyses = HashMap::new();
-        let paths: HashSet<&TarPath> = present.iter().map(|file| &file.path).collect();
+        let paths: HashSet<&TarPath> =
+            present.iter().map(|file| &file.at).filter(|path| !(is_migrated && is_descriptor(path))).collect();
         let labels = labels::own(snapshot.descriptor.generation, directory).unwrap_or_else(|error| {
             self.report("file-unreadable", directory, error);
             None
         });
         let is_labels = |path: &TarPath| Some(path) == labels.as_ref();
         for path in paths.iter().chain(rows.keys()).copied().filter(|path| !is_labels(path)).collect::<HashSet<_>>() {
-            let needed = snapshot.descriptor.recorded.iter().any(|recorded| recorded.path == *path);
+            let needed = snapshot.descriptor.recorded.iter().any(|recorded| place(&recorded.path) == path);
             if rows.contains_key(path) || needed {
                 self.file(directory, path, rows.get(path).copied(), &mut analyses);
             }
         }
         for recorded in &snapshot.descriptor.recorded {
-            if let Some((file, analysis)) = analyses.get(&recorded.path) {
-                let path = directory.join(&recorded.path);
+            if let Some((file, analysis)) = analyses.get(place(&recorded.path)) {
+                let path = directory.join(place(&recorded.path));
                 let checks = RecordedChecks::start(self.progress.clone())?;
                 let added = checks.add(recorded, file, path.clone(), analysis);
                 if let Err(error) = added.and(checks.finish()) {
                     self.report("recorded-integrity", &path, error);
                 }
+            }
+        }
+        for folder in &snapshot.descriptor.folders {
+            match beneath::Folder::open(directory).and_then(|root| root.folder(folder)) {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    self.report("folder-missing", &directory.join(folder), "msb needs it, even when it is empty")
+                }
+                Err(error) => self.report("file-unreadable", &directory.join(folder), error),
             }
         }
         self.progress.end();
@@ -359,9 +375,18 @@ impl Look<'_> {
         for (path, error) in unreadable {
             self.report("cache-unreadable", &cache.join(&path), error);
         }
+        let pins = |image: &CachedImage, flat_root: bool| {
+            let pinned =
+                |s: &&Snapshot| s.descriptor.image.as_ref().is_some_and(|i| i.manifest_digest == image.manifest_digest);
+            snapshots.iter().filter(pinned).any(|s| s.descriptor.flat_root == flat_root)
+        };
         for image in &cached {
             for problem in &image.problems {
                 self.report("image-document", &cache.join(&image.path), problem);
+            }
+            // Of an image that only flat root disks pin, the metadata is enough.
+            if pins(image, true) && !pins(image, false) {
+                continue;
             }
             for layer in &image.layers {
                 if is_there(&cache.join(layer))? {
@@ -372,13 +397,16 @@ impl Look<'_> {
             }
         }
         let mut seen = HashSet::new();
-        for image in snapshots.iter().filter_map(|s| s.descriptor.image.as_ref()) {
+        for snapshot in snapshots {
+            let (Some(image), flat_root) = (&snapshot.descriptor.image, snapshot.descriptor.flat_root) else {
+                continue;
+            };
             let vmdk = cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex()));
             // A snapshot may be in a store without its image.
             let there = is_there(&vmdk)? || cached.iter().any(|c| c.manifest_digest == image.manifest_digest);
-            if seen.insert(image.manifest_digest)
+            if seen.insert((image.manifest_digest, flat_root))
                 && there
-                && let Err(error) = files_for(&cache, image)
+                && let Err(error) = needed_files(&cache, image, flat_root)
             {
                 self.report("image-invalid", &vmdk, error);
             }

@@ -34,11 +34,11 @@ use crate::{
     recorded::RecordedChecks,
     report::{ExportReport, LeftOutLayer},
     since::{BaseLayers, LayerOf, Since},
-    snapshot::{Snapshot, labels, scan::SourceFile},
+    snapshot::{Snapshot, V066_FILE, labels, scan::SourceFile},
     storage::{BlobWriter, Target, Unkept},
     store::{
         Store,
-        image_cache::{CacheContent, CacheFile, files_for},
+        image_cache::{CacheContent, CacheFile, needed_files},
         lock,
         record::{ImportRecord, RECORD_FILE},
     },
@@ -202,23 +202,27 @@ fn as_imported(
         Ok(None) => return Ok(()),
         Err(reason) => return changed(snapshot.directory.clone(), format!("its record cannot be read: {reason}")),
     };
+    let descriptor = &snapshot.descriptor;
+    let is_migrated = snapshot.was(imported.snapshot);
     // With another descriptor it is another snapshot, whose digest promises nothing of this one's files.
-    if imported.snapshot != snapshot.descriptor.digest {
+    if imported.snapshot != descriptor.digest && !is_migrated {
         return Ok(());
     }
-    let labels = labels::own(snapshot.descriptor.generation, &snapshot.directory)?;
-    let may_differ = |path: &TarPath| *path == snapshot.descriptor.file || Some(path) == labels.as_ref();
+    let labels = labels::own(descriptor.generation, &snapshot.directory)?;
+    let is_descriptor = |path: &TarPath| *path == descriptor.file || is_migrated && path.as_str() == V066_FILE;
+    let may_differ = |path: &TarPath| is_descriptor(path) || Some(path) == labels.as_ref();
+    let found: HashMap<&TarPath, &PackedFile> = files.iter().map(|file| (&file.source.at, file)).collect();
     for row in imported.files.iter().filter(|row| !may_differ(&row.path)) {
         let path = snapshot.directory.join(&row.path);
-        match files.binary_search_by(|file| file.source.path.cmp(&row.path)) {
-            Err(_) => return changed(path, "it is gone".into()),
-            Ok(at) if files[at].source.size != row.size || files[at].analysis.contents.root != row.root => {
-                return changed(path, format!("its root is {}, not {}", files[at].analysis.contents.root, row.root));
+        match found.get(&row.path) {
+            None => return changed(path, "it is gone".into()),
+            Some(file) if file.source.size != row.size || file.analysis.contents.root != row.root => {
+                return changed(path, format!("its root is {}, not {}", file.analysis.contents.root, row.root));
             }
-            Ok(at) if files[at].source.executable != row.executable => {
+            Some(file) if file.source.executable != row.executable => {
                 return changed(path, "its executable bit is another".into());
             }
-            Ok(_) => {}
+            Some(_) => {}
         }
     }
     Ok(())
@@ -412,19 +416,22 @@ impl Packer<'_> {
     ) -> Result<(Descriptor, LayerRecord)> {
         let mut planned = Vec::new();
         let mut listed = Vec::new();
+        let by_root = parent.map(Packed::by_root).unwrap_or_default();
         for file in files {
             let path = file.source.path.clone();
-            let base = base_of(&file.source, snapshot, parent);
+            let root = file.analysis.contents.root;
             if let Some(parent) = parent
-                && parent.file(&path).is_some_and(|p| p.analysis.contents.root == file.analysis.contents.root)
+                && parent.file(&path).is_some_and(|p| p.analysis.contents.root == root)
             {
                 continue;
             }
-            let segments = match base {
-                Some(_) => Some(file.analysis.segments.clone()),
-                None => file.whole_segments(),
+            // The same layer stands at another path in a full snapshot than in one of the disk.
+            let (base, plan) = match (by_root.get(&root), base_of(&file.source, snapshot, parent)) {
+                (Some(same), _) => (Some(*same), file.plan_unchanged()?),
+                (None, Some(base)) => (Some(base), file.plan(Some(file.analysis.segments.clone()))?),
+                (None, None) => (None, file.plan(file.whole_segments())?),
             };
-            planned.push(file.plan(segments)?);
+            planned.push(plan);
             listed.push(LayerFile { path, base: base.map(|b| b.source.path.clone()) });
         }
         check_segments(&planned, name.as_str())?;
@@ -522,7 +529,7 @@ impl Packer<'_> {
         let Some(image) = &snapshot.descriptor.image else { return Ok(Vec::new()) };
         let cache = Store::at(&self.options.store).cache();
         let mut layers = Vec::new();
-        for file in files_for(&cache, image)? {
+        for file in needed_files(&cache, image, snapshot.descriptor.flat_root)? {
             if let Some(done) = self.cache.get(&file.path) {
                 layers.push(done.clone());
                 continue;

@@ -39,6 +39,7 @@ mod rename;
 mod repair;
 pub mod report;
 pub mod restore;
+mod same;
 pub mod seek_table;
 pub mod settle;
 pub mod since;

@@ -1,6 +1,6 @@
 //! A snapshot that an export has packed, which the next one may be a delta over.
 
-use std::{fs::File, ops::Range, path::PathBuf};
+use std::{collections::HashMap, fs::File, ops::Range, path::PathBuf};
 
 use crate::{
     bundle,
@@ -13,7 +13,7 @@ use crate::{
     },
     layer_cache::Stamp,
     media_type,
-    model::{Descriptor, FileRecord, SnapshotConfig, SnapshotName, TarPath},
+    model::{Descriptor, FileRecord, SnapshotConfig, SnapshotName, TarPath, config::Root},
     opened::{Opened, stamp},
     report::SnapshotReport,
     snapshot::{Snapshot, scan::SourceFile},
@@ -48,6 +48,14 @@ impl PackedFile {
             data_bytes: self.analysis.contents.data_bytes,
             root: self.analysis.contents.root,
         }
+    }
+
+    /// Its entry of a delta over a file that has the same bytes: it holds nothing.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    pub fn plan_unchanged(&self) -> Result<PlannedFile> {
+        Ok(PlannedFile { sum: 0, ..self.plan(Some(Vec::new()))? })
     }
 
     /// Its entry of a layer, which holds these segments, or all of it.
@@ -107,6 +115,12 @@ impl Packed {
     /// The file at this path.
     pub fn file(&self, path: &TarPath) -> Option<&PackedFile> {
         self.files.binary_search_by(|f| f.source.path.cmp(path)).ok().map(|at| &self.files[at])
+    }
+
+    /// Its files by what they hold, those that a delta goes over; of several the first by path.
+    pub fn by_root(&self) -> HashMap<Root, &PackedFile> {
+        let files = self.files.iter().rev().filter(|file| file.source.size >= DELTA_MIN);
+        files.map(|file| (file.analysis.contents.root, file)).collect()
     }
 
     /// That its files are still those that were read.

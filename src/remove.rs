@@ -18,7 +18,7 @@ use crate::{
     snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, scan, seen},
     store::{
         Store, Unreadable,
-        image_cache::{cached_images, files_for, named_files},
+        image_cache::{cached_images, files_for, named_files, needed_files},
         lock,
         place::{Stage, sync_folder},
         record::{ImportRecord, RECORD_FILE},
@@ -249,11 +249,13 @@ fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<
         })?;
         needed.extend(record.into_iter().flat_map(|record| record.cache).map(|row| row.path));
     }
-    for image in &kept {
+    for snapshot in staying {
+        let Some(image) = &snapshot.descriptor.image else { continue };
         let there = cached.iter().any(|c| c.manifest_digest == image.manifest_digest)
             || is_there(&cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex())))?;
         if there {
-            needed.extend(files_for(cache, image)?.into_iter().map(|file| file.path));
+            let files = needed_files(cache, image, snapshot.descriptor.flat_root)?;
+            needed.extend(files.into_iter().map(|file| file.path));
         }
     }
     let mut files = Vec::new();

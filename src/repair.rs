@@ -1,5 +1,7 @@
 //! Repair: what a check found bad is taken from a bundle that holds the very same, staged, verified and exchanged.
 
+mod migrated;
+
 use std::{
     collections::{HashMap, HashSet},
     ffi::OsStr,
@@ -9,6 +11,7 @@ use std::{
     sync::{Arc, mpsc::sync_channel},
 };
 
+use migrated::{is_migrated, is_table_migrated, migrate_again, migrated_disk};
 use rustix::fs::OFlags;
 
 use crate::{
@@ -24,7 +27,7 @@ use crate::{
     restore::{Below, Restorer},
     settle::{Restored, Settler},
     snapshot::{
-        SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels,
+        MIGRATED_DISK, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels,
         scan::{MAX_DEPTH, is_bookkeeping},
     },
     storage::Source,
@@ -114,6 +117,9 @@ impl Repair<'_> {
             return Ok(Err(error.to_string()));
         }
         self.snapshot(source, same, bundled, found, directory, bad.without_parent())?;
+        if let Some(reason) = migrate_again(&bad.directory, directory, same)? {
+            return Ok(Err(reason));
+        }
         if let Some(reason) = keep_own_files(&bad.directory, directory, same)? {
             return Ok(Err(reason));
         }
@@ -178,12 +184,14 @@ impl Repair<'_> {
         without_parent: bool,
     ) -> Result<()> {
         fs::create_dir(directory).context("create", directory)?;
+        let unmoved = HashMap::new();
         // A parent that is good saves fetching what is beneath the snapshot's own layer.
         let parent = bundled
             .iter()
             .find(|parent| same.extends(parent) && same.is_child_of(parent))
             .and_then(|parent| {
-                Some(Below { bundled: parent, directory: found.good.get(&parent.config.snapshot.digest)? })
+                let directory = found.good.get(&parent.config.snapshot.digest)?;
+                Some(Below { bundled: parent, directory, moved: &unmoved })
             })
             .filter(|below| {
                 let record = ImportRecord::read(below.directory);
@@ -257,8 +265,16 @@ impl Repair<'_> {
                 "which snapshot it was cannot be told: neither its record nor its descriptor is readable".into()
             ));
         };
-        let Some(same) = bundled.iter().find(|b| b.config.snapshot.digest == digest) else {
-            return Ok(Err(format!("the bundle does not hold {digest}")));
+        let holds = |digest: Digest| bundled.iter().find(|b| b.config.snapshot.digest == digest);
+        let Some(same) = holds(digest) else {
+            // It was imported before msb migrated it, and the bundle was made after.
+            let migrated = bad.digest.and_then(holds).zip(bad.record.as_ref());
+            return Ok(match migrated {
+                Some((same, record)) if is_migrated(&bad.directory, digest)? && is_table_migrated(record, same) => {
+                    Ok(same)
+                }
+                _ => Err(format!("the bundle does not hold {digest}")),
+            });
         };
         // Labels of today stay, whatever they were in the bundle.
         let labels = labels::own(same.config.snapshot.generation, &bad.directory)?;
@@ -282,11 +298,15 @@ impl Repair<'_> {
             Err(error) => return Ok(Some(format!("without a record of its import nothing is replaced ({error})"))),
         };
         let labels = labels::own(descriptor.generation, &bad.directory)?;
+        let disk = migrated_disk(&bad.directory)?;
         for path in files_below(&bad.directory, Path::new(""), 0)? {
+            // The bundle has it under another name.
+            let is_disk = path == Path::new(MIGRATED_DISK);
+            let name = disk.as_ref().filter(|_| is_disk).map_or(path.as_path(), |disk| Path::new(disk.as_str()));
             if labels.as_ref().is_some_and(|labels| Path::new(labels.as_str()) == path) {
                 continue;
             }
-            let Some(row) = same.config.files.iter().find(|row| Path::new(row.path.as_str()) == path) else {
+            let Some(row) = same.config.files.iter().find(|row| Path::new(row.path.as_str()) == name) else {
                 return Ok(Some(format!("the bundle does not have its {}", path.display())));
             };
             // What the descriptor binds is compared with what it says, and the bundle's file with the same.
@@ -363,12 +383,14 @@ fn keep_own_files(bad: &Path, directory: &Path, same: &BundledSnapshot) -> Resul
 pub(crate) fn keep_below(bad: &Path, directory: &Path, same: &SnapshotConfig) -> Result<Option<String>> {
     // It would be taken for another snapshot.
     for descriptor in [SNAPSHOT_FILE, V066_FILE].map(|name| bad.join(name)) {
-        let is_brought = same.snapshot.descriptor.as_str() == descriptor.file_name().unwrap_or_default();
+        let is_brought = is_there(&directory.join(descriptor.file_name().unwrap_or_default()))?;
         if !is_brought && is_there(&descriptor)? {
             return Ok(Some(format!("{} is not its descriptor; move it away", descriptor.display())));
         }
     }
-    if let Some(reason) = keep_in(bad, directory, 0)? {
+    // The disk came under its layer's name: the same file, wherever a migration left the other one.
+    let disk = migrated_disk(bad)?.filter(|disk| same.row(disk).is_some());
+    if let Some(reason) = keep_in(bad, directory, disk.map(|_| MIGRATED_DISK), 0)? {
         return Ok(Some(reason));
     }
     let meta = fs::metadata(bad).context("look at", bad)?;
@@ -376,9 +398,12 @@ pub(crate) fn keep_below(bad: &Path, directory: &Path, same: &SnapshotConfig) ->
     Ok(None)
 }
 
-fn keep_in(bad: &Path, directory: &Path, depth: usize) -> Result<Option<String>> {
+fn keep_in(bad: &Path, directory: &Path, but: Option<&str>, depth: usize) -> Result<Option<String>> {
     for entry in fs::read_dir(bad).context("read", bad)? {
         let entry = entry.context("read", bad)?;
+        if but.is_some_and(|but| entry.file_name() == but) {
+            continue;
+        }
         let (from, to) = (entry.path(), directory.join(entry.file_name()));
         let kind = entry.file_type().context("stat", &from)?;
         let there = match fs::symlink_metadata(&to) {
@@ -397,7 +422,7 @@ fn keep_in(bad: &Path, directory: &Path, depth: usize) -> Result<Option<String>>
                 if there.is_none() {
                     fs::create_dir(&to).context("create", &to)?;
                 }
-                if let Some(reason) = keep_in(&from, &to, depth + 1)? {
+                if let Some(reason) = keep_in(&from, &to, None, depth + 1)? {
                     return Ok(Some(reason));
                 }
                 if there.is_none() {

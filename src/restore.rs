@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Room for headers, sparse maps and padding beside the data of a layer's files.
-const TAR_SLACK: u64 = 1 << 30;
+pub const TAR_SLACK: u64 = 1 << 30;
 
 /// Restores snapshots of one source.
 pub struct Restorer<'a> {
@@ -53,6 +53,8 @@ pub struct Below<'a> {
     pub bundled: &'a BundledSnapshot,
     /// Where its files are.
     pub directory: &'a Path,
+    /// Those that stand at another path there than the file table gives them.
+    pub moved: &'a HashMap<TarPath, TarPath>,
 }
 
 /// Which files of a restored directory came from the one beneath it, and where they were written to since. Files that
@@ -77,10 +79,10 @@ impl Restorer<'_> {
         let mut present: BTreeMap<TarPath, PathBuf> = BTreeMap::new();
         let mut inherited = Inherited::new();
         let uses: Vec<_> = bundled.config.layers[..stack].iter().map(uses_of_bases).collect();
-        if let Some(Below { bundled: below, directory }) = parent {
+        if let Some(Below { bundled: below, directory, moved }) = parent {
             first = stack - 1;
             for file in &below.config.files {
-                present.insert(file.path.clone(), directory.join(&file.path));
+                present.insert(file.path.clone(), directory.join(moved.get(&file.path).unwrap_or(&file.path)));
                 inherited.insert(file.path.clone(), Origin { base: file.path.clone(), touched: Vec::new() });
             }
         }
@@ -402,17 +404,21 @@ pub struct TableCheck<'a> {
 }
 
 impl TableCheck<'_> {
-    /// Compares every file, whole: root, size and mode; and makes them durable, and their folders.
+    /// Compares these rows, each with the file at the path beside it, whole: root, size and mode; and makes them durable,
+    /// and their folders, and the empty `folders`.
     ///
     /// # Errors
     /// [`Error::RootMismatch`], [`Error::InvalidBundle`], I/O.
-    pub fn compare(&self) -> Result<()> {
-        let mut folders = BTreeSet::from([self.directory.to_path_buf()]);
-        for row in &self.config.files {
-            self.row(row, None, false)?.file.sync_all().context("fsync", self.directory.join(&row.path))?;
-            folders.extend(row.path.folders().map(|folder| self.directory.join(folder)));
+    pub fn compare(&self, rows: &[(&FileRecord, &TarPath)], folders: &[TarPath]) -> Result<()> {
+        let mut above = BTreeSet::from([self.directory.to_path_buf()]);
+        for (row, at) in rows {
+            self.row(row, at, None, false)?.file.sync_all().context("fsync", self.directory.join(at))?;
+            above.extend(at.folders().map(|folder| self.directory.join(folder)));
         }
-        folders.iter().rev().try_for_each(|folder| sync_folder(folder))
+        for folder in folders {
+            above.extend(folder.folders().chain([folder.as_str()]).map(|folder| self.directory.join(folder)));
+        }
+        above.iter().rev().try_for_each(|folder| sync_folder(folder))
     }
 
     /// As [`Self::compare`], for a directory that only this process writes to. Of files that were `inherited` from a
@@ -428,13 +434,13 @@ impl TableCheck<'_> {
             Some(Prior { contents: below.get(&origin.base)?, touched: &origin.touched })
         };
         let rows = self.config.files.iter();
-        rows.map(|row| Ok((row.path.clone(), self.row(row, prior(&row.path), true)?))).collect()
+        rows.map(|row| Ok((row.path.clone(), self.row(row, &row.path, prior(&row.path), true)?))).collect()
     }
 
-    fn row(&self, row: &FileRecord, prior: Option<Prior>, punch: bool) -> Result<Compared> {
-        let path = self.directory.join(&row.path);
+    fn row(&self, row: &FileRecord, at: &TarPath, prior: Option<Prior>, punch: bool) -> Result<Compared> {
+        let path = self.directory.join(at);
         let flags = if punch { OFlags::RDWR } else { OFlags::RDONLY };
-        let file = Folder::open(self.directory)?.file(&row.path, flags)?;
+        let file = Folder::open(self.directory)?.file(at, flags)?;
         let meta = file.metadata().context("stat", &path)?;
         let size = meta.len();
         let view = FileView { file: &file, path: &path, size };

@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    beneath::Folder,
     bundle::BundledSnapshot,
     error::{IoContext, Result},
     layer::analyze::Contents,
@@ -76,6 +77,9 @@ impl Settler {
         let check = TableCheck { config: &bundled.config, directory, jobs: self.jobs, progress: &Silent };
         let compared = check.settle(inherited, below)?;
         let descriptor = descriptor_of(bundled, directory)?;
+        // They are in no table: the descriptor names those that must be there.
+        let root = Folder::open(directory)?;
+        descriptor.folders.iter().try_for_each(|folder| root.make(folder.as_str()).map(drop))?;
         let mut still_read = false;
         for recorded in &descriptor.recorded {
             let Some(found) = compared.get(&recorded.path) else { continue };

@@ -8,7 +8,7 @@ mod cache;
 mod needed;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -25,16 +25,17 @@ use crate::{
     composite::Composite,
     error::{Error, IoContext, Result},
     layout,
-    model::{Descriptor, LayerRecord, SnapshotConfig, SnapshotIdentity, SnapshotName, TarPath},
+    model::{Descriptor, LayerRecord, SnapshotConfig, SnapshotIdentity, SnapshotName},
     progress::Progress,
     reference::RegistryReference,
     registry,
     remove::{display, no_child_is_hidden, orphans, staying},
     repair::{keep_below, record_of},
     report::{ImportReport, Outcome, SnapshotReport},
-    restore::{Below, Restorer, TableCheck},
+    restore::{Below, Restorer},
+    same::{self, Existing, IncomingDescriptor, Same},
     settle::{Restored, Settler},
-    snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, hides, is_folder, is_there, scan, seen},
+    snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, hides, is_folder, is_there, seen},
     storage::Source,
     store::{
         Store,
@@ -158,8 +159,8 @@ struct Incoming<'a> {
     /// Where its verified files are: staged, or already in the store.
     directory: PathBuf,
     outcome: Outcome,
-    /// Files of one that is there which the bundle does not have.
-    more: Vec<TarPath>,
+    /// What is there already, where that is the outcome.
+    existing: Option<Existing>,
 }
 
 impl Import<'_> {
@@ -337,7 +338,8 @@ impl Import<'_> {
         match place_directory(&self.destination, &snapshot.directory, &snapshot.target, self.options.force) {
             // Another import was faster: identical is as good as placed by us.
             Err(Error::AlreadyExists { .. }) => {
-                self.compare_existing(snapshot.brought.config, &snapshot.target)?;
+                let descriptor = || Snapshot::open(&snapshot.directory).map(|staged| Some(staged.descriptor));
+                self.compare_existing(snapshot.brought.config, &snapshot.target, &descriptor)?;
                 Ok(Placed::AlreadyThere)
             }
             other => other,
@@ -471,33 +473,46 @@ impl Import<'_> {
         below: Option<(&BundledSnapshot, &Incoming)>,
     ) -> Result<(Incoming<'b>, Option<Restored<'b>>)> {
         let brought = bundled.brought();
-        if let Some(more) = self.already_there(brought.config, &target)? {
-            let (directory, outcome) = (target.clone(), Outcome::AlreadyThere);
-            return Ok((Incoming { brought, target, member, directory, outcome, more }, None));
+        let descriptor = || same::descriptor_in(bundled, restorer.source);
+        if let Some(existing) = self.already_there(brought.config, &target, &descriptor)? {
+            let (directory, outcome, existing) = (target.clone(), Outcome::AlreadyThere, Some(existing));
+            return Ok((Incoming { brought, target, member, directory, outcome, existing }, None));
         }
         fs::create_dir(&directory).context("create", &directory)?;
         // The oldest of a chain may be a child of what neither travelled nor is here.
         let without_parent = below.is_none() && self.misses_parent(brought.config)?;
-        let below = below.filter(|(below, _)| bundled.extends(below));
-        let parent = below.map(|(bundled, incoming)| Below { bundled, directory: &incoming.directory });
+        // One that was migrated has not all files of the parent's table: the whole stack is unpacked.
+        let is_migrated = |below: &Incoming| below.existing.as_ref().is_some_and(|e| e.same == Same::Migrated);
+        let below = below.filter(|(below, incoming)| bundled.extends(below) && !is_migrated(incoming));
+        let unmoved = HashMap::new();
+        let parent = below.map(|(bundled, incoming)| Below {
+            bundled,
+            directory: &incoming.directory,
+            moved: incoming.existing.as_ref().map_or(&unmoved, |existing| &existing.moved),
+        });
         let inherited = restorer.restore(bundled, &directory, parent)?;
         self.complete(brought, &directory, &target, without_parent)?;
         let over_previous = below.is_some_and(|(_, below)| below.outcome == Outcome::Placed);
         let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
         let outcome = Outcome::Placed;
-        Ok((Incoming { brought, target, member, directory, outcome, more: Vec::new() }, Some(restored)))
+        Ok((Incoming { brought, target, member, directory, outcome, existing: None }, Some(restored)))
     }
 
-    /// Whether the snapshot is at its target, and then the files there that it does not have.
-    fn already_there(&self, config: &SnapshotConfig, target: &Path) -> Result<Option<Vec<TarPath>>> {
+    /// The snapshot, if it is at its target.
+    fn already_there(
+        &self,
+        config: &SnapshotConfig,
+        target: &Path,
+        descriptor: IncomingDescriptor,
+    ) -> Result<Option<Existing>> {
         if fs::symlink_metadata(target).is_err() {
             return Ok(None);
         }
-        match self.compare_existing(config, target) {
-            Ok(more) => {
+        match self.compare_existing(config, target, descriptor) {
+            Ok(existing) => {
                 // It may have to be changed when all is placed: that it can be read is known before.
                 ImportRecord::of(target)?;
-                Ok(Some(more))
+                Ok(Some(existing))
             }
             Err(Error::Different { .. }) if self.options.force => Ok(None),
             Err(error) => Err(error),
@@ -548,33 +563,34 @@ impl Import<'_> {
         fs::remove_dir_all(&staged).context("remove", &staged)
     }
 
-    fn check<'c>(&'c self, config: &'c SnapshotConfig, directory: &'c Path) -> TableCheck<'c> {
-        TableCheck { config, directory, jobs: self.options.jobs, progress: self.options.progress.as_ref() }
-    }
-
-    /// What is there must be the snapshot, file by file; it is made durable, for whoever put it there need not have. Gives
-    /// the files that are there beyond those.
-    fn compare_existing(&self, config: &SnapshotConfig, target: &Path) -> Result<Vec<TarPath>> {
-        let record = &config.snapshot;
-        let different =
-            |existing: String| Error::Different { path: target.into(), existing, incoming: record.digest.to_string() };
+    /// What is there must be the snapshot, file by file; it is made durable, for whoever put it there need not have.
+    fn compare_existing(
+        &self,
+        config: &SnapshotConfig,
+        target: &Path,
+        descriptor: IncomingDescriptor,
+    ) -> Result<Existing> {
+        let different = |existing: String| Error::Different {
+            path: target.into(),
+            existing,
+            incoming: config.snapshot.digest.to_string(),
+        };
         let existing = Snapshot::open(target).map_err(|error| match error {
             error if hides(&error) => error,
             error => different(format!("no readable snapshot ({error})")),
         })?;
-        if existing.descriptor.digest != record.digest {
+        let Some(same) = same::same(&existing.descriptor, &config.snapshot, descriptor)? else {
             return Err(different(existing.descriptor.digest.to_string()));
-        }
-        let others = |error: Error| match error {
+        };
+        let (jobs, progress) = (self.options.jobs, self.options.progress.as_ref());
+        let compared = same::compare(&existing, same, config, jobs, progress).map_err(|error| match error {
             Error::Io { operation: "fsync", .. } => error,
             // What cannot be read may be the same; by force it is replaced all the same.
             error if hides(&error) && !self.options.force => error,
             error => different(format!("the same descriptor with other contents ({error})")),
-        };
-        let files = scan(&existing).map_err(others)?;
-        self.check(config, target).compare().map_err(others)?;
+        })?;
         [RECORD_FILE, MEMBER_FILE].iter().try_for_each(|own| sync_if_ours(target, Path::new(own)))?;
-        Ok(files.into_iter().map(|file| file.path).filter(|path| config.row(path).is_none()).collect())
+        Ok(compared)
     }
 
     /// With `--force` snapshots are replaced, nothing else, and no parent under children that stay, unless that is asked for.
@@ -665,7 +681,7 @@ impl Incoming<'_> {
         }
         report.path = Some(self.target.clone());
         report.outcome = Some(self.outcome);
-        report.more_files = self.more.iter().map(ToString::to_string).collect();
+        report.more_files = self.existing.iter().flat_map(|e| &e.more).map(ToString::to_string).collect();
         report
     }
 }

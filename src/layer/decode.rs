@@ -25,6 +25,7 @@ use super::{
     analyze::is_zero,
     clone::Receive,
     frame::{self, Head},
+    pick::unpacked,
     walk::{Placement, Sink, Walker},
 };
 use crate::{
@@ -264,16 +265,7 @@ pub fn sparse_maps(
     corrupt: &dyn Fn(std::io::Error) -> Error,
 ) -> Result<SparseMaps> {
     let EncodedLayer { blob, encoding, context, most } = layer;
-    // What is compressed takes little more than what it holds, unless it holds nothing.
-    let blob = blob.take(most.saturating_add(most >> 6));
-    let mut tar: Box<dyn Read> = match encoding {
-        LayerEncoding::Plain => Box::new(blob),
-        LayerEncoding::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::new(blob).map_err(corrupt)?;
-            decoder.window_log_max(frame::WINDOW_LOG_MAX).map_err(corrupt)?;
-            Box::new(decoder)
-        }
-    };
+    let mut tar = unpacked(blob, encoding, most, corrupt)?;
     let mut sink = MapSink { wanted, found: HashMap::new() };
     let mut walker = Walker::new(context.to_owned());
     let (mut piece, mut placements, mut left) = (vec![0; 128 << 10], Vec::new(), most);

@@ -12,6 +12,7 @@ pub mod encode;
 pub mod extents;
 pub mod frame;
 pub mod merkle;
+pub mod pick;
 mod shared;
 pub mod streamed;
 pub mod tar;

@@ -375,6 +375,11 @@ impl SnapshotConfig {
         self.files.binary_search_by(|row| row.path.cmp(path)).ok().map(|at| &self.files[at])
     }
 
+    /// Whether the table has a file at this path.
+    pub fn is_file(&self, path: &str) -> bool {
+        self.files.binary_search_by(|row| row.path.as_str().cmp(path)).is_ok()
+    }
+
     /// The stack: how many of the layers are the snapshot's, not the image cache's.
     pub fn stack_len(&self) -> usize {
         self.layers.iter().take_while(|l| !matches!(l, LayerRecord::Cache { .. })).count()

@@ -14,8 +14,8 @@ use crate::{
     model::{Generation, TarPath},
 };
 
-/// The file.
-const LABELS_FILE: &str = "metadata.json";
+/// The labels of a `final` snapshot.
+pub const LABELS_FILE: &str = "metadata.json";
 /// Largest that is taken for labels, in bytes.
 const MAX_LABELS: u64 = 1 << 20;
 

@@ -28,13 +28,15 @@ pub use scan::{SourceFile, scan};
 use crate::{
     digest::{Digest, parse_hex32},
     error::{Error, IoContext, Result},
-    model::{Generation, ImageRecord, SnapshotIdentity, TarPath, json::reject_duplicate_keys},
+    model::{Generation, ImageRecord, SnapshotIdentity, SnapshotRecord, TarPath, json::reject_duplicate_keys},
 };
 
 /// The descriptor of a `v066` snapshot.
 pub const V066_FILE: &str = "manifest.json";
 /// The descriptor of every later snapshot.
 pub const SNAPSHOT_FILE: &str = "snapshot.json";
+/// Where a migration leaves the descriptor of a `v066` snapshot.
+const RETIRED_FILE: &str = ".manifest.json.legacy";
 /// Where a migration leaves the disk of a snapshot with one layer.
 pub const MIGRATED_DISK: &str = "upper.ext4";
 /// A group's mark: the directory that holds it holds members.
@@ -138,6 +140,18 @@ impl Snapshot {
         SnapshotIdentity::all_of(digest, id.as_deref(), disk.as_ref())
     }
 
+    /// Whether it is what `original` became, as far as that can be told: its id says so, and the older descriptor that a
+    /// migration leaves, if it can be read.
+    pub fn was(&self, original: Digest) -> bool {
+        let is_of = |old: SnapshotDescriptor| old.digest == original && old.is_same_snapshot(&self.descriptor);
+        let left = [V066_FILE, RETIRED_FILE].iter().find_map(|file| {
+            let path = self.directory.join(file);
+            let Ok(Small::Bytes(bytes)) = read_small(&path) else { return None };
+            SnapshotDescriptor::parse(&path, &V066_FILE.parse().ok()?, bytes).ok()
+        });
+        self.descriptor.original() == Some(original) && left.is_none_or(is_of)
+    }
+
     /// Whether `directory` holds a descriptor, or may hold one: what cannot be looked at counts.
     pub fn is_at(directory: &Path) -> bool {
         [V066_FILE, SNAPSHOT_FILE].iter().any(|file| is_there(&directory.join(file)).unwrap_or(true))
@@ -213,6 +227,13 @@ impl SnapshotDescriptor {
     pub fn is_same_snapshot(&self, other: &Self) -> bool {
         let becomes = |one: &Self, two: &Self| one.migrated.as_ref().is_some_and(|one| one.digest == two.digest);
         self.digest == other.digest || becomes(self, other) || becomes(other, self)
+    }
+
+    /// Whether it can be the snapshot of a bundle's record, which a comparison then has to show: by its digest, or by what
+    /// it was or will be on the other side of a migration.
+    pub fn may_be(&self, record: &SnapshotRecord) -> bool {
+        let digest = Some(record.digest);
+        Some(self.digest) == digest || self.migrated.as_ref().map(|m| m.digest) == digest || self.original() == digest
     }
 
     /// The digest that it had before it was migrated, if it was.

@@ -104,6 +104,12 @@ pub fn scan_in(directory: &Folder, snapshot: &Snapshot) -> Result<Vec<SourceFile
     }
     files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
 
+    for folder in &snapshot.descriptor.folders {
+        let is_file = |path: &str| files.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok();
+        if let Some(file) = folder.folders().chain([folder.as_str()]).find(|path| is_file(path)) {
+            return Err(invalid(format!("{file} is a file, and its descriptor needs a folder there")));
+        }
+    }
     for (payload, size) in &snapshot.descriptor.payloads {
         let Ok(found) = files.binary_search_by(|file| file.path.cmp(payload)) else {
             let reason = match payload.as_str().split('/').find(|name| is_bookkeeping(name)) {

@@ -54,6 +54,35 @@ struct Layer {
     diff_id: Digest,
 }
 
+/// The files of `cache` that a snapshot of `image` needs: its metadata alone where the snapshot's root disk is the whole
+/// filesystem, else all of them.
+///
+/// # Errors
+/// As [`files_for`].
+pub fn needed_files(cache: &Path, image: &ImageRecord, flat_root: bool) -> Result<Vec<CacheFile>> {
+    if !flat_root {
+        return files_for(cache, image);
+    }
+    let fail = |reason: String| Error::ImageCache { image: image.reference.clone(), reason };
+    let Some((path, metadata)) = find_metadata(cache, image)? else {
+        let cache = cache.display();
+        return Err(fail(format!("{cache} has no metadata of it (manifests/*.json); pull it, or leave the image out")));
+    };
+    Ok(vec![travelling_metadata(cache, image, &path, &metadata)?])
+}
+
+/// The metadata under the name by which it travels.
+fn travelling_metadata(cache: &Path, image: &ImageRecord, path: &TarPath, metadata: &Metadata) -> Result<CacheFile> {
+    if let Some(problem) = metadata.problems().first() {
+        let reason = format!("{path}: {problem}");
+        return Err(Error::ImageCache { image: image.reference.clone(), reason });
+    }
+    // Another tag of the same manifest, perhaps: it travels under the name that the descriptor gives it.
+    let known = spellings(&image.reference).iter().any(|name| path.as_str() == metadata_name(name));
+    let name = if known { path.clone() } else { metadata_name(&image.reference).parse()? };
+    Ok(CacheFile { path: name, content: CacheContent::File(cache.join(path)) })
+}
+
 /// The files of `cache` that `image` needs, sorted by path.
 ///
 /// # Errors
@@ -67,13 +96,8 @@ pub fn files_for(cache: &Path, image: &ImageRecord) -> Result<Vec<CacheFile>> {
 
     let metadata = find_metadata(cache, image)?;
     if let Some((path, metadata)) = &metadata {
-        if let Some(problem) = metadata.problems().first() {
-            return Err(fail(format!("{path}: {problem}")));
-        }
-        // Another tag of the same manifest, perhaps: it travels under the name that the descriptor gives it.
-        let known = spellings(&image.reference).iter().any(|name| path.as_str() == metadata_name(name));
-        let name = if known { path.clone() } else { metadata_name(&image.reference).parse()? };
-        files.insert(name, CacheContent::File(cache.join(path)));
+        let CacheFile { path, content } = travelling_metadata(cache, image, path, metadata)?;
+        files.insert(path, content);
         needed.extend(metadata.layer_files()?);
     }
 

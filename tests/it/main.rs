@@ -17,6 +17,7 @@ mod golden;
 mod hardening;
 mod interop;
 mod layout_checks;
+mod layouts;
 #[cfg(target_arch = "x86_64")]
 mod lies;
 mod property;
