@@ -55,6 +55,29 @@ MUTANTS = {
         "hardening layout_checks",
     ),
     "descriptor is the config's": ("src/bundle.rs", "if !same {", "if false {", "hardening layout_checks"),
+    # verifications: the two sides of a migration
+    "what comes migrates to what is there": (
+        "src/same.rs",
+        "incoming()?.is_some_and(|descriptor| descriptor.is_same_snapshot(existing))",
+        "incoming()?.is_some()",
+        "layouts::migrated",
+    ),
+    "of two descriptors one is the other one migrated": (
+        "src/snapshot/mod.rs",
+        "if migrated.is_none_or(|migrated| migrated.digest != descriptor.digest) {",
+        "if false && migrated.is_none() {",
+        "layouts::migrated",
+    ),
+    "the disk of a migrated snapshot": (
+        "src/same.rs",
+        "|| stands(&row.path)).unwrap_or(&row.path)));",
+        "|| stands(&row.path)).unwrap_or(&row.path)));\n        rows.retain(|(row, _)| Some(&row.path) != record.disk.as_ref());",
+        "layouts::migrated",
+    ),
+    "a file where a folder must be": (
+        "src/snapshot/scan.rs", ".find(|path| is_file(path)) {", ".find(|path| false && is_file(path)) {", "layouts::shapes",
+    ),
+    "a folder that must be there": ("src/check.rs", "                Ok(None) => {\n                    self.report(\"folder-missing\"", "                Ok(None) => {}\n                Ok(None) => {\n                    self.report(\"folder-missing\"", "layouts::shapes"),
     # verifications: files
     "root of a restored file": (
         "src/restore.rs", "if found.root != row.root || size != row.size {", "if false {", "lies",
@@ -76,7 +99,7 @@ MUTANTS = {
     ),
     "second pass saw the first's bytes": ("src/layer/encode.rs", "if file.sum != sum {", "if false {", "lies"),
     "the bound of a look at a layer": (
-        "src/layer/decode.rs", "blob.take(most.saturating_add(most >> 6))", "blob.take(u64::MAX)", "--lib decode",
+        "src/layer/pick.rs", "blob.take(most.saturating_add(most >> 6))", "blob.take(u64::MAX)", "--lib decode",
     ),
     # verifications: what a failing disk hides
     "an alias that cannot be read": (
