@@ -316,10 +316,10 @@ MUTANTS = {
     "force and the children of what it replaces": ("src/import/mod.rs", "if replaced.is_empty() || self.options.orphan_children {", "if true {", "conflicts"),
     "a file more stays": ("src/import/mod.rs", "if let Some(reason) = keep_below(target, directory, brought.config)? {", "if let Some(reason) = None::<String> {", "conflicts"),
     "fsync of a snapshot that another tool placed": (
-        "src/restore.rs", ".file.sync_all().context(\"fsync\", self.directory.join(&row.path))?;", ";", "durability",
+        "src/restore.rs", ".file.sync_all().context(\"fsync\", self.directory.join(at))?;", ";", "durability",
     ),
     "fsync of folders that another tool placed": (
-        "src/restore.rs", "folders.iter().rev().try_for_each(|folder| sync_folder(folder))", "Ok(())", "durability",
+        "src/restore.rs", "above.iter().rev().try_for_each(|folder| sync_folder(folder))", "Ok(())", "durability",
     ),
     "fsync of a cache file that another tool placed": (
         "src/import/cache.rs", "                    sync_if_ours(&cache, Path::new(path.as_str()))?;\n", "", "durability",
