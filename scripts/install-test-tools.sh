@@ -16,6 +16,8 @@ docker-registry|docker-registry|copies to a registry on loopback and back
 umoci|umoci|listing and tagging by umoci
 tar|tar|unpacking by GNU tar
 jq|jq|checks of JSON output in shell
+qemu-img|qemu-utils|stacks of qcow2 layers
+qemu-io|qemu-utils|stacks of qcow2 layers
 strace|strace|signals at moments that are made long
 '
 
@@ -31,7 +33,7 @@ missing() {
 
 lack=$(missing)
 if [ -n "$lack" ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
-    mapfile -t packages < <(cut -d'|' -f2 <<<"$lack")
+    mapfile -t packages < <(cut -d'|' -f2 <<<"$lack" | sort -u)
     echo "installing: ${packages[*]}"
     # Packages must not start their services: 101 is "forbidden by policy". A policy that is there is left alone.
     policy=/usr/sbin/policy-rc.d

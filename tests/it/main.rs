@@ -20,6 +20,7 @@ mod layout_checks;
 mod layouts;
 #[cfg(target_arch = "x86_64")]
 mod lies;
+mod msb;
 mod property;
 mod reflink;
 mod registry;

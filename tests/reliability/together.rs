@@ -1,4 +1,4 @@
-//! Row 12: many at once.
+//! Row 12: many at once; in full also beside the real `msb`, whose tests are integration tests with fewer rounds.
 
 use std::{
     fs,
@@ -22,6 +22,7 @@ use snapcask::{
 };
 
 use crate::{
+    counted,
     fixture::{Fixture, export_options, import_options, random, whole_tree},
     oracle::{BundleOracle, StoreOracle},
     score::{Effort, Row},
@@ -35,6 +36,9 @@ pub fn run(effort: Effort, row: &mut Row) {
     imports(effort.pick(8, 1000), row);
     import_against_export(effort.pick(8, 1000), row);
     against_removal(effort.pick(8, 1000), row);
+    if effort == Effort::Full {
+        counted::beside_msb(row);
+    }
     row.note(
         "Imports at once: all succeed, each snapshot is placed by exactly one, the store is that of a single import, \
          nothing is left over. Import against export: snapshots are replaced by force while they are exported; every \

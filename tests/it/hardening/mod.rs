@@ -19,4 +19,4 @@ mod other_readers;
 mod outer_tar;
 mod paths;
 mod poisoned;
-mod tar;
+pub mod tar;
