@@ -157,7 +157,7 @@ impl Journey {
 
 /// `snapcask export` of the whole chain, and of all but the youngest.
 fn pack(source: &Source) -> Result<[PathBuf; 2], String> {
-    let pack = |subject: &Subject, name: &str| {
+    let pack = |subject: &Subject, name: &str| -> Result<PathBuf, String> {
         let path = source.path(name);
         let selector = match &subject.group {
             Some(group) => format!("{group}:{}", subject.name),
