@@ -55,6 +55,8 @@ pub enum Step {
     MsbExport,
     /// `msb snapshot import` of the youngest into the group that we placed the others in.
     ImportInto,
+    /// `snapcask import --group` of all into a group in which `msb` has placed all but the youngest.
+    Join,
     /// `msb snapshot head`, read and selected.
     Head,
     /// The same files as after `msb snapshot import`.
@@ -65,7 +67,7 @@ pub enum Step {
 
 impl Step {
     /// In the order in which they run; removal is the last, because nothing is left after it.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Export,
         Self::Import,
         Self::List,
@@ -74,6 +76,7 @@ impl Step {
         Self::Verify,
         Self::MsbExport,
         Self::ImportInto,
+        Self::Join,
         Self::Head,
         Self::Files,
         Self::Remove,
@@ -90,6 +93,7 @@ impl Step {
             Self::Verify => "verify",
             Self::MsbExport => "export again",
             Self::ImportInto => "import into",
+            Self::Join => "join",
             Self::Head => "head",
             Self::Files => "same files",
             Self::Remove => "rm",
@@ -228,6 +232,7 @@ impl Leg<'_> {
             }
             Step::MsbExport => self.export_again(msb)?,
             Step::ImportInto => self.import_into()?,
+            Step::Join => return self.join(),
             Step::Head => return self.head(msb),
             Step::Files => self.files(msb)?,
             Step::Remove => self.remove(msb)?,
@@ -239,16 +244,20 @@ impl Leg<'_> {
     fn target(&self) -> Result<&Msb, String> {
         let import = || {
             let msb = Msb::new(&self.journey.source.path(&format!("target of {:?}", self.packer)));
-            let sources = match self.packer {
-                Packer::Snapcask => vec![self.journey.bundles.as_ref()?[0].clone()],
-                Packer::Msb => self.journey.archives.all.clone(),
-            };
-            import(&msb, &sources).map(|()| msb)
+            import(&msb, &self.everything()?, &[]).map(|()| msb)
         };
         self.target
             .get_or_init(|| import().map_err(|said: String| format!("not imported: {said}")))
             .as_ref()
             .map_err(Clone::clone)
+    }
+
+    /// What holds all snapshots.
+    fn everything(&self) -> Result<Vec<PathBuf>, String> {
+        match self.packer {
+            Packer::Snapcask => Ok(vec![self.journey.bundles.clone()?[0].clone()]),
+            Packer::Msb => Ok(self.journey.archives.all.clone()),
+        }
     }
 
     /// Something of each snapshot that should be there.
@@ -316,10 +325,10 @@ impl Leg<'_> {
     fn import_into(&self) -> Result<(), String> {
         let msb = Msb::new(&self.journey.source.path(&format!("group of {:?}", self.packer)));
         let sources = match self.packer {
-            Packer::Snapcask => vec![self.journey.bundles.as_ref()?[1].clone()],
+            Packer::Snapcask => vec![self.journey.bundles.clone()?[1].clone()],
             Packer::Msb => self.journey.archives.older.clone(),
         };
-        import(&msb, &sources)?;
+        import(&msb, &sources, &[])?;
         let older = &self.journey.source.subjects[self.journey.source.subjects.len() - 2];
         let placed = placed::all(&msb);
         let found = placed.get(&older.id).ok_or_else(|| format!("{} did not arrive", older.name))?;
@@ -328,6 +337,23 @@ impl Leg<'_> {
         let head = msb.json(&["snapshot", "head", group, "--format", "json"])?;
         let youngest = self.journey.source.head();
         expect(head["head"] == youngest.id.as_str(), || format!("the head is {}, not {}", head["head"], youngest.name))
+    }
+
+    fn join(&self) -> Ended {
+        if self.packer == Packer::Snapcask && matches!(self.journey.kind, Kind::V066 | Kind::Flat) {
+            return Ok(Outcome::DoesNotApply);
+        }
+        let msb = Msb::new(&self.journey.source.path(&format!("joined by {:?}", self.packer)));
+        import_archives(&msb, &self.journey.archives.older, &["--group", "theirs"])?;
+        import(&msb, &self.everything()?, &["--group", "theirs"])?;
+        let head = msb.json(&["snapshot", "head", "theirs", "--format", "json"])?;
+        let youngest = self.journey.source.head();
+        expect(head["head"] == youngest.id.as_str(), || {
+            format!("the head is {}, not {}", head["head"], youngest.name)
+        })?;
+        self.list(&msb)?;
+        self.compare(&msb)?;
+        Ok(Outcome::Works)
     }
 
     fn head(&self, msb: &Msb) -> Ended {
@@ -395,9 +421,10 @@ impl Leg<'_> {
 }
 
 /// `snapcask import` of all sources in one command.
-fn import(msb: &Msb, sources: &[PathBuf]) -> Result<(), String> {
+fn import(msb: &Msb, sources: &[PathBuf], more: &[&str]) -> Result<(), String> {
     let mut arguments = vec!["import"];
     arguments.extend(sources.iter().map(|path| path.to_str().unwrap()));
+    arguments.extend(more);
     msb.snapcask(&arguments).map(|_| ())
 }
 
