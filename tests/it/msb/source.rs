@@ -65,11 +65,6 @@ impl Kind {
             _ => &[],
         }
     }
-
-    /// Whether its snapshots stand in a group.
-    pub fn grouped(self) -> bool {
-        !matches!(self, Self::V066 | Self::Flat | Self::Migrated)
-    }
 }
 
 /// One snapshot of a store.
