@@ -140,6 +140,33 @@ MUTANTS = {
     "a thin bundle is not verified as whole": (
         "src/cli/verify.rs", "all(|f| f.code == BASE_NEEDED) => Err(Error::NotWhole { count }),", "all(|f| f.code == BASE_NEEDED) => Ok(()),", "since",
     ),
+    # layouts that are added to, and syncs
+    "a blob that is there is hashed": (
+        "src/layout/onto.rs", "Err(Error::MissingBlob { .. } | Error::CorruptBlob { .. }) => return Ok(false),", "Err(Error::MissingBlob { .. } | Error::CorruptBlob { .. }) => return Ok(false),\n            Ok(_) if true => return Ok(true),", "onto",
+    ),
+    "one at a time adds to a layout": (
+        "src/layout/onto.rs", "retry_on_intr(|| flock(&folder, FlockOperation::LockExclusive)).context(\"lock\", path)?;", "", "onto",
+    ),
+    "the index of now is merged": (
+        "src/layout/onto.rs", "let now = DirSource::open(&self.path)?;\n        let context", "let now = &self.layout;\n        let context", "onto",
+    ),
+    "a tag is not moved without force": (
+        "src/layout/onto.rs", "others.first().filter(|_| !force)", "others.first().filter(|_| false)", "onto",
+    ),
+    "fsync of an added blob": ("src/layout/onto.rs", "            self.output.sync().context(\"fsync\", &self.path)?;\n", "            self.output.flush().context(\"write\", &self.path)?;\n", "durability"),
+    "fsync of a merged index": ("src/layout/onto.rs", "    file.sync_all().context(\"fsync\", path)\n}", "    Ok(())\n}", "durability"),
+    "fsync of folders that were added to": (
+        "src/layout/onto.rs", "            sync_folder(&self.path.join(folder))?;\n", "            let _ = folder;\n", "durability",
+    ),
+    "fsync of a layout that was added to": (
+        "src/layout/onto.rs", "Ok(()) => sync_folder(&self.path).inspect_err(", "Ok(()) => Ok::<(), Error>(()).inspect_err(", "durability",
+    ),
+    "blobs that nothing names go": ("src/layout/onto.rs", "            if is_new {\n", "            if false && is_new {\n", "durability"),
+    "a host is no option": ("src/sync/remote.rs", "!text.is_empty() && !text.starts_with('-') &&", "!text.is_empty() &&", "sync"),
+    "words for another shell are quoted": ("src/sync/remote.rs", "    if !word.is_empty() && word.chars().all(safe) {", "    if !word.is_empty() {", "sync"),
+    "what the other side says is escaped": (
+        "src/sync/remote.rs", "c if c.is_control()", "c if false && c.is_control()", "sync",
+    ),
     # what an end by a signal leaves
     "signals are heeded before the work": (
         "src/cli/mod.rs",

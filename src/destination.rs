@@ -55,6 +55,8 @@ pub enum Destination {
     Stdout,
     /// A file or folder.
     Path(PathBuf),
+    /// A layout directory that is added to.
+    Onto(PathBuf),
     /// A repository of a registry; a tag in it becomes the head's. The form is the registry's, whatever is asked.
     Registry(RegistryReference, Box<registry::Options>),
 }
@@ -64,7 +66,7 @@ impl Destination {
     pub fn display(&self) -> String {
         match self {
             Self::Stdout => "-".into(),
-            Self::Path(path) => path.display().to_string(),
+            Self::Path(path) | Self::Onto(path) => path.display().to_string(),
             Self::Registry(reference, _) => reference.to_string(),
         }
     }
@@ -80,7 +82,7 @@ pub fn create_target(
     outer: Option<i32>,
     force: bool,
 ) -> Result<Box<dyn Target>> {
-    if let Destination::Path(path) = destination {
+    if let Destination::Path(path) | Destination::Onto(path) = destination {
         refuse_inside_bundle(path)?;
     }
     match (destination, form) {
@@ -91,6 +93,8 @@ pub fn create_target(
         }
         (Destination::Stdout, Form::Tar) => layout::create_pipe(None, &std::env::temp_dir()),
         (Destination::Stdout, Form::TarZst) => layout::create_pipe(Some(outer), &std::env::temp_dir()),
+        (Destination::Onto(path), Form::Dir) => layout::add_to_dir(path, force),
+        (Destination::Onto(_), _) => Err(Error::Usage("only a layout directory is added to".into())),
         (Destination::Path(path), Form::Dir) => layout::create_dir(path, force),
         (Destination::Path(path), Form::Tar) => layout::create_tar(path, None, force),
         (Destination::Path(path), Form::TarZst) => layout::create_tar(path, Some(outer), force),

@@ -156,6 +156,28 @@ pub enum Error {
         /// The destination.
         path: PathBuf,
     },
+    /// A layout has the tag for another manifest.
+    #[error("{} has the tag {tag} for the manifest {manifest}; use --force to move the tag, or --tag for another name of the head", path.display())]
+    TagTaken {
+        /// The layout.
+        path: PathBuf,
+        /// The tag.
+        tag: String,
+        /// What it names.
+        manifest: String,
+    },
+    /// The other side of a sync did not succeed.
+    #[error("{destination} says: {message}{hint}")]
+    Remote {
+        /// Where to.
+        destination: String,
+        /// What it said, without control characters.
+        message: String,
+        /// What to do, beginning with a separator; may be empty.
+        hint: &'static str,
+        /// The exit code there, if it is one of ours, else 1.
+        code: u8,
+    },
     /// A folder that is to be filled holds something.
     #[error("the folder {} is not empty; name another one, or empty it yourself", path.display())]
     NotEmpty {
@@ -457,6 +479,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoAncestor { .. } => 2,
+            Self::Remote { code, .. } => *code,
             Self::Usage(_) | Self::InvalidName { .. } | Self::InvalidReference { .. } | Self::Ambiguous { .. } => 2,
             Self::RecordedIntegrity { .. }
             | Self::CorruptBlob { .. }
@@ -476,6 +499,7 @@ impl Error {
             | Self::BaseMissing { .. }
             | Self::RemoteNotFound { .. } => 4,
             Self::AlreadyExists { .. }
+            | Self::TagTaken { .. }
             | Self::NotEmpty { .. }
             | Self::Different { .. }
             | Self::DifferentFile { .. }

@@ -87,6 +87,23 @@ pub struct ExportOptions {
 /// Not found, already there, a source that cannot be packed or changes meanwhile, I/O. Whatever it is, nothing is
 /// left at the destination.
 pub fn export(options: &ExportOptions) -> Result<ExportReport> {
+    // Blobs that are compressed already are stored by the outer stream.
+    let outer = match options.compression {
+        Compression::Zstd(_) => None,
+        Compression::None => Some(3),
+    };
+    export_to(options, || create_target(&options.destination, options.form, outer, options.force))
+}
+
+/// As [`export`], into a target that is ready.
+///
+/// # Errors
+/// Those of [`export`].
+pub fn export_into(options: &ExportOptions, target: Box<dyn Target>) -> Result<ExportReport> {
+    export_to(options, || Ok(target))
+}
+
+fn export_to(options: &ExportOptions, create: impl FnOnce() -> Result<Box<dyn Target>>) -> Result<ExportReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
     let (snapshots, cache) = (store.snapshots(), store.cache());
@@ -97,12 +114,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport> {
     })?;
     let bases = bases(options, &store, &chain)?;
     let tags = tags(&chain, options.tag.as_deref())?;
-    // Blobs that are compressed already are stored by the outer stream.
-    let outer = match options.compression {
-        Compression::Zstd(_) => None,
-        Compression::None => Some(3),
-    };
-    let mut target = create_target(&options.destination, options.form, outer, options.force)?;
+    let mut target = create()?;
     let mut packer = Packer {
         options,
         target: target.as_mut(),

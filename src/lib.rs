@@ -46,6 +46,7 @@ pub mod since;
 pub mod snapshot;
 pub mod storage;
 pub mod store;
+pub mod sync;
 pub mod temporary;
 pub mod verify;
 pub mod writeback;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     digest::Digest,
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What import did with a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It is in the store now.
@@ -141,6 +141,37 @@ pub struct ImportReport {
     /// Image-cache files placed or already there.
     #[serde(serialize_with = "lossy_list")]
     pub cache_files: Vec<PathBuf>,
+    /// Wall time, seconds.
+    pub seconds: f64,
+}
+
+/// A snapshot that another store has imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportedSnapshot {
+    /// Snapshot digest.
+    pub digest: Digest,
+    /// Its name there.
+    pub name: String,
+    /// What was done.
+    pub outcome: Outcome,
+    /// Where it is there.
+    pub path: Option<String>,
+}
+
+/// The report of `sync`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncReport {
+    /// Where to.
+    pub destination: String,
+    /// What the other side says of them. Head first, then parent, grandparent, ...
+    pub snapshots: Vec<ImportedSnapshot>,
+    /// Bytes of the blobs that were sent.
+    pub sent_bytes: u64,
+    /// Layers that were not sent, because the other side has what they hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOutLayer>,
     /// Wall time, seconds.
     pub seconds: f64,
 }
@@ -346,6 +377,9 @@ pub struct ListReport {
     /// Directories that are no readable snapshot, with the reason.
     #[serde(serialize_with = "lossy_pairs")]
     pub unreadable: Vec<(PathBuf, String)>,
+    /// The EROFS files of the image cache, relative to it; none unless asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_files: Option<Vec<String>>,
 }
 
 /// The report of `check`.

@@ -79,6 +79,9 @@ pub enum Verb {
     /// Check a store: descriptors, payloads, parents, leftovers, image cache; list all findings, repair from a bundle
     #[command(after_help = EXIT_CODES)]
     Check(CheckArgs),
+    /// Send a snapshot to another store, over ssh or on this machine: only what is not there yet
+    #[command(after_help = EXIT_CODES)]
+    Sync(SyncArgs),
     /// Remove snapshots from a store, never a parent from under its children unless told
     #[command(after_help = EXIT_CODES)]
     Remove(RemoveArgs),
@@ -106,6 +109,7 @@ impl Verb {
             Self::Inspect(a) => a.common.json,
             Self::List(a) => a.common.json,
             Self::Check(a) => a.common.json,
+            Self::Sync(a) => a.common.json,
             Self::Remove(a) => a.common.json,
             Self::Demo(a) => a.common.json,
             Self::Completions(_) => false,
@@ -117,7 +121,7 @@ impl Verb {
     /// Whether standard output is the bundle's; then what else is said goes to standard error.
     pub fn writes_to_stdout(&self) -> bool {
         match self {
-            Self::Export(a) => a.output == *"-",
+            Self::Export(a) => a.output.as_ref().is_some_and(|output| output == "-"),
             Self::Pull(a) => a.output == *"-",
             Self::Copy(a) => a.output == *"-",
             _ => false,
@@ -128,7 +132,7 @@ impl Verb {
     pub fn again(&self) -> &'static str {
         let resumed = match self {
             Self::Push(_) => true,
-            Self::Export(a) => is_registry(&a.output),
+            Self::Export(a) => a.output.as_ref().is_some_and(|output| is_registry(output)),
             Self::Pull(a) => is_registry(&a.output),
             Self::Copy(a) => is_registry(&a.output),
             Self::Import(_) => false,
@@ -244,8 +248,11 @@ pub struct ExportArgs {
     pub snapshot: String,
     /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or a folder that is empty or a layout), oci://HOST/REPOSITORY[:TAG], or `-` for
     /// a pipe
-    #[arg(short, long, value_name = "DEST")]
-    pub output: OsString,
+    #[arg(short, long, value_name = "DEST", required_unless_present = "onto")]
+    pub output: Option<OsString>,
+    /// Add to this layout directory instead: its blobs and tags stay
+    #[arg(long, value_name = "LAYOUT", conflicts_with_all = ["output", "plain_tar", "format"])]
+    pub onto: Option<PathBuf>,
     /// Pack all ancestors too; layers become deltas
     #[arg(long)]
     pub with_parents: bool,
@@ -271,7 +278,7 @@ pub struct ExportArgs {
     /// The head's tag [default: the snapshot's name]
     #[arg(long, value_name = "NAME")]
     pub tag: Option<String>,
-    /// Replace an existing DEST; in a registry, move parents' tags that name other manifests
+    /// Replace an existing DEST; in a registry, move parents' tags that name other manifests; with --onto, any tags
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
@@ -374,6 +381,9 @@ pub struct InspectArgs {
 /// `list`.
 #[derive(Args)]
 pub struct ListArgs {
+    /// With --json: the files of the image cache too, for `sync`
+    #[arg(long, hide = true, requires = "json")]
+    pub image_files: bool,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
@@ -388,6 +398,40 @@ pub struct CheckArgs {
     pub repair_from: Option<OsString>,
     #[command(flatten)]
     pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub jobs: JobsArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `sync`.
+#[derive(Args)]
+pub struct SyncArgs {
+    /// A name, path, snapshot digest (or 12 and more hex digits of it), snapshot_id, GROUP:MEMBER or GROUP
+    pub snapshot: String,
+    /// ssh://[USER@]HOST[:PORT][/STORE], or the path of another store
+    #[arg(value_name = "DEST")]
+    pub dest: OsString,
+    /// Send the image-cache files too that the snapshots boot from
+    #[arg(long)]
+    pub with_image: bool,
+    /// Group there for snapshots of generation `final`
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Replace what is there and different; sends everything
+    #[arg(long)]
+    pub force: bool,
+    /// Of the layers: zstd[:LEVEL] with LEVEL 1 to 19, or none
+    #[arg(long, value_name = "zstd[:LEVEL]|none", default_value = "zstd:3", value_parser = parse_compression)]
+    pub compression: Compression,
+    /// The command that reaches the host, with its first arguments, separated by spaces
+    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
+    pub ssh: String,
+    /// The program on the host
+    #[arg(long, value_name = "PATH", default_value = "snapcask")]
+    pub remote_snapcask: String,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]

@@ -4,7 +4,7 @@ use std::{ffi::OsStr, io::IsTerminal};
 
 use snapcask::{
     Error, Result,
-    export::{Destination, ExportOptions, export},
+    export::{Destination, ExportOptions, Form, export},
     reference::Version,
     registry::Options,
     report::{ExportReport, SnapshotReport},
@@ -17,12 +17,10 @@ use super::{args::ExportArgs, copy::is_bundle, destination, import, output, prog
 pub fn run(args: ExportArgs) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let options = || args.mount.apply(args.registry.resolve()?);
-    let (destination, form) = match registry::destination(&args.output, &options)? {
-        Some(_) if args.plain_tar || args.format.is_some() => {
-            return Err(Error::Usage("a registry has one form; leave --format and --plain-tar out".into()));
-        }
-        Some(found) => found,
-        None => destination::resolve(&args.output, args.format.map(Into::into), args.plain_tar, terminal)?,
+    let (destination, form) = match (&args.onto, &args.output) {
+        (Some(layout), _) => (Destination::Onto(layout.clone()), Form::Dir),
+        (None, Some(output)) => destination_of(output, &args, &options, terminal)?,
+        (None, None) => return Err(Error::Usage("name where the bundle goes with -o or --onto".into())),
     };
     // The reference's tag is the head's.
     let named = match &destination {
@@ -59,6 +57,22 @@ pub fn run(args: ExportArgs) -> Result<()> {
         (false, false, true) => output::print_error(&text(&report)),
     }
     Ok(())
+}
+
+/// The destination that `-o` names.
+fn destination_of(
+    output: &OsStr,
+    args: &ExportArgs,
+    options: &dyn Fn() -> Result<Options>,
+    terminal: bool,
+) -> Result<(Destination, Form)> {
+    match registry::destination(output, options)? {
+        Some(_) if args.plain_tar || args.format.is_some() => {
+            Err(Error::Usage("a registry has one form; leave --format and --plain-tar out".into()))
+        }
+        Some(found) => Ok(found),
+        None => destination::resolve(output, args.format.map(Into::into), args.plain_tar, terminal),
+    }
 }
 
 /// What `--since` names: a bundle if it is one, else a snapshot of the store.

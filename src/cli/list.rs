@@ -24,12 +24,34 @@ pub fn run(args: &ListArgs) -> Result<()> {
         found.iter().map(|s| s.descriptor.parent.as_ref().and_then(|p| places.get(p)).copied()).collect();
     let rows = tree(&parents);
     let snapshots = rows.iter().map(|(i, _)| listed(&found[*i], parents[*i].is_some())).collect();
-    let report = ListReport { store: store.root, snapshots, unreadable };
+    let cache_files = args.image_files.then(|| image_files(&store.cache())).transpose()?;
+    let report = ListReport { store: store.root, snapshots, unreadable, cache_files };
     if args.common.json {
         return output::json(&report);
     }
     let lines: Vec<&str> = rows.iter().map(|(_, lines)| lines.as_str()).collect();
     output::print(&text(&report, &lines))
+}
+
+/// The EROFS files of an image cache.
+fn image_files(cache: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for folder in ["fsmeta", "layers"] {
+        let path = cache.join(folder);
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            entries => entries.context("list", &path)?,
+        };
+        for entry in entries {
+            let entry = entry.context("read", &path)?;
+            let is_file = entry.file_type().context("look at", entry.path())?.is_file();
+            if let Some(name) = entry.file_name().to_str().filter(|name| is_file && name.ends_with(".erofs")) {
+                found.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// A mistyped store is not an empty one.
@@ -166,6 +188,7 @@ mod tests {
             path: name.into(),
         };
         let report = ListReport {
+            cache_files: None,
             store: "s".into(),
             snapshots: vec![snapshot("a", None, "alpine"), snapshot("bb", Some(Digest::of(b"x")), "al\x1bpine")],
             unreadable: vec![("s/junk".into(), "no descriptor".into())],

@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod registry;
 mod remove;
+mod sync;
 mod verify;
 
 use std::{ffi::OsStr, io::IsTerminal, process::ExitCode, time::Duration};
@@ -194,6 +195,7 @@ fn dispatch(verb: Verb) -> Result<()> {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::List(args) => list::run(&args),
         Verb::Check(args) => check::run(args),
+        Verb::Sync(args) => sync::run(args),
         Verb::Remove(args) => remove::run(args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Completions(args) => {

@@ -70,7 +70,7 @@ impl DirSource {
     }
 
     /// A small file's bytes.
-    fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    pub(super) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let Some((file, size)) = self.file(name)? else { return Ok(None) };
         if size > MAX_DOCUMENT {
             return Err(Error::Limit {

@@ -4,12 +4,13 @@
 //! dir          a layout directory, opened without following symlinks
 //! tar          a walker of a closed grammar; blobs in place, through bytes (a plain file) or zstd_stream (frames)
 //! spool        what cannot be read in place, decompressed first
-//! dir_writer   tar_writer   through output (early writeback), zstd_frames, publish (one rename at the end)
+//! dir_writer   onto   tar_writer   through output (early writeback), zstd_frames, publish (one rename at the end)
 //! ```
 
 mod bytes;
 mod dir;
 mod dir_writer;
+mod onto;
 mod output;
 mod publish;
 mod spool;
@@ -120,6 +121,18 @@ pub fn create_dir(path: &Path, force: bool) -> Result<Box<dyn Target>> {
     Ok(Box::new(dir_writer::DirTarget::create(path, force)?))
 }
 
+/// Adds to the layout directory at `path`, which appears at finish where there is nothing yet. By force, tags move to what
+/// is added; nothing else is ever replaced.
+///
+/// # Errors
+/// [`Error::InvalidBundle`]: there is something else at `path`. At finish, [`Error::TagTaken`].
+pub fn add_to_dir(path: &Path, force: bool) -> Result<Box<dyn Target>> {
+    if publish::is_vacant(path)? {
+        return create_dir(path, false);
+    }
+    Ok(Box::new(onto::OntoTarget::open(path, force)?))
+}
+
 /// Creates a plain tar (`zstd_level` none), or a tar in zstd frames: stored frames when `zstd_level` is `Some(None)`
 /// (blobs are compressed already), compressed ones for `Some(Some(level))`.
 ///
@@ -136,6 +149,14 @@ pub fn create_tar(path: &Path, zstd_level: Option<Option<i32>>, force: bool) -> 
 pub fn create_pipe(zstd_level: Option<Option<i32>>, spool: &Path) -> Result<Box<dyn Target>> {
     let stdout = io::stdout().as_fd().try_clone_to_owned().context("open", "standard output")?;
     Ok(Box::new(tar_writer::PipeTarget::create(File::from(stdout), zstd_level, spool)?))
+}
+
+/// A plain tar to a pipe that another program reads; `spool` as for [`create_pipe`].
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn create_piped(pipe: File, spool: &Path) -> Result<Box<dyn Target>> {
+    Ok(Box::new(tar_writer::PipeTarget::create(pipe, None, spool)?))
 }
 
 /// Refuses an `oci-layout` of another version.

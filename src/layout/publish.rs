@@ -244,7 +244,8 @@ fn refuse_existing_folder(path: &Path, force: bool) -> Result<()> {
     }
 }
 
-fn is_vacant(path: &Path) -> Result<bool> {
+/// Whether there is nothing, or an empty folder.
+pub(super) fn is_vacant(path: &Path) -> Result<bool> {
     match fs::read_dir(path) {
         Ok(mut entries) => Ok(entries.next().is_none()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),

@@ -21,6 +21,7 @@ mod layouts;
 #[cfg(target_arch = "x86_64")]
 mod lies;
 mod msb;
+mod onto;
 mod property;
 mod reflink;
 mod registry;
@@ -29,6 +30,7 @@ mod round_trip;
 mod security_doc;
 mod signals;
 mod since;
+mod sync;
 mod tally;
 #[cfg(target_arch = "x86_64")]
 #[path = "../reliability/trace.rs"]
