@@ -197,7 +197,7 @@ MUTANTS = {
         "durability",
     ),
     "sync of the stage": ("src/import/mod.rs", "        stage.sync()?;\n", "", "durability"),
-    "sync of the cache's stage": ("src/import/mod.rs", "cache_stage.sync()?;", "", "durability"),
+    "sync of the cache's stage": ("src/import/mod.rs", "            cache.sync()?;\n", "", "durability"),
     "fsync after a name appears in a store": (
         "src/store/place.rs",
         "        self.folder.sync().inspect_err(|_| {\n            let _ = renameat_with(",
@@ -325,16 +325,16 @@ MUTANTS = {
     # verifications: the image cache
     "cache files of the snapshot's image": (
         "src/import/cache.rs",
-        "let belonging = check_belongs(image, paths, read)?;",
-        "let belonging = check_belongs(image, paths, read).unwrap_or_default();",
+        "check_belongs(image, files.iter().map(|file| &file.path), read)?",
+        "check_belongs(image, files.iter().map(|file| &file.path), read).unwrap_or_default()",
         "hardening",
     ),
     "layers that only the VMDK names": ("src/import/cache.rs", "if unproven.contains(path) => {", "if false => {", "hardening"),
     "layers that the VMDK may name": (
-        "src/store/image_cache.rs", "path.as_str() != fsmeta && !layers.contains(path)", "false", "hardening",
+        "src/store/image_cache.rs", "path.as_str() != fsmeta && !known.contains(path)", "false", "hardening",
     ),
     "layers that the VMDK must name": (
-        "src/store/image_cache.rs", "find(|layer| !extents.contains(layer))?", "find(|_| false)?", "hardening",
+        "src/store/image_cache.rs", "find(|layer| !named.contains(layer))?", "find(|_| false)?", "hardening",
     ),
     "the config's image is the descriptor's": ("src/bundle.rs", "            && descriptor.image == record.image\n", "", "hardening"),
     "force replaces snapshots only": (
@@ -349,7 +349,10 @@ MUTANTS = {
         "src/restore.rs", "above.iter().rev().try_for_each(|folder| sync_folder(folder))", "Ok(())", "durability",
     ),
     "fsync of a cache file that another tool placed": (
-        "src/import/cache.rs", "                    sync_if_ours(&cache, Path::new(path.as_str()))?;\n", "", "durability",
+        "src/import/cache.rs", "                sync_if_ours(&self.cache, Path::new(path.as_str()))?;\n", "", "durability",
+    ),
+    "fsync of metadata that another tool placed": (
+        "src/import/cache.rs", "                sync_if_ours(&self.cache, Path::new(to.as_str()))?;\n", "", "durability",
     ),
     "a link is no copy of a parent": (
         "src/remove.rs",
@@ -366,7 +369,12 @@ MUTANTS = {
         "src/repair.rs", "if fs::read_dir(&from).context(\"read\", &from)?.next().is_some() {", "if false {", "check::",
     ),
     "data bytes of a cache file": ("src/restore.rs", "if found.data_bytes != file.data_bytes {", "if false {", "deep"),
-    "records of one cache file that differ": ("src/import/cache.rs", "if other.record != record {", "if false {", "deep"),
+    "records of one cache file that differ": (
+        "src/import/cache.rs",
+        "if *wanted.entry((&record.path, root)).or_insert(record) != *record {",
+        "wanted.entry((&record.path, root)).or_insert(record);\n        if false {",
+        "deep",
+    ),
     "each record of a cache layer": ("src/deep/mod.rs", "Some(known) if known == file => return Ok(()),", "Some(_) => return Ok(()),\n            #[allow(unreachable_patterns)]", "deep"),
     "the owner of a parent beside": (
         "src/store/lookup.rs",
@@ -399,13 +407,69 @@ MUTANTS = {
         "src/store/lookup.rs", "            if let Some(error) = hidden {\n                return Err(error);\n            }\n", "            let _ = &hidden;\n", "failing_disk::no_parent",
     ),
     "a repair keeps the metadata of a newer image": (
-        "src/repair.rs", "match is_of_another_manifest(&target, &staged) {", "match is_of_another_manifest(&target, &staged).map(|_| false) {", "check::",
+        "src/repair.rs", "if Metadata::at(&target)?.is_some_and(|there| there.is_whole()) {", "if false {", "image_tags",
     ),
     "a tag that has moved on": (
-        "src/check.rs", "pinning.all(|image| is_metadata_of(path, image))", "pinning.next().is_none()", "check::",
+        "src/check.rs",
+        "if metadata.manifest_digest != image.manifest_digest && metadata.is_whole() => {}",
+        "if false && metadata.is_whole() => {}",
+        "image_tags",
     ),
     "metadata that was brought": (
-        "src/check.rs", "!brought.contains(&(path.clone(), manifest)) && ", "", "check::",
+        "src/check.rs",
+        "c.manifest_digest == image.manifest_digest && c.problems.is_empty()",
+        "c.manifest_digest == image.manifest_digest",
+        "image_tags",
+    ),
+    # verifications: what a tag means
+    "a tag without a meaning is not set unasked": (
+        "src/image_tags.rs", "(Standing::Nothing, TagTrust::New | TagTrust::Replace) =>", "(Standing::Nothing, _) =>", "image_tags",
+    ),
+    "another meaning is not replaced by trust alone": (
+        "src/image_tags.rs", "(Standing::Other, TagTrust::Replace) =>", "(Standing::Other, TagTrust::New | TagTrust::Replace) =>", "image_tags",
+    ),
+    "another meaning is not replaced by force alone": (
+        "src/image_tags.rs", "(false, _) => Self::None,", "(false, false) => Self::None,\n            (false, true) => Self::Replace,", "image_tags",
+    ),
+    "damaged metadata is no meaning": (
+        "src/image_tags.rs", "Some(metadata) if metadata.is_whole() => Self::Image,", "Some(metadata) if metadata.is_whole() || true => Self::Image,", "image_tags",
+    ),
+    "the pinned key is replaced by force only": (
+        "src/image_tags.rs", "Standing::Damaged | Standing::Other if force =>", "Standing::Damaged | Standing::Other if force || true =>", "image_tags",
+    ),
+    "a reference is pinned to this manifest": (
+        "src/store/image_reference.rs", "is_some_and(|digest| *digest == manifest.to_string())", "is_some_and(|_| !manifest.to_string().is_empty())", "image_tags",
+    ),
+    "a repair sets no tag": ("src/repair.rs", "TagTrust::None, true)", "TagTrust::New, true)", "image_tags"),
+    "a repair takes the image's metadata": (
+        "src/repair.rs", "if metadata.manifest_digest != image.manifest_digest || !metadata.is_whole() {", "if false {", "hardening::paths",
+    ),
+    "a VMDK names what came with it": (
+        "src/store/image_cache.rs", "file.as_str() != fsmeta && !came.contains(file)", "false", "hardening::paths",
+    ),
+    "two metadata files of one image": (
+        "src/store/image_cache.rs", "Some((other, known)) if *known != metadata => {", "Some((other, known)) if false && *known != metadata => {", "hardening::paths",
+    ),
+    "what msb has read out of the config": (
+        "src/store/image_metadata.rs", "members.iter().find(|member| differs(member))", "members.iter().find(|member| false && differs(member))", "--lib image_metadata",
+    ),
+    "what msb has read out of the manifest": (
+        "src/store/image_metadata.rs", "self.layers.iter().zip(&described).any(unlike)", "self.layers.iter().zip(&described).any(|pair| false && unlike(pair))", "--lib image_metadata",
+    ),
+    "the image's manifest by its digest": (
+        "src/store/image_metadata.rs", "        if !names_config {\n            hashes(", "        if false {\n            hashes(", "--lib image_metadata",
+    ),
+    "the image's config by its digest": (
+        "src/store/image_metadata.rs", "        hashes(\"raw_config_json\", &self.raw_config_json, self.config_digest);\n", "", "--lib image_metadata",
+    ),
+    "a key of metadata that stands twice": (
+        "src/store/image_metadata.rs", "        reject_duplicate_keys(bytes)?;\n", "        let _ = reject_duplicate_keys;\n", "--lib image_metadata",
+    ),
+    "metadata of another meaning that came in between": (
+        "src/import/cache.rs", "if *is_metadata && Metadata::at(target)? == Metadata::at(staged)? => {}", "if *is_metadata => {}", "--lib import",
+    ),
+    "metadata of a removed image goes": (
+        "src/remove.rs", "needed.retain(|path| !path.as_str().starts_with(\"manifests/\"));", "", "image_tags",
     ),
     "segments of a layer on export": ("src/layer/tar.rs", "if segments <= MAX_SEGMENTS {", "if true {", "--lib layer"),
     "an upload of other bytes": (

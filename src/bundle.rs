@@ -10,7 +10,7 @@ use crate::{
     model::{Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotRecord, json::MAX_DOCUMENT},
     snapshot::{MAX_DESCRIPTOR, SnapshotDescriptor},
     storage::Source,
-    store::{image_cache::MAX_METADATA, vmdk::MAX_VMDK},
+    store::{image_metadata::MAX_METADATA, vmdk::MAX_VMDK},
 };
 
 /// Longest chain that is followed.

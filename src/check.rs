@@ -28,7 +28,9 @@ use crate::{
     snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels, scan::scan},
     store::{
         Store,
-        image_cache::{CachedImage, cached_images, is_metadata_of, manifest_of, needed_files},
+        image_cache::{CachedImage, cached_images, needed_files},
+        image_metadata::Metadata,
+        image_reference::{pinned_file, reference_file},
         lock,
         place::dead_stages,
         record::{ImportRecord, RECORD_FILE},
@@ -140,7 +142,7 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
 
 fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>) -> Result<Found> {
     let mut look =
-        Look { store, jobs, progress, found: Found::default(), cache: BTreeMap::new(), brought: HashSet::new() };
+        Look { store, jobs, progress, found: Found::default(), cache: BTreeMap::new(), brought: HashMap::new() };
     look.leftovers()?;
     let (snapshots, unreadable) = store.all()?;
     look.found.counts.snapshots = snapshots.len() + unreadable.len();
@@ -151,8 +153,8 @@ fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>) -> Result<Foun
         look.snapshot(snapshot)?;
     }
     look.parents(&snapshots);
-    look.images(&snapshots)?;
-    look.cache_rows(&snapshots)?;
+    let cached = look.images(&snapshots)?;
+    look.cache_rows(&cached)?;
     Ok(look.found)
 }
 
@@ -163,8 +165,8 @@ struct Look<'a> {
     found: Found,
     /// Every image-cache file that a record names, with what it was; records may differ.
     cache: BTreeMap<TarPath, Vec<FileRecord>>,
-    /// The same, each with the image of a snapshot that it came with.
-    brought: HashSet<(TarPath, Digest)>,
+    /// Of the metadata among them, the images of the snapshots that it came with.
+    brought: HashMap<TarPath, HashSet<ImageRecord>>,
 }
 
 impl Look<'_> {
@@ -223,7 +225,9 @@ impl Look<'_> {
         self.progress.begin(&format!("checking {}", snapshot.name), None);
         let record = self.record(directory);
         if let (Some(record), Some(image)) = (&record, &snapshot.descriptor.image) {
-            self.brought.extend(record.cache.iter().map(|row| (row.path.clone(), image.manifest_digest)));
+            for row in record.cache.iter().filter(|row| is_metadata(&row.path)) {
+                self.brought.entry(row.path.clone()).or_default().insert(image.clone());
+            }
         }
         let digest = snapshot.descriptor.digest;
         // msb has migrated it since: there is another descriptor, of the same snapshot.
@@ -369,7 +373,7 @@ impl Look<'_> {
     }
 
     /// What the cache says of itself: raw documents against their digests, and the files of every image that is there.
-    fn images(&mut self, snapshots: &[Snapshot]) -> Result<()> {
+    fn images(&mut self, snapshots: &[Snapshot]) -> Result<Vec<CachedImage>> {
         let cache = self.store.cache();
         let (cached, unreadable) = cached_images(&cache)?;
         for (path, error) in unreadable {
@@ -411,25 +415,19 @@ impl Look<'_> {
                 self.report("image-invalid", &vmdk, error);
             }
         }
-        Ok(())
+        Ok(cached)
     }
 
     /// Image-cache files against what came with the snapshots.
-    fn cache_rows(&mut self, snapshots: &[Snapshot]) -> Result<()> {
+    fn cache_rows(&mut self, cached: &[CachedImage]) -> Result<()> {
         let cache = self.store.cache();
-        let images: Vec<&ImageRecord> = snapshots.iter().filter_map(|s| s.descriptor.image.as_ref()).collect();
-        let brought = std::mem::take(&mut self.brought);
-        // A tag moves, and its metadata with it: whole in itself, of an image that nobody brought this file for, and whose
-        // place this is, if any snapshot pins it.
-        let has_moved = |path: &TarPath| -> Result<bool> {
-            if !path.as_str().starts_with("manifests/") {
-                return Ok(false);
-            }
-            let Some(manifest) = manifest_of(&cache.join(path))? else { return Ok(false) };
-            let mut pinning = images.iter().filter(|image| image.manifest_digest == manifest);
-            Ok(!brought.contains(&(path.clone(), manifest)) && pinning.all(|image| is_metadata_of(path, image)))
-        };
         for (path, rows) in std::mem::take(&mut self.cache) {
+            if is_metadata(&path) {
+                // Whose it is, a descriptor says. One that cannot be read is a finding, and is repaired first.
+                let images = self.brought.remove(&path).unwrap_or_default();
+                self.metadata(cached, &images, &rows)?;
+                continue;
+            }
             let (code, text) = match CachedFile::look(&cache, &path, self.jobs, self.progress.as_ref()) {
                 Ok(Some(file)) => {
                     self.found.counts.files += 1;
@@ -437,15 +435,11 @@ impl Look<'_> {
                     match rows.iter().any(|row| file.is(row)) {
                         true if !file.elsewhere => continue,
                         true => ("cache-corrupt", format!("it names files outside of {}", cache.display())),
-                        false => match has_moved(&path) {
-                            Ok(true) => continue,
-                            Ok(false) => {
-                                let expected: Vec<String> = rows.iter().map(|row| row.root.to_string()).collect();
-                                let (root, expected) = (file.contents.root, expected.join(" or "));
-                                ("cache-corrupt", format!("its root is {root}; {expected} came with a snapshot"))
-                            }
-                            Err(error) => ("cache-unreadable", error.to_string()),
-                        },
+                        false => {
+                            let expected: Vec<String> = rows.iter().map(|row| row.root.to_string()).collect();
+                            let (root, expected) = (file.contents.root, expected.join(" or "));
+                            ("cache-corrupt", format!("its root is {root}; {expected} came with a snapshot"))
+                        }
                     }
                 }
                 Ok(None) => ("cache-missing", "it came with a snapshot and is not there".into()),
@@ -458,4 +452,46 @@ impl Look<'_> {
         }
         Ok(())
     }
+
+    /// Metadata that came with snapshots of these images. It need not stand where it stood in the bundle, nor byte by byte:
+    /// whatever key whole metadata of the image has, msb finds it by the manifest's digest.
+    fn metadata(&mut self, cached: &[CachedImage], images: &HashSet<ImageRecord>, rows: &[FileRecord]) -> Result<()> {
+        let cache = self.store.cache();
+        for image in images {
+            let is_whole = |c: &&CachedImage| c.manifest_digest == image.manifest_digest && c.problems.is_empty();
+            if let Some(whole) = cached.iter().find(is_whole) {
+                match CachedFile::look(&cache, &whole.path, self.jobs, self.progress.as_ref()) {
+                    Ok(file) => {
+                        self.found.counts.files += 1;
+                        self.found.counts.data_bytes += file.map_or(0, |file| file.contents.data_bytes);
+                    }
+                    Err(error) => self.report("cache-unreadable", &cache.join(&whole.path), error),
+                }
+                continue;
+            }
+            let (pinned, tag) = (pinned_file(image)?, reference_file(image)?);
+            let mut finding = ("cache-missing", pinned.clone(), "it came with a snapshot and is not there".to_owned());
+            // What another image's tag means now is nobody's damage.
+            for path in [tag, pinned] {
+                match Metadata::at(&cache.join(&path)) {
+                    Ok(Some(metadata)) if metadata.manifest_digest != image.manifest_digest && metadata.is_whole() => {}
+                    Ok(None) if !is_there(&cache.join(&path))? => {}
+                    Ok(_) => {
+                        let text =
+                            format!("it is not the metadata of {}, which came with a snapshot", image.manifest_digest);
+                        finding = ("cache-corrupt", path, text);
+                    }
+                    Err(error) => finding = ("cache-unreadable", path, error.to_string()),
+                }
+            }
+            let (code, path, text) = finding;
+            self.report(code, &cache.join(&path), text);
+            self.found.cache.extend(rows.iter().cloned());
+        }
+        Ok(())
+    }
+}
+
+fn is_metadata(path: &TarPath) -> bool {
+    path.as_str().starts_with("manifests/")
 }

@@ -333,7 +333,13 @@ impl Check<'_> {
     /// The image cache's part of snapshots that decoded.
     fn image_cache(&mut self, snapshots: &[BundledSnapshot], scratch: &Path, jobs: usize, progress: &dyn Progress) {
         let restorer = Restorer { source: self.source, jobs, progress, most: None, writeback: None };
+        let mut seen = HashSet::new();
         for snapshot in snapshots {
+            // A chain brings one image's files again and again.
+            let files: Vec<_> = snapshot.config.layers.iter().filter_map(LayerRecord::cache_file).collect();
+            if !seen.insert((&snapshot.config.snapshot.image, files)) {
+                continue;
+            }
             if let Err(error) = belongs(&restorer, snapshot, scratch) {
                 self.found(&snapshot.config.snapshot.name, &error);
             }

@@ -22,6 +22,7 @@ pub mod destination;
 pub mod digest;
 pub mod error;
 pub mod export;
+mod image_tags;
 pub mod import;
 pub mod layer;
 pub mod layer_cache;

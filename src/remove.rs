@@ -258,6 +258,8 @@ fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<
             needed.extend(files.into_iter().map(|file| file.path));
         }
     }
+    // Metadata that goes is a removed image's, by whatever key others know theirs.
+    needed.retain(|path| !path.as_str().starts_with("manifests/"));
     let mut files = Vec::new();
     for path in candidates.difference(&needed) {
         if is_there(&cache.join(path))? {

@@ -20,6 +20,7 @@ use crate::{
     check::{BadSnapshot, Found},
     digest::Digest,
     error::{Error, IoContext, Result},
+    image_tags::{Destination, Put, TagTrust, destination},
     layer::analyze::{FileView, contents},
     model::{Descriptor, FileRecord, LayerRecord, SnapshotConfig, SnapshotIdentity},
     progress::Progress,
@@ -33,7 +34,7 @@ use crate::{
     storage::Source,
     store::{
         Store,
-        image_cache::is_of_another_manifest,
+        image_metadata::Metadata,
         place::{Stage, place_directory, place_file, sync_tree, write_member},
         record::ImportRecord,
         vmdk,
@@ -226,9 +227,9 @@ impl Repair<'_> {
         row: &FileRecord,
         stage: &Stage,
     ) -> Result<std::result::Result<bool, String>> {
-        let layers = bundled.iter().flat_map(|b| b.manifest.layers.iter().zip(&b.config.layers));
-        let mut matching = layers.filter(|(_, layer)| matches!(layer, LayerRecord::Cache { file, .. } if file == row));
-        let Some((descriptor, layer)) = matching.next() else { return Ok(Ok(false)) };
+        let layers = bundled.iter().flat_map(|b| b.manifest.layers.iter().zip(&b.config.layers).map(move |l| (b, l)));
+        let mut matching = layers.filter(|(_, (_, layer))| layer.cache_file() == Some(row));
+        let Some((snapshot, (descriptor, layer))) = matching.next() else { return Ok(Ok(false)) };
         let cache = self.store.cache();
         let staged = stage.path().join(row.path.as_str().replace('/', "_"));
         self.restorer(source, None).restore_cache_file(descriptor, layer, row, &staged)?;
@@ -236,20 +237,31 @@ impl Repair<'_> {
             vmdk::expand_file(&staged, &cache)?;
         }
         stage.sync()?;
-        let target = cache.join(&row.path);
-        // Whatever was seen before: whole metadata of a tag that has moved on is nobody's damage.
-        if row.path.as_str().starts_with("manifests/") {
-            match is_of_another_manifest(&target, &staged) {
-                Ok(false) => {}
-                Ok(true) => {
-                    let reason =
-                        "it is whole, and of another image than the bundle's; move it away, or pull that image again";
-                    return Ok(Err(reason.into()));
-                }
-                Err(error) => return Ok(Err(format!("{error}; move it away and repair again"))),
-            }
+        if !row.path.as_str().starts_with("manifests/") {
+            place_file(&cache, &staged, &cache.join(&row.path), true)?;
+            return Ok(Ok(true));
         }
-        place_file(&cache, &staged, &target, true)?;
+        // Where it goes, an import's rule says; a repair gives no tag a meaning.
+        let (Some(image), Some(metadata)) = (&snapshot.config.snapshot.image, Metadata::at(&staged)?) else {
+            return Ok(Err("what the bundle holds is no image's metadata".into()));
+        };
+        if metadata.manifest_digest != image.manifest_digest || !metadata.is_whole() {
+            return Ok(Err("what the bundle holds is not the metadata of its snapshot's image".into()));
+        }
+        let Destination { path, put, .. } = match destination(&cache, image, TagTrust::None, true) {
+            Ok(destination) => destination,
+            Err(error) => return Ok(Err(format!("{error}; move it away and repair again"))),
+        };
+        if put != Put::Kept {
+            let target = cache.join(&path);
+            // Whatever was seen before: whole metadata is nobody's damage.
+            if Metadata::at(&target)?.is_some_and(|there| there.is_whole()) {
+                let reason =
+                    "it is whole, and of another image than the bundle's; move it away, or pull that image again";
+                return Ok(Err(format!("{}: {reason}", target.display())));
+            }
+            place_file(&cache, &staged, &target, put == Put::Replaced)?;
+        }
         Ok(Ok(true))
     }
 

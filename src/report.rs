@@ -127,6 +127,34 @@ pub struct ExportReport {
     pub seconds: f64,
 }
 
+/// What an import did with an image's tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TagOutcome {
+    /// It means the image now.
+    Set,
+    /// It had no meaning and has none: nobody trusted the bundle with it.
+    NotSet,
+    /// It meant something else, and still does.
+    Kept,
+    /// It meant the image before.
+    Already,
+}
+
+/// The tag of an image that came with a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagReport {
+    /// The reference, in msb's spelling.
+    pub reference: String,
+    /// The image's manifest.
+    pub manifest_digest: Digest,
+    /// What was done.
+    pub outcome: TagOutcome,
+    /// The manifest that the tag meant before, where it meant one.
+    pub current: Option<Digest>,
+}
+
 /// The report of an import.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -141,6 +169,8 @@ pub struct ImportReport {
     /// Image-cache files placed or already there.
     #[serde(serialize_with = "lossy_list")]
     pub cache_files: Vec<PathBuf>,
+    /// The tags of images that came with their metadata.
+    pub image_tags: Vec<TagReport>,
     /// Wall time, seconds.
     pub seconds: f64,
 }

@@ -35,6 +35,7 @@ fn options(bundle: PathBuf, store: PathBuf) -> ImportOptions {
         group: None,
         force: false,
         orphan_children: false,
+        trust_image_tags: false,
         skip_recorded: false,
         max_bytes: Some(1 << 20),
         max_files: 64,

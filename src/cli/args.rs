@@ -324,6 +324,10 @@ pub struct ImportArgs {
     /// With --force: replace a parent even if its children stay
     #[arg(long, requires = "force")]
     pub orphan_children: bool,
+    /// Let the bundle say what the tags of its images mean here, such as alpine:latest; with --force, also of tags that mean
+    /// something else
+    #[arg(long)]
+    pub trust_image_tags: bool,
     /// Do not verify recorded SHA-256 integrity, which costs the logical size
     #[arg(long)]
     pub skip_recorded: bool,

@@ -113,6 +113,7 @@ fn steps(args: &DemoArgs) -> Result<()> {
         group: None,
         force: false,
         orphan_children: false,
+        trust_image_tags: true,
         skip_recorded: false,
         max_bytes: None,
         max_files: 1000,

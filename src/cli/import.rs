@@ -10,7 +10,7 @@ use snapcask::{
     import::{BundleLocation, ImportOptions, import},
     reference::Version,
     registry::Options,
-    report::{ImportReport, Outcome},
+    report::{ImportReport, Outcome, TagOutcome, TagReport},
 };
 
 use super::{args::ImportArgs, export, output, progress, registry};
@@ -78,6 +78,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
         group: args.group,
         force: args.force,
         orphan_children: args.orphan_children,
+        trust_image_tags: args.trust_image_tags,
         skip_recorded: args.skip_recorded,
         max_bytes: args.max_bytes,
         max_files: args.max_files,
@@ -117,5 +118,23 @@ pub fn text(report: &ImportReport) -> String {
     if !report.cache_files.is_empty() {
         text += &format!("image  {}\n", output::count(report.cache_files.len(), "cache file"));
     }
+    text.extend(report.image_tags.iter().map(tag));
     text + &format!("done   in {}\n", output::seconds(report.seconds))
+}
+
+/// What became of an image's tag, and what changes it.
+fn tag(report: &TagReport) -> String {
+    let became = match (report.outcome, report.current) {
+        (TagOutcome::Set, None) => "set".into(),
+        (TagOutcome::Set, Some(before)) => format!("set; it meant {before} before"),
+        (TagOutcome::Already, _) => "means this image already".into(),
+        (TagOutcome::NotSet, _) => "not set; --trust-image-tags sets it".into(),
+        (TagOutcome::Kept, Some(current)) => {
+            format!("not set: it means {current} here; --trust-image-tags with --force changes it")
+        }
+        (TagOutcome::Kept, None) => {
+            "not set: its file here is unreadable; --trust-image-tags with --force replaces it".into()
+        }
+    };
+    format!("tag    {}  {became}\n", output::clean(&report.reference))
 }

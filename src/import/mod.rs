@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use cache::{StagedCache, StagedFile};
+use cache::{StagedCache, StagedFile, possible_places};
 use needed::explain;
 
 use crate::{
@@ -110,6 +110,8 @@ pub struct ImportOptions {
     pub force: bool,
     /// With `force`: leave children without the parents that are replaced.
     pub orphan_children: bool,
+    /// Let the bundle give a meaning to image tags that have none here; with `force`, another one to those that have.
+    pub trust_image_tags: bool,
     /// Without verifying the integrity that descriptors record in SHA forms.
     pub skip_recorded: bool,
     /// Most bytes of data that may be restored; none: the free space of the disk.
@@ -198,6 +200,7 @@ impl Import<'_> {
         let (incoming, cache) = staged.map_err(|error| explain(error, source.as_ref(), chain))?;
         drop(restorer);
         finish_writeback(writeback, &stage)?;
+        let image_tags = cache.as_ref().map(|cache| cache.tags.clone()).unwrap_or_default();
         let (cache_files, mut snapshots) = self.publish(&stage, incoming, cache, missing)?;
         snapshots.extend(beyond.iter().map(left_out));
         Ok(ImportReport {
@@ -205,6 +208,7 @@ impl Import<'_> {
             destination: self.destination.clone(),
             snapshots,
             cache_files,
+            image_tags,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -234,13 +238,9 @@ impl Import<'_> {
             }
         }
         let mut cache_files = Vec::new();
-        if let Some(StagedCache { stage: cache_stage, files, found }) = &cache {
-            cache_stage.sync()?;
-            cache_files.extend(found.iter().cloned());
-            for StagedFile { staged, target, replace } in files {
-                place_file(&self.store.cache(), staged, target, *replace)?;
-                cache_files.push(target.clone());
-            }
+        if let Some(cache) = &cache {
+            cache.sync()?;
+            cache_files = cache.place(&self.store.cache())?;
         }
         // Oldest first: a child is never there without its parent.
         for snapshot in &mut incoming {
@@ -358,12 +358,14 @@ impl Import<'_> {
             }
         }
         let mut cache = HashSet::new();
-        for layer in chain.iter().flat_map(|snapshot| &snapshot.config.layers) {
-            if let LayerRecord::Cache { file, .. } = layer
-                && cache.insert(&file.path)
-            {
+        for snapshot in chain {
+            for file in snapshot.config.layers.iter().filter_map(LayerRecord::cache_file) {
+                if !cache.insert(&file.path) {
+                    continue;
+                }
                 files += 1;
-                if takes_room(&self.store.cache().join(&file.path)) {
+                let places = possible_places(file, snapshot.config.snapshot.image.as_ref())?;
+                if places.iter().all(|path| takes_room(&self.store.cache().join(path))) {
                     data = data.saturating_add(file.data_bytes);
                 }
             }

@@ -139,7 +139,7 @@ impl<'de> Deserialize<'de> for Root {
 }
 
 /// The image that a snapshot boots from, as its descriptor pins it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImageRecord {
     /// The reference, as the descriptor spells it.
@@ -189,7 +189,7 @@ impl SnapshotRecord {
 }
 
 /// One row of the file table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileRecord {
     /// Where it stands in the snapshot directory.

@@ -1,25 +1,23 @@
 //! What `--with-image` carries: the files of the image cache that the pinned image needs, and nothing else.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{ErrorKind, Read},
+    collections::{BTreeMap, HashSet},
+    fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags};
-use serde::Deserialize;
-
-use super::vmdk;
+use super::{
+    image_metadata::{MAX_METADATA, Metadata, read_file},
+    image_reference::{pinned_file, reference_file},
+    vmdk,
+};
 use crate::{
     digest::Digest,
     error::{Error, IoContext, Result},
     model::{ImageRecord, TarPath},
     snapshot::is_there,
 };
-
-/// Largest metadata file that is read: two documents of 4 MiB, each quoted.
-pub const MAX_METADATA: u64 = 16 << 20;
 
 /// Where a cache file's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,21 +35,6 @@ pub struct CacheFile {
     pub path: TarPath,
     /// Its bytes.
     pub content: CacheContent,
-}
-
-/// A cached image's metadata. It is a cache's file, not a contract: unknown members are no error.
-#[derive(Deserialize)]
-struct Metadata {
-    manifest_digest: Digest,
-    config_digest: Digest,
-    raw_manifest_json: String,
-    raw_config_json: String,
-    layers: Vec<Layer>,
-}
-
-#[derive(Deserialize)]
-struct Layer {
-    diff_id: Digest,
 }
 
 /// The files of `cache` that a snapshot of `image` needs: its metadata alone where the snapshot's root disk is the whole
@@ -77,10 +60,8 @@ fn travelling_metadata(cache: &Path, image: &ImageRecord, path: &TarPath, metada
         let reason = format!("{path}: {problem}");
         return Err(Error::ImageCache { image: image.reference.clone(), reason });
     }
-    // Another tag of the same manifest, perhaps: it travels under the name that the descriptor gives it.
-    let known = spellings(&image.reference).iter().any(|name| path.as_str() == metadata_name(name));
-    let name = if known { path.clone() } else { metadata_name(&image.reference).parse()? };
-    Ok(CacheFile { path: name, content: CacheContent::File(cache.join(path)) })
+    // Under whatever name it is found, it travels under that of the descriptor's reference.
+    Ok(CacheFile { path: reference_file(image)?, content: CacheContent::File(cache.join(path)) })
 }
 
 /// The files of `cache` that `image` needs, sorted by path.
@@ -152,121 +133,81 @@ pub fn is_document(path: &TarPath) -> bool {
 /// What is wrong with the files that an image's VMDK names: they are its fsmeta and the layers of its metadata, all of them.
 fn unlike(extents: &[TarPath], hex: &str, layers: &[TarPath]) -> Option<String> {
     let fsmeta = format!("fsmeta/sha256_{hex}.erofs");
-    if let Some(other) = extents.iter().find(|path| path.as_str() != fsmeta && !layers.contains(path)) {
+    let known: HashSet<&TarPath> = layers.iter().collect();
+    if let Some(other) = extents.iter().find(|path| path.as_str() != fsmeta && !known.contains(path)) {
         return Some(format!("{other} is no file of this image"));
     }
-    let missing = layers.iter().find(|layer| !extents.contains(layer))?;
+    let named: HashSet<&TarPath> = extents.iter().collect();
+    let missing = layers.iter().find(|layer| !named.contains(layer))?;
     Some(format!("it lacks the image's layer {missing}"))
 }
 
-/// Of the cache files that came with a snapshot, those that are not simply its image's.
-#[derive(Default)]
+/// What the cache files that came with a snapshot say of its image.
+#[derive(Debug, Default)]
 pub struct Belonging {
-    /// Metadata under the name of another reference: another tag of the same manifest, which a bundle does not set.
-    pub foreign: Vec<TarPath>,
+    /// The image's metadata, and the path that it came by.
+    pub metadata: Option<(TarPath, Metadata)>,
     /// Layers that the VMDK alone names, for the metadata did not come: they may be another image's, too.
     pub unproven: Vec<TarPath>,
 }
 
 /// What cache files that came with a snapshot must be: those of its image, and nothing else. `read` gives a file's bytes.
 ///
-/// The metadata's documents must hash to the digest that the descriptor pins, its diff ids be those of the image's
-/// config, its name be that of the image's reference, the VMDK name its layers: whatever a bundle says, the cache of
-/// another image stays as it is. (An EROFS file's bytes cannot be compared with a diff id.)
+/// The metadata must be of the manifest that the descriptor pins and follow from its documents, the VMDK name its layers,
+/// and nothing that did not come: whatever a bundle says, the cache of another image stays as it is, and is not shown to a
+/// snapshot. (An EROFS file's bytes cannot be compared with a diff id.)
 ///
 /// # Errors
 /// [`Error::InvalidBundle`], and those of `read`.
 pub fn check_belongs<'p>(
     image: &ImageRecord,
-    paths: impl Iterator<Item = &'p TarPath> + Clone,
+    paths: impl Iterator<Item = &'p TarPath>,
     read: impl Fn(&TarPath) -> Result<Vec<u8>>,
 ) -> Result<Belonging> {
     let fail = |reason: String| Error::bundle(format!("the cache files of the image {}", image.reference), reason);
     let hex = image.manifest_digest.hex();
-    let own = [format!("fsmeta/sha256_{hex}.erofs"), format!("vmdk/sha256_{hex}.vmdk")];
-    let (mut layers, mut found) = (None, Belonging::default());
-    for path in paths.clone().filter(|path| path.as_str().starts_with("manifests/")) {
-        let metadata: Metadata = serde_json::from_slice(&read(path)?).map_err(|e| fail(format!("{path}: {e}")))?;
+    let [fsmeta, vmdk] = [format!("fsmeta/sha256_{hex}.erofs"), format!("vmdk/sha256_{hex}.vmdk")];
+    let (documents, others): (Vec<&TarPath>, Vec<&TarPath>) =
+        paths.partition(|path| path.as_str().starts_with("manifests/"));
+    let mut found = Belonging::default();
+    for path in documents {
+        let metadata = Metadata::parse(&read(path)?).map_err(|reason| fail(format!("{path}: {reason}")))?;
         if metadata.manifest_digest != image.manifest_digest {
             return Err(fail(format!("{path} is of the manifest {}", metadata.manifest_digest)));
         }
         if let Some(problem) = metadata.problems().first() {
             return Err(fail(format!("{path}: {problem}")));
         }
-        if !spellings(&image.reference).iter().any(|name| path.as_str() == metadata_name(name)) {
-            found.foreign.push(path.clone());
-        }
-        layers = Some(metadata.layer_files()?);
-    }
-    if let Some(path) = paths.clone().find(|path| path.as_str() == own[1]) {
-        let extents = vmdk::reduced_extents(&read(path)?)?;
-        match &layers {
-            Some(layers) => {
-                if let Some(problem) = unlike(&extents, &hex, layers) {
-                    return Err(fail(format!("{path}: {problem}")));
-                }
+        match &found.metadata {
+            Some((other, known)) if *known != metadata => {
+                return Err(fail(format!("{path} says something else than {other}")));
             }
-            None => found.unproven = extents.into_iter().filter(|file| file.as_str().starts_with("layers/")).collect(),
+            Some(_) => {}
+            None => found.metadata = Some((path.clone(), metadata)),
         }
     }
-    let layers = layers.as_ref().unwrap_or(&found.unproven);
-    match paths.clone().find(|path| {
-        !path.as_str().starts_with("manifests/") && !own.contains(&path.to_string()) && !layers.contains(path)
-    }) {
+    let layers = found.metadata.as_ref().map(|(_, metadata)| metadata.layer_files()).transpose()?;
+    if let Some(path) = others.iter().find(|path| path.as_str() == vmdk) {
+        let extents = vmdk::reduced_extents(&read(path)?)?;
+        let came: HashSet<&TarPath> = others.iter().copied().collect();
+        if let Some(problem) = layers.as_ref().and_then(|layers| unlike(&extents, &hex, layers)) {
+            return Err(fail(format!("{path}: {problem}")));
+        }
+        // What is in the cache already may be another image's, which nobody has shown to this one.
+        if let Some(other) = extents.iter().find(|file| file.as_str() != fsmeta && !came.contains(file)) {
+            return Err(fail(format!("{path} names {other}, which did not come with the image")));
+        }
+        if layers.is_none() {
+            found.unproven = extents;
+            found.unproven.retain(|file| file.as_str() != fsmeta);
+        }
+    }
+    let known: HashSet<&TarPath> = layers.as_ref().unwrap_or(&found.unproven).iter().collect();
+    let own = |path: &TarPath| path.as_str() == fsmeta || path.as_str() == vmdk || known.contains(path);
+    match others.iter().find(|path| !own(path)) {
         Some(path) => Err(fail(format!("{path} is no file of this image"))),
         None => Ok(found),
     }
-}
-
-/// Whether two files are metadata of different manifests, each whole.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn is_of_another_manifest(there: &Path, incoming: &Path) -> Result<bool> {
-    Ok(matches!((manifest_of(there)?, manifest_of(incoming)?), (Some(there), Some(incoming)) if there != incoming))
-}
-
-/// The manifest that a file is the metadata of; none if it is not whole in itself.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn manifest_of(metadata: &Path) -> Result<Option<Digest>> {
-    let Some(bytes) = read_file(metadata, MAX_METADATA)? else { return Ok(None) };
-    let metadata = serde_json::from_slice::<Metadata>(&bytes).ok();
-    Ok(metadata.filter(|metadata| metadata.problems().is_empty()).map(|metadata| metadata.manifest_digest))
-}
-
-/// Whether the metadata of the image's reference, however that is spelled, stands at `path`.
-pub fn is_metadata_of(path: &TarPath, image: &ImageRecord) -> bool {
-    spellings(&image.reference).iter().any(|reference| metadata_name(reference) == path.as_str())
-}
-
-/// The file of the metadata of a reference, as it is spelled.
-fn metadata_name(reference: &str) -> String {
-    format!("manifests/{}.json", Digest::of(reference.as_bytes()).hex())
-}
-
-/// The ways to spell an image's reference: with and without what is understood (the Docker Hub, its `library`, `latest`).
-fn spellings(reference: &str) -> Vec<String> {
-    let hub = ["docker.io/library/", "docker.io/", "index.docker.io/library/", "index.docker.io/", ""];
-    let rest = hub.iter().find_map(|prefix| reference.strip_prefix(prefix)).unwrap_or(reference);
-    let rest = rest.strip_prefix("library/").unwrap_or(rest);
-    let elsewhere = rest == reference
-        && rest.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']) || host == "localhost");
-    let untagged = !rest.contains('@') && !rest.rsplit('/').next().is_some_and(|name| name.contains(':'));
-    let short = rest.strip_suffix(":latest");
-    let tags: Vec<String> = match (untagged, short) {
-        (true, _) => vec![rest.to_owned(), format!("{rest}:latest")],
-        (false, Some(short)) => vec![rest.to_owned(), short.to_owned()],
-        (false, None) => vec![rest.to_owned()],
-    };
-    let prefixes: &[&str] = match (elsewhere, rest.contains('/')) {
-        (true, _) => &[""],
-        (false, true) => &["", "docker.io/", "index.docker.io/"],
-        (false, false) => &["", "library/", "docker.io/", "docker.io/library/", "index.docker.io/library/"],
-    };
-    let all = prefixes.iter().flat_map(|prefix| tags.iter().map(move |tag| format!("{prefix}{tag}")));
-    all.chain([reference.to_owned()]).collect()
 }
 
 /// An image whose metadata is in the cache.
@@ -311,7 +252,7 @@ pub fn cached_images(cache: &Path) -> Result<(Vec<CachedImage>, Vec<Unreadable>)
                 continue;
             }
         };
-        let Ok(metadata) = serde_json::from_slice::<Metadata>(&bytes) else { continue };
+        let Ok(metadata) = Metadata::parse(&bytes) else { continue };
         let (layers, problems) = (metadata.layer_files()?, metadata.problems());
         images.push(CachedImage { path, manifest_digest: metadata.manifest_digest, layers, problems });
     }
@@ -342,8 +283,7 @@ pub fn named_files(cache: &Path) -> Result<Vec<(TarPath, Named)>> {
             let named = match read_file(&cache.join(&path), limit)? {
                 None => Err(format!("it is no file of at most {limit} bytes")),
                 Some(bytes) if folder == "vmdk" => vmdk::extents(&bytes).map_err(|error| error.to_string()),
-                Some(bytes) => serde_json::from_slice::<Metadata>(&bytes)
-                    .map_err(|error| error.to_string())
+                Some(bytes) => Metadata::parse(&bytes)
                     .and_then(|metadata| metadata.layer_files().map_err(|error| error.to_string())),
             };
             let named = named.map(|mut files| {
@@ -357,65 +297,11 @@ pub fn named_files(cache: &Path) -> Result<Vec<(TarPath, Named)>> {
     Ok(all)
 }
 
-impl Metadata {
-    /// The files of its layers.
-    fn layer_files(&self) -> Result<Vec<TarPath>> {
-        self.layers.iter().map(|layer| format!("layers/sha256_{}.erofs", layer.diff_id.hex()).parse()).collect()
-    }
-
-    /// Raw documents that do not hash to their digests.
-    fn problems(&self) -> Vec<String> {
-        let documents = [
-            ("raw_manifest_json", &self.raw_manifest_json, self.manifest_digest),
-            ("raw_config_json", &self.raw_config_json, self.config_digest),
-        ];
-        let mut found = Vec::new();
-        for (name, text, digest) in documents {
-            let actual = Digest::of(text.as_bytes());
-            if actual != digest {
-                found.push(format!("{name} has the digest {actual}, not {digest}; pull the image again"));
-            }
-        }
-        #[derive(Deserialize)]
-        struct Pinned {
-            digest: Digest,
-        }
-        #[derive(Deserialize)]
-        struct Manifest {
-            config: Pinned,
-        }
-        #[derive(Deserialize)]
-        struct Rootfs {
-            diff_ids: Vec<Digest>,
-        }
-        #[derive(Deserialize)]
-        struct Config {
-            rootfs: Rootfs,
-        }
-        // What the pinned manifest says, where it says it.
-        if let Ok(manifest) = serde_json::from_str::<Manifest>(&self.raw_manifest_json)
-            && manifest.config.digest != self.config_digest
-        {
-            found.push(format!(
-                "config_digest is {}, the manifest names {}",
-                self.config_digest, manifest.config.digest
-            ));
-        }
-        if let Ok(config) = serde_json::from_str::<Config>(&self.raw_config_json)
-            && !config.rootfs.diff_ids.is_empty()
-            && !self.layers.iter().map(|layer| &layer.diff_id).eq(&config.rootfs.diff_ids)
-        {
-            found.push("its layers are not those of the image's config".into());
-        }
-        found
-    }
-}
-
-/// The metadata under the reference as it is spelled, else the first that describes the same manifest: the
-/// descriptor may spell the reference shorter than the cache does, and a tag moves.
+/// The image's metadata: under the key that can mean this image only, else under its reference, else the first under any
+/// other key. What is not whole counts only where nothing is.
 fn find_metadata(cache: &Path, image: &ImageRecord) -> Result<Option<(TarPath, Metadata)>> {
     let folder = cache.join("manifests");
-    let mut names = vec![format!("{}.json", Digest::of(image.reference.as_bytes()).hex())];
+    let mut paths = vec![pinned_file(image)?, reference_file(image)?];
     match fs::read_dir(&folder) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", &folder, error)),
@@ -426,37 +312,22 @@ fn find_metadata(cache: &Path, image: &ImageRecord) -> Result<Option<(TarPath, M
             }
             others.retain(|name| name.ends_with(".json") && !name.starts_with('.'));
             others.sort_unstable();
-            names.extend(others);
+            paths.extend(others.iter().filter_map(|name| format!("manifests/{name}").parse().ok()));
         }
     }
-    for name in names {
-        let Ok(path) = format!("manifests/{name}").parse::<TarPath>() else { continue };
-        let Some(bytes) = read_file(&cache.join(&path), MAX_METADATA)? else { continue };
-        match serde_json::from_slice::<Metadata>(&bytes) {
-            Ok(metadata) if metadata.manifest_digest == image.manifest_digest => return Ok(Some((path, metadata))),
-            Ok(_) => {}
-            // Another version's file, or a torn one: as good as absent.
-            Err(error) => tracing::debug!(%path, %error, "unreadable image metadata"),
+    let mut damaged = None;
+    for path in paths {
+        // Another version's file, or a torn one: as good as absent.
+        let Some(metadata) = Metadata::at(&cache.join(&path))? else { continue };
+        if metadata.manifest_digest != image.manifest_digest {
+            continue;
         }
+        if metadata.is_whole() {
+            return Ok(Some((path, metadata)));
+        }
+        damaged = damaged.or(Some((path, metadata)));
     }
-    Ok(None)
-}
-
-/// The bytes of a regular file; none where there is none, or it is larger than `limit`.
-fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
-        Ok(file) => File::from(file),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(None),
-        Err(error) => return Err(Error::io("open", path, error.into())),
-    };
-    let metadata = file.metadata().context("read", path)?;
-    if !metadata.is_file() || metadata.len() > limit {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes).context("read", path)?;
-    Ok(Some(bytes))
+    Ok(damaged)
 }
 
 #[cfg(test)]

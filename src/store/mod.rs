@@ -1,6 +1,8 @@
 //! Stores: finding snapshots by name, path, digest, id and group; the image cache.
 
 pub mod image_cache;
+pub mod image_metadata;
+pub mod image_reference;
 pub mod lock;
 mod lookup;
 pub mod place;

@@ -189,10 +189,12 @@ impl Fixture {
     }
 }
 
-/// Puts the metadata of a newer image of the same reference into a store's cache, where that of the fixture's is; its path.
+/// Makes the image's tag mean a newer image in a store's cache, which has the metadata of the fixture's under any key; the
+/// tag's path.
 pub fn metadata_of_a_newer_image(store: &Path) -> PathBuf {
-    let path = fs::read_dir(store.join("cache/manifests")).unwrap().next().unwrap().unwrap().path();
-    let mut newer = json_file(&path);
+    let folder = store.join("cache/manifests");
+    let mut newer = json_file(&fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path());
+    let path = folder.join(format!("{}.json", Digest::of(IMAGE_REFERENCE.as_bytes()).hex()));
     let raw = r#"{"schemaVersion":2,"layers":[],"newer":true}"#;
     newer["raw_manifest_json"] = raw.into();
     newer["manifest_digest"] = Digest::of(raw.as_bytes()).to_string().into();
@@ -230,6 +232,7 @@ pub fn import_options(source: &Path, store: &Path) -> ImportOptions {
         group: None,
         force: false,
         orphan_children: false,
+        trust_image_tags: false,
         skip_recorded: false,
         max_bytes: None,
         max_files: 100_000,

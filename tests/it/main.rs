@@ -15,6 +15,7 @@ mod failing_disk;
 mod fixture;
 mod golden;
 mod hardening;
+mod image_tags;
 mod interop;
 mod layout_checks;
 mod layouts;

@@ -307,6 +307,10 @@ fn cache_files_of_another_image() {
     let layer = |diff: &str| format!("layers/sha256_{}.erofs", hex(diff));
     let (good, erofs) = (metadata(IMAGE_MANIFEST, "1"), b"erofs".to_vec());
     let other_documents = String::from_utf8(good.clone()).unwrap().replace("schemaVersion", "schema").into_bytes();
+    // msb takes its defaults from what stands beside the documents.
+    let evil =
+        String::from_utf8(good.clone()).unwrap().replacen('{', r#"{"config":{"cmd":["/bin/evil"]},"#, 1).into_bytes();
+    let twice = String::from_utf8(good.clone()).unwrap().replacen('{', r#"{"layers":[],"#, 1).into_bytes();
     for (files, text) in [
         (vec![(layer("1"), erofs.clone())], "is no file of this image"),
         (vec![(own(IMAGE_REFERENCE), good.clone()), (layer("2"), erofs.clone())], "is no file of this image"),
@@ -315,6 +319,9 @@ fn cache_files_of_another_image() {
         (vec![(own(IMAGE_REFERENCE), metadata("{}", "1"))], "is of the manifest"),
         (vec![(own(IMAGE_REFERENCE), other_documents)], "raw_manifest_json has the digest"),
         (vec![(own(IMAGE_REFERENCE), b"{}".to_vec())], "missing field"),
+        (vec![(own(IMAGE_REFERENCE), evil)], "its cmd is not that of the image's config"),
+        (vec![(own(IMAGE_REFERENCE), twice)], "duplicate key"),
+        (vec![(own("a"), good.clone()), (own("b"), metadata(IMAGE_MANIFEST, "2"))], "says something else than"),
     ] {
         let arena = Arena::new();
         write(arena.bundle("b.tar"), &with_cache(files).make().tar());
@@ -340,16 +347,33 @@ fn cache_files_of_another_image() {
         with_cache(files).make().tar()
     };
     let both = &["1", "2"][..];
-    for (named, layers, text) in [
-        (both, both, "is no file of this image"),
-        // It need not travel: it may be there.
-        (both, &["1"], "is no file of this image"),
-        (&[], &[], "it lacks the image's layer"),
+    for (with_metadata, named, layers, text) in [
+        (true, both, both, "is no file of this image"),
+        (true, both, &["1"], "is no file of this image"),
+        (true, &[], &[], "it lacks the image's layer"),
+        // What did not come may be there, as a file of another image: neither metadata nor VMDK lays claim to it.
+        (true, &["1"], &[], "which did not come with the image"),
+        (false, both, &["1"], "which did not come with the image"),
+        (false, &["1"], &[], "which did not come with the image"),
+        (false, &["1"], both, "is no file of this image"),
     ] {
         let arena = Arena::new();
-        write(arena.bundle("b.tar"), &all(true, named, layers));
-        arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
+        for diff in both {
+            write(arena.store.join("cache").join(layer(diff)), b"another image's");
+        }
+        write(arena.bundle("b.tar"), &all(with_metadata, named, layers));
+        for force in [false, true] {
+            let options = import_options(&arena.bundle("b.tar"), &arena.store);
+            arena.refuses_with(&snapcask::import::ImportOptions { force, ..options }, "InvalidBundle", text);
+        }
     }
+    // Another image's fsmeta is no file of this one either.
+    let arena = Arena::new();
+    let foreign = format!("fsmeta/sha256_{}.erofs", hex("another image"));
+    write(arena.store.join("cache").join(&foreign), b"another image's");
+    let text = format!("version=1\nRW 8 FLAT \"{foreign}\" 0\n");
+    write(arena.bundle("b.tar"), &with_cache(vec![(vmdk_path.clone(), text.into_bytes())]).make().tar());
+    arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", "which did not come with the image");
     // Without the metadata its word is taken, but not over what is there already: that may be another image's.
     let arena = Arena::new();
     write(arena.bundle("b.tar"), &all(false, both, both));
@@ -362,15 +386,53 @@ fn cache_files_of_another_image() {
     fs::remove_file(&two).unwrap();
     snapcask::import::import(&import_options(&arena.bundle("b.tar"), &arena.store)).unwrap();
     assert!(one.exists() && two.exists());
-    // Its own, under the reference's short spelling; that of another tag is not set.
-    for (name, placed) in [("alpine:3.20", true), ("docker.io/library/ubuntu:latest", false)] {
-        let arena = Arena::new();
-        let files = vec![(own(name), good.clone()), (layer("1"), erofs.clone())];
-        write(arena.bundle("b.tar"), &with_cache(files).make().tar());
-        snapcask::import::import(&import_options(&arena.bundle("b.tar"), &arena.store)).unwrap();
-        assert!(arena.store.join("cache").join(layer("1")).exists());
-        assert_eq!(arena.store.join("cache").join(own(name)).exists(), placed, "{name}");
+    // Under whatever name the metadata comes, it can set no tag but that of the snapshot's reference, if at all.
+    let pinned = format!("docker.io/library/alpine@{}", snapcask::Digest::of(IMAGE_MANIFEST.as_bytes()));
+    for name in ["alpine:3.20", "docker.io/library/ubuntu:latest"] {
+        for (trust_image_tags, key) in [(false, pinned.as_str()), (true, IMAGE_REFERENCE)] {
+            let arena = Arena::new();
+            let files = vec![(own(name), good.clone()), (layer("1"), erofs.clone())];
+            write(arena.bundle("b.tar"), &with_cache(files).make().tar());
+            let options = import_options(&arena.bundle("b.tar"), &arena.store);
+            snapcask::import::import(&snapcask::import::ImportOptions { trust_image_tags, ..options }).unwrap();
+            assert!(arena.store.join("cache").join(layer("1")).exists());
+            let placed: Vec<_> =
+                fs::read_dir(arena.store.join("cache/manifests")).unwrap().map(|e| e.unwrap().path()).collect();
+            assert_eq!(placed, [arena.store.join("cache").join(own(key))], "{name}");
+        }
     }
+}
+
+/// The bundle of a repair says that the metadata is another image's, whose key it would get.
+#[test]
+fn metadata_that_a_repair_would_misplace() {
+    let hex = |text: &str| snapcask::Digest::of(text.as_bytes()).hex();
+    let metadata = json!({
+        "manifest_digest": snapcask::Digest::of(IMAGE_MANIFEST.as_bytes()),
+        "config_digest": snapcask::Digest::of(IMAGE_CONFIG.as_bytes()),
+        "raw_manifest_json": IMAGE_MANIFEST, "raw_config_json": IMAGE_CONFIG, "layers": [],
+    });
+    let file = (format!("manifests/{}.json", hex(IMAGE_REFERENCE)), metadata.to_string().into_bytes());
+    let arena = Arena::new();
+    write(arena.bundle("good.tar"), &with_cache(vec![file.clone()]).make().tar());
+    import_ok(&arena.bundle("good.tar"), &arena.store);
+    let pinned = hex(&format!("docker.io/library/alpine@{}", snapcask::Digest::of(IMAGE_MANIFEST.as_bytes())));
+    fs::remove_file(arena.store.join(format!("cache/manifests/{pinned}.json"))).unwrap();
+    let mut evil = with_cache(vec![file]);
+    let inner = std::mem::replace(&mut evil.config, Box::new(|_| {}));
+    evil.config = Box::new(move |v| {
+        inner(v);
+        v["snapshot"]["image"]["manifestDigest"] = json!(snapcask::Digest::of(b"another image"));
+    });
+    write(arena.bundle("evil.tar"), &evil.make().tar());
+    let repair_from = Some(snapcask::import::BundleLocation::Path(arena.bundle("evil.tar")));
+    let progress = std::sync::Arc::new(snapcask::progress::Silent);
+    let options = snapcask::check::CheckOptions { store: arena.store.clone(), repair_from, jobs: 1, progress };
+    let findings = snapcask::check::check(&options).unwrap().findings;
+    let codes: Vec<_> = findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, ["cache-missing", "repair-refused"], "{findings:?}");
+    assert!(findings[1].message.contains("is not the metadata of its snapshot's image"), "{findings:?}");
+    assert_eq!(fs::read_dir(arena.store.join("cache/manifests")).unwrap().count(), 0);
 }
 
 /// The config says of the snapshot what its descriptor says; otherwise the cache of any image could be written to.
