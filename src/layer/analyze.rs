@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     BLOCK,
     extents::{covered, data_extents, union, within},
-    merkle::{self, CHUNK, LEAF, Node},
+    merkle::{self, CHUNK, Domain, LEAF, Node},
     shared::shared_extents,
 };
 use crate::{
@@ -73,7 +73,7 @@ impl Contents {
     pub fn new(size: u64, chunks: Vec<Chunk>) -> Self {
         let tops: Vec<(u64, Node)> = chunks.iter().map(|c| (c.index, c.top)).collect();
         let data_bytes = chunks.iter().map(|c| c.data_bytes).sum();
-        Self { size, data_bytes, root: merkle::root(&tops, size), chunks }
+        Self { size, data_bytes, root: merkle::root(Domain::File, &tops, size), chunks }
     }
 
     /// The chunk with this index, unless it is all zero.
@@ -132,7 +132,7 @@ pub fn analyze(file: FileView, base: Option<Base>, jobs: usize, progress: &dyn P
         ),
         None => (Vec::new(), Vec::new()),
     };
-    let task = ChunkTask { file, own: &own, base, below: &below, shared: &shared, packing: true };
+    let task = ChunkTask { file, own: &own, base, below: &below, shared: &shared, packing: true, domain: Domain::File };
     let found = task.run_all(&chunks_of(&union(&own, &below)), jobs, progress)?;
     let mut analysis =
         Analysis { contents: Contents::new(file.size, found_chunks(&found).collect()), segments: Vec::new(), sum: 0 };
@@ -169,7 +169,7 @@ pub fn contents(
         Some(prior) => chunks_of(prior.touched),
         None => chunks_of(&own),
     };
-    let task = ChunkTask { file, own: &own, base: None, below: &[], shared: &[], packing: false };
+    let task = ChunkTask { file, own: &own, base: None, below: &[], shared: &[], packing: false, domain: Domain::File };
     let found = task.run_all(&wanted, jobs, progress)?;
     let mut chunks: Vec<Chunk> = found_chunks(&found).collect();
     if let Some(prior) = prior {
@@ -181,6 +181,19 @@ pub fn contents(
         chunk.stored_zeros.into_iter().for_each(|range| push_run(&mut stored_zeros, range));
     }
     Ok((Contents::new(file.size, chunks), stored_zeros))
+}
+
+/// The root of `file` in the checkpoints' domain.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::SourceChanged`] when the file ends early.
+pub fn checkpoint_root(file: FileView, jobs: usize, progress: &dyn Progress) -> Result<Root> {
+    let own = data_extents(file.file, file.path, file.size)?;
+    let domain = Domain::Checkpoint;
+    let task = ChunkTask { file, own: &own, base: None, below: &[], shared: &[], packing: false, domain };
+    let found = task.run_all(&chunks_of(&own), jobs, progress)?;
+    let tops: Vec<(u64, Node)> = found_chunks(&found).map(|chunk| (chunk.index, chunk.top)).collect();
+    Ok(merkle::root(domain, &tops, file.size))
 }
 
 fn found_chunks(found: &[Found]) -> impl Iterator<Item = Chunk> {
@@ -231,6 +244,8 @@ struct ChunkTask<'a> {
     shared: &'a [Range<u64>],
     /// Whether segments and sum are wanted.
     packing: bool,
+    /// Of the chunks' tops.
+    domain: Domain,
 }
 
 impl ChunkTask<'_> {
@@ -311,7 +326,7 @@ impl ChunkTask<'_> {
             };
             self.blocks(run.start, mine, theirs, &own, &mut found);
             if known.is_none() {
-                hash_leaves(start, run.start, mine, &mut leaves);
+                hash_leaves(self.domain, start, run.start, mine, &mut leaves);
             }
         }
         found.top = match known {
@@ -323,7 +338,7 @@ impl ChunkTask<'_> {
                     if touched.len() > 1 {
                         load(self.file, &own, run, mine)?;
                     }
-                    hash_leaves(start, run.start, mine, &mut leaves);
+                    hash_leaves(self.domain, start, run.start, mine, &mut leaves);
                 }
                 self.top_of(&leaves)
             }
@@ -333,7 +348,7 @@ impl ChunkTask<'_> {
     }
 
     fn top_of(&self, leaves: &[(u64, Node)]) -> Option<Node> {
-        (!leaves.is_empty()).then(|| merkle::chunk_top(leaves, self.file.size))
+        (!leaves.is_empty()).then(|| merkle::chunk_top(self.domain, leaves, self.file.size))
     }
 
     /// The base's chunk (`Some(None)`: it is zero), if both trees have one shape.
@@ -382,10 +397,10 @@ fn leaf_runs(extents: &[Range<u64>]) -> Vec<Range<u64>> {
     union(&rounded, &[])
 }
 
-fn hash_leaves(chunk_start: u64, run_start: u64, bytes: &[u8], leaves: &mut Vec<(u64, Node)>) {
+fn hash_leaves(domain: Domain, chunk_start: u64, run_start: u64, bytes: &[u8], leaves: &mut Vec<(u64, Node)>) {
     for (index, leaf) in bytes.chunks(LEAF).enumerate() {
         if !is_zero(leaf) {
-            leaves.push(((run_start - chunk_start) / LEAF as u64 + index as u64, merkle::leaf(leaf)));
+            leaves.push(((run_start - chunk_start) / LEAF as u64 + index as u64, merkle::leaf(domain, leaf)));
         }
     }
 }

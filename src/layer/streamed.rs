@@ -18,7 +18,7 @@ use super::{
     BLOCK,
     analyze::{Chunk, Contents, is_zero},
     extents::within,
-    merkle::{self, CHUNK, LEAF, Node},
+    merkle::{self, CHUNK, Domain, LEAF, Node},
 };
 
 /// What one delta needs of the file that it goes over. In ranges: a segment costs as much however long it claims to be.
@@ -280,7 +280,7 @@ impl StreamedContents {
             .filter(|(block, _)| !is_zero(block))
             .map(|(_, at)| (at + BLOCK).min(self.size) - at)
             .sum();
-        let node = (data_bytes > 0).then(|| merkle::leaf(bytes));
+        let node = (data_bytes > 0).then(|| merkle::leaf(Domain::File, bytes));
         if let Some(scratch) = self.scratch.as_ref().filter(|_| self.later.needs_bytes(leaf)) {
             let length = (self.size - start).min(LEAF_SIZE) as usize;
             scratch.write_all_at(&bytes[..length], start)?;
@@ -300,7 +300,7 @@ impl StreamedContents {
             if !chunk.leaves.is_empty() {
                 let nodes: Vec<(u64, Node)> = chunk.leaves.iter().map(|l| (l.at, l.node)).collect();
                 let data_bytes = chunk.leaves.iter().map(|l| l.data_bytes).sum();
-                state.done.push(Chunk { index, top: merkle::chunk_top(&nodes, self.size), data_bytes });
+                state.done.push(Chunk { index, top: merkle::chunk_top(Domain::File, &nodes, self.size), data_bytes });
             }
             if self.later.needs_nodes(index) {
                 state.nodes.insert(index, chunk.leaves);
