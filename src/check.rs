@@ -25,7 +25,12 @@ use crate::{
     recorded::RecordedChecks,
     repair::Repair,
     report::{CheckReport, Finding},
-    snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels, scan::scan},
+    snapshot::{
+        SNAPSHOT_FILE, Snapshot, V066_FILE, closure,
+        damage::{Damage, DamageKind},
+        is_there, labels,
+        scan::{SourceFile, scan},
+    },
     store::{
         Store,
         image_cache::{CachedImage, cached_images, needed_files},
@@ -170,8 +175,12 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    fn subject(&self, path: &Path) -> String {
+        path.strip_prefix(&self.store.root).unwrap_or(path).display().to_string()
+    }
+
     fn report(&mut self, code: &'static str, path: &Path, message: impl ToString) {
-        let subject = path.strip_prefix(&self.store.root).unwrap_or(path).display().to_string();
+        let subject = self.subject(path);
         let finding = Finding { code, subject, message: message.to_string() };
         if !self.found.findings.contains(&finding) {
             self.found.findings.push(finding);
@@ -282,8 +291,10 @@ impl Look<'_> {
                 Err(error) => self.report("file-unreadable", &directory.join(folder), error),
             }
         }
+        let unreferenced = self.closure(snapshot, &present, before);
         self.progress.end();
         let is_bad = self.found.findings.len() > before;
+        unreferenced.iter().for_each(|damage| self.damage(directory, damage));
         // Beside what was imported: there is nothing to repair.
         for path in paths.iter().filter(|path| record.is_some() && !rows.contains_key(**path) && !is_labels(path)) {
             let text = "it was not imported; a repair leaves it, move it away if it is not meant to travel";
@@ -296,6 +307,34 @@ impl Look<'_> {
             self.found.snapshots.push(bad);
         }
         Ok(())
+    }
+
+    /// What a snapshot consists of beyond its table; gives the files that nothing names. Of a file that has a finding
+    /// since `before`, there is no second one.
+    fn closure(&mut self, snapshot: &Snapshot, present: &[SourceFile], before: usize) -> Vec<Damage> {
+        if present.is_empty() {
+            return Vec::new();
+        }
+        let directory = &snapshot.directory;
+        let paths = present.iter().map(|file| &file.path);
+        let verified = beneath::Folder::open(directory).and_then(|folder| {
+            closure::verify_in(&snapshot.descriptor, &folder, paths, self.jobs, self.progress.as_ref())
+        });
+        let damages = verified.unwrap_or_else(|error| {
+            self.report("file-unreadable", directory, error);
+            Vec::new()
+        });
+        let known: HashSet<String> = self.found.findings[before..].iter().map(|f| f.subject.clone()).collect();
+        let (unreferenced, damages): (Vec<_>, Vec<_>) = damages
+            .into_iter()
+            .filter(|damage| !known.contains(&self.subject(&directory.join(&damage.path))))
+            .partition(|damage| damage.kind == DamageKind::Unreferenced);
+        damages.iter().for_each(|damage| self.damage(directory, damage));
+        unreferenced
+    }
+
+    fn damage(&mut self, directory: &Path, damage: &Damage) {
+        self.report(damage.kind.code(), &directory.join(&damage.path), &damage.reason);
     }
 
     fn file(

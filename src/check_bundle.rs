@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     bundle::{self, BundledSnapshot, Documents, encoding_of},
-    deep::DeepCheck,
+    deep::{DeepCheck, restored},
     digest::Digest,
     error::{Error, IoContext, Result},
     import::{BundleLocation, open_all},
@@ -133,6 +133,7 @@ fn code(error: &Error) -> &'static str {
         Error::InvalidDigest { .. } => "digest-invalid",
         Error::Limit { .. } => "limit-exceeded",
         Error::RecordedIntegrity { .. } => "recorded-integrity",
+        Error::DamagedSnapshot { code, .. } => code,
         Error::Io { .. }
         | Error::Unauthorized { .. }
         | Error::Forbidden { .. }
@@ -316,7 +317,12 @@ impl Check<'_> {
         let mut deep = DeepCheck::new(self.source, snapshots, scratch, jobs, progress);
         let mut failed = Vec::new();
         for snapshot in snapshots {
-            let mut result = deep.snapshot(snapshot);
+            let name = snapshot.config.snapshot.name.as_str();
+            let mut result = deep.snapshot(snapshot).and_then(|descriptor| {
+                let damages = restored::damages(self.source, snapshot, &descriptor, scratch, jobs, progress)?;
+                damages.iter().for_each(|damage| self.found(name, &damage.error(name)));
+                Ok(())
+            });
             for (descriptor, record) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers) {
                 if let LayerRecord::Cache { file, .. } = record {
                     result = result.and_then(|()| deep.cache(descriptor, record, file));
@@ -324,7 +330,7 @@ impl Check<'_> {
             }
             if let Err(error) = result {
                 let layers = snapshot.config.layers.iter().map(LayerRecord::digest).collect();
-                failed.push((snapshot.config.snapshot.name.to_string(), layers, error));
+                failed.push((name.to_string(), layers, error));
             }
         }
         Decoded { layers: deep.decoded().clone(), failed }

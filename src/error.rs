@@ -101,6 +101,16 @@ pub enum Error {
         /// What the bytes give.
         actual: String,
     },
+    /// A snapshot's files are not those that its descriptor and its checkpoint name.
+    #[error("the snapshot is damaged: {}: {reason}", path.display())]
+    DamagedSnapshot {
+        /// The code of such a finding.
+        code: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it is and what it should be.
+        reason: String,
+    },
     /// No snapshot answers to the reference.
     #[error("no snapshot {reference:?} in {}{hint}", store.display())]
     SnapshotNotFound {
@@ -482,6 +492,7 @@ impl Error {
             Self::Remote { code, .. } => *code,
             Self::Usage(_) | Self::InvalidName { .. } | Self::InvalidReference { .. } | Self::Ambiguous { .. } => 2,
             Self::RecordedIntegrity { .. }
+            | Self::DamagedSnapshot { .. }
             | Self::CorruptBlob { .. }
             | Self::MissingBlob { .. }
             | Self::ParentManifestMissing { .. }

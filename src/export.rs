@@ -34,7 +34,7 @@ use crate::{
     recorded::RecordedChecks,
     report::{ExportReport, LeftOutLayer},
     since::{BaseLayers, LayerOf, Since},
-    snapshot::{Snapshot, V066_FILE, labels, scan::SourceFile},
+    snapshot::{Snapshot, V066_FILE, closure, labels, scan::SourceFile},
     storage::{BlobWriter, Target, Unkept},
     store::{
         Store,
@@ -297,6 +297,9 @@ impl Packer<'_> {
             Err(opened) => {
                 let files = self.analyze(snapshot, opened, parent_beneath)?;
                 self.verify_recorded(snapshot, &files)?;
+                let members = files.iter().map(|f| (&f.source.path, f.view())).collect();
+                let (jobs, progress) = (self.options.jobs, self.options.progress.as_ref());
+                closure::require(&snapshot.descriptor, &snapshot.directory, &members, jobs, progress)?;
                 let (layer, record) = self.layer(snapshot, name, &files, parent_beneath, key.as_ref())?;
                 self.learn(key, &layer, &record, &files);
                 (files, layer, record)

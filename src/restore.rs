@@ -387,8 +387,17 @@ impl Sink for LayerSink<'_, '_, '_> {
 pub struct Compared {
     /// Open for reading.
     pub file: File,
+    /// Where it is.
+    pub path: PathBuf,
     /// What it holds.
     pub contents: Contents,
+}
+
+impl Compared {
+    /// Its bytes, to be read.
+    pub fn view(&self) -> FileView<'_> {
+        FileView { file: &self.file, path: &self.path, size: self.contents.size }
+    }
 }
 
 /// Compares a directory with the file table of its snapshot.
@@ -466,7 +475,7 @@ impl TableCheck<'_> {
                 let _ = fallocate(&file, flags, zeros.start, zeros.end - zeros.start);
             }
         }
-        Ok(Compared { file, contents: found })
+        Ok(Compared { file, path, contents: found })
     }
 }
 

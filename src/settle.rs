@@ -18,7 +18,7 @@ use crate::{
     progress::{Progress, Silent},
     recorded::RecordedChecks,
     restore::{Compared, Inherited, TableCheck},
-    snapshot::{IntegrityAlgorithm, MAX_DESCRIPTOR, SnapshotDescriptor},
+    snapshot::{IntegrityAlgorithm, MAX_DESCRIPTOR, SnapshotDescriptor, closure},
 };
 
 /// A snapshot whose files are unpacked and not verified yet.
@@ -88,6 +88,9 @@ impl Settler {
                 still_read |= recorded.algorithm != IntegrityAlgorithm::Merkle;
             }
         }
+        let members = compared.iter().map(|(path, found)| (path, found.view())).collect();
+        let name = Path::new(bundled.config.snapshot.name.as_str());
+        closure::require(&descriptor, name, &members, self.jobs, &Silent)?;
         Ok(Settled { directory: directory.clone(), files: compared, still_read })
     }
 }

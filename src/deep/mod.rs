@@ -6,6 +6,7 @@
 
 mod files;
 mod plan;
+pub mod restored;
 mod room;
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
     model::{Descriptor, FileRecord, LayerFile, LayerRecord, TarPath},
     progress::Progress,
     restore::{EntryRule, decode_blob},
-    snapshot::{IntegrityAlgorithm, MAX_DESCRIPTOR},
+    snapshot::{IntegrityAlgorithm, MAX_DESCRIPTOR, SnapshotDescriptor},
     storage::Source,
     store::place::Stage,
 };
@@ -110,11 +111,11 @@ impl<'a> DeepCheck<'a> {
         &self.decoded
     }
 
-    /// Decodes what has not been decoded of the snapshot's stack, and compares its table.
+    /// Decodes what has not been decoded of the snapshot's stack, and compares its table. Gives its descriptor.
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn snapshot(&mut self, snapshot: &BundledSnapshot) -> Result<()> {
+    pub fn snapshot(&mut self, snapshot: &BundledSnapshot) -> Result<SnapshotDescriptor> {
         let result = self.stack(snapshot).and_then(|()| self.compare(snapshot));
         if result.is_err() {
             self.forget();
@@ -320,7 +321,7 @@ impl<'a> DeepCheck<'a> {
         Ok(output(file, path, fresh))
     }
 
-    fn compare(&self, snapshot: &BundledSnapshot) -> Result<()> {
+    fn compare(&self, snapshot: &BundledSnapshot) -> Result<SnapshotDescriptor> {
         for row in &snapshot.config.files {
             let Some(held) = self.files.get(&row.path) else {
                 let context = format!("manifest {}", snapshot.descriptor.digest);
@@ -332,7 +333,7 @@ impl<'a> DeepCheck<'a> {
     }
 
     /// Whether the snapshot's own descriptor is the one that its config describes, as an import wants it to be.
-    fn compare_descriptor(&self, snapshot: &BundledSnapshot) -> Result<()> {
+    fn compare_descriptor(&self, snapshot: &BundledSnapshot) -> Result<SnapshotDescriptor> {
         let record = &snapshot.config.snapshot;
         let fail =
             |reason: String| Err(Error::bundle(format!("{} of snapshot {}", record.descriptor, record.name), reason));
@@ -360,7 +361,7 @@ impl<'a> DeepCheck<'a> {
                 });
             }
         }
-        Ok(())
+        Ok(descriptor)
     }
 }
 

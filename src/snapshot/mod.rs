@@ -1,11 +1,15 @@
 //! Snapshot directories: their descriptors in three generations, the integrity that these record, their files.
 
+mod checkpoint;
+pub mod closure;
+pub mod damage;
 mod field;
 mod final_;
 mod flat;
 pub mod integrity;
 pub mod labels;
 pub mod migrated;
+mod qcow2;
 pub mod scan;
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("storage", &["digest", "error", "model", "verify"]),
     ("composite", &["error", "model", "storage"]),
     ("reference", &["digest", "error", "model"]),
-    ("snapshot", &["beneath", "digest", "error", "model", "progress"]),
+    ("snapshot", &["beneath", "digest", "error", "layer", "model", "progress"]),
     (
         "store",
         &["beneath", "digest", "error", "model", "progress", "rename", "snapshot", "storage", "temporary", "verify"],

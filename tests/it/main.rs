@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod conflicts;
 mod corruption;
+mod damage;
 mod deep;
 mod dependency_rule;
 #[cfg(target_arch = "x86_64")]
@@ -13,6 +14,7 @@ mod errors;
 #[cfg(target_arch = "x86_64")]
 mod failing_disk;
 mod fixture;
+mod full_snapshot;
 mod golden;
 mod hardening;
 mod image_tags;

@@ -12,7 +12,7 @@
 //! | [`oci`] | documents of a layout: digests, sizes, names that lie |
 
 mod bombs;
-mod craft;
+pub mod craft;
 mod layer_tar;
 mod oci;
 mod other_readers;

@@ -1,0 +1,532 @@
+//! Everything that a `final` snapshot consists of, verified as `msb snapshot verify` does: a checkpoint with its objects,
+//! memory and disks; owned volumes; what qcow2 layers go over.
+//!
+//! Integrity that descriptors record for their own layers is not here: it is verified with the file table's roots.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rustix::fs::OFlags;
+
+use microsandbox_types::snapshot::{
+    CheckpointSnapshotState, FileSnapshotState, Manifest, SnapshotFormat, SnapshotState,
+    disk::DiskGenerationManifest,
+    owned::{OwnedVolumeCapture, OwnedVolumeData},
+};
+
+use super::{
+    SnapshotDescriptor,
+    checkpoint::{Checkpoint, MAX_EXECUTION_STATE, MAX_MANIFEST},
+    damage::{Damage, DamageKind},
+    integrity::sha256_of_file,
+    qcow2::{Header, MAX_CLUSTER},
+};
+use crate::{
+    beneath::Folder,
+    digest::Digest,
+    error::{IoContext, Result},
+    layer::analyze::{FileView, checkpoint_root},
+    model::{Generation, TarPath},
+    progress::Progress,
+};
+
+/// The folder of a checkpoint, with what follows it.
+pub const CHECKPOINT: &str = "checkpoint/";
+/// The document that a checkpoint begins with.
+pub const CHECKPOINT_FILE: &str = "checkpoint/checkpoint.json";
+/// Folders whose every file is named by the descriptor or the checkpoint, where there is a checkpoint or an owned volume.
+const CLOSED: [&str; 3] = [CHECKPOINT, "owned/", "layers/"];
+
+/// A snapshot's files, open, by path.
+pub type Members<'a> = BTreeMap<&'a TarPath, FileView<'a>>;
+
+/// Whether there is more to verify of a snapshot than its file table and its recorded integrity.
+pub fn has_closure(descriptor: &SnapshotDescriptor) -> bool {
+    manifest(descriptor).is_some_and(|manifest| match &manifest.state {
+        SnapshotState::Checkpoint(_) => true,
+        SnapshotState::File(state) => {
+            state.layers.iter().any(|layer| layer.format == SnapshotFormat::Qcow2) || !owned(&manifest).is_empty()
+        }
+    })
+}
+
+/// Verifies a snapshot's files, on `jobs` threads. Gives everything that is wrong.
+///
+/// # Errors
+/// Only what keeps it from looking: [`crate::Error::Io`], [`crate::Error::SourceChanged`].
+pub fn verify(
+    descriptor: &SnapshotDescriptor,
+    members: &Members,
+    jobs: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Damage>> {
+    let Some(manifest) = manifest(descriptor) else { return Ok(Vec::new()) };
+    let owned = owned(&manifest);
+    let mut look = Look::new(members, jobs, progress);
+    let closed = match &manifest.state {
+        SnapshotState::File(state) => {
+            look.stack(state)?;
+            look.owned("", &owned)?;
+            !owned.is_empty()
+        }
+        SnapshotState::Checkpoint(state) => look.checkpoint(state, &owned)?,
+    };
+    look.hash_all()?;
+    if closed {
+        look.unreferenced()?;
+    }
+    Ok(look.damages)
+}
+
+/// As [`verify`], of the snapshot that messages call `snapshot`: the first thing that is wrong is an error.
+///
+/// # Errors
+/// [`crate::Error::DamagedSnapshot`], and those of [`verify`].
+pub fn require(
+    descriptor: &SnapshotDescriptor,
+    snapshot: &Path,
+    members: &Members,
+    jobs: usize,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let damages = verify(descriptor, members, jobs, progress)?;
+    damages.first().map_or(Ok(()), |damage| Err(damage.error(snapshot)))
+}
+
+/// As [`verify`], of the files at `paths` below a folder.
+///
+/// # Errors
+/// As [`verify`]; [`crate::Error::UnsafePath`] for what is no regular file.
+pub fn verify_in<'a>(
+    descriptor: &SnapshotDescriptor,
+    folder: &Folder,
+    paths: impl Iterator<Item = &'a TarPath>,
+    jobs: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Damage>> {
+    if !has_closure(descriptor) {
+        return Ok(Vec::new());
+    }
+    let mut open = Vec::new();
+    for path in paths.filter(|path| is_closed(path)) {
+        let (file, full) = (folder.file(path, OFlags::RDONLY)?, folder.path().join(path));
+        let size = file.metadata().context("look at", &full)?.len();
+        open.push((path, file, full, size));
+    }
+    let view = |file, path, size| FileView { file, path, size };
+    let members = open.iter().map(|(path, file, full, size)| (*path, view(file, full, *size))).collect();
+    verify(descriptor, &members, jobs, progress)
+}
+
+/// Whether a file's folder is one whose every file is named.
+fn is_closed(path: &TarPath) -> bool {
+    CLOSED.iter().any(|folder| path.as_str().starts_with(folder))
+}
+
+/// The descriptor's document; none if its generation has nothing to verify here.
+fn manifest(descriptor: &SnapshotDescriptor) -> Option<Manifest> {
+    // It has been parsed once, without error.
+    (descriptor.generation == Generation::Final).then(|| serde_json::from_slice(&descriptor.bytes).ok()).flatten()
+}
+
+fn owned(manifest: &Manifest) -> Vec<OwnedVolumeCapture> {
+    manifest.owned_volumes().unwrap_or_default()
+}
+
+/// A file that must have a digest.
+struct Hash {
+    path: TarPath,
+    expected: Digest,
+    kind: DamageKind,
+}
+
+struct Look<'a> {
+    members: &'a Members<'a>,
+    jobs: usize,
+    progress: &'a dyn Progress,
+    damages: Vec<Damage>,
+    /// What is to be hashed, by path: the digest follows from it.
+    hashes: BTreeMap<TarPath, Hash>,
+    /// Roots and headers of disk layers, for a checkpoint may name one layer many times.
+    roots: BTreeMap<TarPath, String>,
+    headers: BTreeMap<TarPath, std::result::Result<Header, String>>,
+    /// What the descriptor or the checkpoint names.
+    named: BTreeSet<TarPath>,
+}
+
+impl<'a> Look<'a> {
+    fn new(members: &'a Members<'a>, jobs: usize, progress: &'a dyn Progress) -> Self {
+        let (damages, hashes, roots, headers, named) = Default::default();
+        Self { members, jobs, progress, damages, hashes, roots, headers, named }
+    }
+
+    fn damage(&mut self, kind: DamageKind, path: &TarPath, reason: impl Into<String>) {
+        self.damages.push(Damage { kind, path: path.clone(), reason: reason.into() });
+    }
+
+    /// The file at `path`, which is named from here on; if it is not there, that is damage of this kind.
+    fn member(&mut self, path: &TarPath, missing: DamageKind, by: &str) -> Option<FileView<'a>> {
+        self.named.insert(path.clone());
+        let found = self.members.get(path).copied();
+        if found.is_none() {
+            self.damage(missing, path, format!("it is not there, and {by} names it"));
+        }
+        found
+    }
+
+    /// The checkpoint, with all that it names. Whether all of that is known.
+    fn checkpoint(&mut self, state: &CheckpointSnapshotState, owned: &[OwnedVolumeCapture]) -> Result<bool> {
+        let path: TarPath = CHECKPOINT_FILE.parse()?;
+        let Some(file) = self.member(&path, DamageKind::ObjectMissing, "the descriptor") else { return Ok(false) };
+        let Some(bytes) = self.document(&path, file)? else { return Ok(false) };
+        let digest = Digest::of(&bytes);
+        if digest.to_string() != state.checkpoint_root {
+            let reason = format!("its digest is {digest}, the descriptor says {}", state.checkpoint_root);
+            self.damage(DamageKind::CheckpointRoot, &path, reason);
+            return Ok(false);
+        }
+        // msb keeps the document among its objects too.
+        self.named.insert(object(&digest));
+        let checkpoint = match Checkpoint::parse(&bytes) {
+            Ok(checkpoint) => checkpoint,
+            Err(reason) => {
+                self.damage(DamageKind::CheckpointInvalid, &path, reason);
+                return Ok(false);
+            }
+        };
+        if checkpoint.owned_volumes != owned {
+            let tags = |volumes: &[OwnedVolumeCapture]| {
+                volumes.iter().map(|volume| volume.mount_id.as_str()).collect::<Vec<_>>().join(", ")
+            };
+            let (own, other) = (tags(&checkpoint.owned_volumes), tags(owned));
+            let reason = format!("its owned volumes ({own}) are not those of the descriptor ({other})");
+            self.damage(DamageKind::OwnedInventory, &path, reason);
+        }
+        self.owned(CHECKPOINT, &checkpoint.owned_volumes)?;
+        self.object(&checkpoint.execution_state, Some(MAX_EXECUTION_STATE));
+        for device in &checkpoint.devices {
+            self.object(&device.state, device.limit());
+        }
+        let memory = self.memory(&checkpoint)?;
+        let disks = self.disks(&checkpoint)?;
+        Ok(memory && disks)
+    }
+
+    /// Whether the memory's objects are known.
+    fn memory(&mut self, checkpoint: &Checkpoint) -> Result<bool> {
+        let path = object(&checkpoint.memory);
+        let Some(bytes) = self.object_document(&checkpoint.memory)? else { return Ok(false) };
+        let memory = match checkpoint.parse_memory(&bytes) {
+            Ok(memory) => memory,
+            Err(reason) => {
+                self.damage(DamageKind::CheckpointInvalid, &path, reason);
+                return Ok(false);
+            }
+        };
+        for (digest, least) in memory.objects() {
+            let Some(file) = self.object(&digest, None) else { continue };
+            if file.size < least {
+                let reason = format!("it has {} bytes, the memory says at least {least}", file.size);
+                // One finding is enough.
+                self.hashes.remove(&object(&digest));
+                self.damage(DamageKind::ObjectCorrupt, &object(&digest), reason);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the disks' layers are known.
+    fn disks(&mut self, checkpoint: &Checkpoint) -> Result<bool> {
+        let (mut known, mut volumes) = (true, BTreeMap::new());
+        for digest in &checkpoint.disks {
+            let path = object(digest);
+            let Some(bytes) = self.object_document(digest)? else {
+                known = false;
+                continue;
+            };
+            let disk = match checkpoint.parse_disk(&bytes) {
+                Ok(disk) if volumes.contains_key(&disk.volume_id) => {
+                    Err(format!("the checkpoint has the volume {} twice", disk.volume_id))
+                }
+                other => other,
+            };
+            match disk {
+                Ok(disk) => {
+                    self.generation(CHECKPOINT, &disk)?;
+                    volumes.insert(disk.volume_id.clone(), disk);
+                }
+                Err(reason) => {
+                    self.damage(DamageKind::CheckpointInvalid, &path, reason);
+                    return Ok(false);
+                }
+            }
+        }
+        for volume in &checkpoint.owned_volumes {
+            if let OwnedVolumeData::Disk { generation } = &volume.data
+                && known
+                && !volumes.values().any(|disk| disk == generation)
+            {
+                let reason = format!("the owned disk {} is none of its disks", volume.mount_id);
+                self.damage(DamageKind::OwnedInventory, &CHECKPOINT_FILE.parse()?, reason);
+            }
+        }
+        Ok(known)
+    }
+
+    /// An object, which will be hashed.
+    fn object(&mut self, digest: &Digest, limit: Option<u64>) -> Option<FileView<'a>> {
+        let path = object(digest);
+        let file = self.member(&path, DamageKind::ObjectMissing, "the checkpoint")?;
+        if let Some(limit) = limit.filter(|limit| file.size > *limit) {
+            let reason = format!("it has {} bytes, over the limit of {limit}", file.size);
+            self.damage(DamageKind::CheckpointInvalid, &path, reason);
+        }
+        let kind = DamageKind::ObjectCorrupt;
+        self.hashes.insert(path.clone(), Hash { path, expected: *digest, kind });
+        Some(file)
+    }
+
+    /// An object that is a document, if its bytes are those of its digest.
+    fn object_document(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        let path = object(digest);
+        let Some(file) = self.member(&path, DamageKind::ObjectMissing, "the checkpoint") else { return Ok(None) };
+        let Some(bytes) = self.document(&path, file)? else { return Ok(None) };
+        let actual = Digest::of(&bytes);
+        if actual != *digest {
+            self.damage(DamageKind::ObjectCorrupt, &path, format!("its digest is {actual}, its name says {digest}"));
+            return Ok(None);
+        }
+        Ok(Some(bytes))
+    }
+
+    fn document(&mut self, path: &TarPath, file: FileView) -> Result<Option<Vec<u8>>> {
+        if file.size > MAX_MANIFEST {
+            let reason = format!("it has {} bytes, over the limit of {MAX_MANIFEST}", file.size);
+            self.damage(DamageKind::CheckpointInvalid, path, reason);
+            return Ok(None);
+        }
+        beginning(file, MAX_MANIFEST).map(Some)
+    }
+
+    /// Owned volumes, their files below `root`.
+    fn owned(&mut self, root: &str, volumes: &[OwnedVolumeCapture]) -> Result<()> {
+        for volume in volumes {
+            if let OwnedVolumeData::Disk { generation } = &volume.data
+                && root.is_empty()
+            {
+                // A checkpoint's are among its disks.
+                self.generation(root, generation)?;
+            }
+            for (path, payload) in volume.directory_payloads() {
+                let path: TarPath = format!("{root}{}", path.display()).parse()?;
+                let Some(file) = self.member(&path, DamageKind::OwnedMissing, "the owned volume") else { continue };
+                if file.size != payload.bytes {
+                    let reason = format!("it has {} bytes, the owned volume says {}", file.size, payload.bytes);
+                    self.damage(DamageKind::OwnedCorrupt, &path, reason);
+                    continue;
+                }
+                let Ok(expected) = format!("sha256:{}", payload.digest).parse() else { continue };
+                let kind = DamageKind::OwnedCorrupt;
+                self.hashes.insert(path.clone(), Hash { path, expected, kind });
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers of a disk, below `root`.
+    fn generation(&mut self, root: &str, disk: &DiskGenerationManifest) -> Result<()> {
+        let mut beneath: Option<Beneath> = None;
+        for layer in &disk.layers {
+            let name = format!("{}.{}", layer.layer_id, layer.format);
+            let path: TarPath = format!("{root}layers/{name}").parse()?;
+            let format = layer.format.clone();
+            if let Some(file) = self.member(&path, DamageKind::DiskMissing, &format!("the disk {}", disk.volume_id)) {
+                if file.size != layer.file_size {
+                    let reason = format!("it has {} bytes, the disk says {}", file.size, layer.file_size);
+                    self.damage(DamageKind::DiskSize, &path, reason);
+                } else if self.has_root(&path, file, layer.integrity_root.as_deref())? {
+                    self.header(&path, file, &format, layer.virtual_size, beneath.as_ref())?;
+                }
+            }
+            beneath = Some(Beneath { name, format });
+        }
+        Ok(())
+    }
+
+    /// Whether a layer has the root that its disk records, if it records one.
+    fn has_root(&mut self, path: &TarPath, file: FileView, expected: Option<&str>) -> Result<bool> {
+        let Some(expected) = expected else { return Ok(true) };
+        let actual = match self.roots.get(path) {
+            Some(root) => root.clone(),
+            None => {
+                let root = format!("blake3:{}", checkpoint_root(file, self.jobs, self.progress)?);
+                self.roots.entry(path.clone()).or_insert(root).clone()
+            }
+        };
+        if actual != expected {
+            self.damage(DamageKind::DiskIntegrity, path, format!("its root is {actual}, the disk says {expected}"));
+        }
+        Ok(actual == expected)
+    }
+
+    /// What the layers of a snapshot of files go over; their sizes and roots are verified elsewhere.
+    fn stack(&mut self, state: &FileSnapshotState) -> Result<()> {
+        let mut beneath: Option<Beneath> = None;
+        for layer in &state.layers {
+            let format = if layer.format == SnapshotFormat::Raw { "raw" } else { "qcow2" }.to_owned();
+            let name = format!("{}.{format}", layer.layer_id);
+            let path: TarPath = format!("layers/{name}").parse()?;
+            self.named.insert(path.clone());
+            // A migrated snapshot's only layer may be elsewhere: whether it is there is known from the payloads.
+            if let Some(file) = self.members.get(&path).copied() {
+                self.header(&path, file, &format, layer.virtual_size, beneath.as_ref())?;
+            }
+            beneath = Some(Beneath { name, format });
+        }
+        Ok(())
+    }
+
+    /// The header of a qcow2 layer: the disk's size, and what it goes over.
+    fn header(
+        &mut self,
+        path: &TarPath,
+        file: FileView,
+        format: &str,
+        size: u64,
+        beneath: Option<&Beneath>,
+    ) -> Result<()> {
+        if format != "qcow2" {
+            return Ok(());
+        }
+        if !self.headers.contains_key(path) {
+            self.headers.insert(path.clone(), Header::parse(&beginning(file, MAX_CLUSTER)?));
+        }
+        let header = match self.headers[path].clone() {
+            Ok(header) => header,
+            Err(reason) => {
+                self.damage(DamageKind::Qcow2Header, path, reason);
+                return Ok(());
+            }
+        };
+        if header.virtual_size != size {
+            let reason = format!("its disk has {} bytes, the layer says {size}", header.virtual_size);
+            self.damage(DamageKind::Qcow2Size, path, reason);
+        }
+        let wrong = match (&header.backing, beneath) {
+            (None, None) => None,
+            (Some(backing), None) => Some(format!("it goes over {:?}, and the layer over nothing", backing.name)),
+            (None, Some(beneath)) => Some(format!("it goes over nothing, and the layer over {}", beneath.name)),
+            (Some(backing), Some(beneath)) => {
+                let format = backing.format.as_ref().filter(|format| **format != beneath.format);
+                if let Some(format) = format {
+                    Some(format!("it takes {} for {format:?}, which is {}", beneath.name, beneath.format))
+                } else {
+                    (!self.is_name_of(&backing.name, path, beneath))
+                        .then(|| format!("it goes over {:?}, and the layer over {}", backing.name, beneath.name))
+                }
+            }
+        };
+        if let Some(reason) = wrong {
+            self.damage(DamageKind::Qcow2Backing, path, reason);
+        }
+        Ok(())
+    }
+
+    /// Whether a header's name can mean the layer beneath. msb writes the layer's own name and reads any name that stays in
+    /// the folder, for it hands over the layers itself: only the name of another file that is there means something else.
+    fn is_name_of(&self, name: &str, path: &TarPath, beneath: &Beneath) -> bool {
+        let confined = !matches!(name, "." | "..") && !name.contains(['/', '\\', '\0', ':']);
+        let folder = path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let other = format!("{folder}/{name}").parse::<TarPath>();
+        name == beneath.name || (confined && !other.is_ok_and(|other| self.members.contains_key(&other)))
+    }
+
+    /// Hashes everything that must have a digest, several files at once.
+    fn hash_all(&mut self) -> Result<()> {
+        let hashes: Vec<Hash> = std::mem::take(&mut self.hashes).into_values().collect();
+        let files: Vec<(Hash, FileView)> = hashes
+            .into_iter()
+            .filter_map(|hash| {
+                let file = *self.members.get(&hash.path)?;
+                Some((hash, file))
+            })
+            .collect();
+        let (next, found) = (AtomicUsize::new(0), Mutex::new(Ok(Vec::new())));
+        let (progress, members) = (self.progress, &files);
+        let work = || {
+            while let Some((hash, file)) = members.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let actual = sha256_of_file(file.file, file.path, file.size, &mut |bytes| progress.advance(bytes));
+                let mut found = found.lock().unwrap_or_else(|e| e.into_inner());
+                match (actual, &mut *found) {
+                    (Ok(actual), Ok(found)) if actual != hash.expected.hex() => {
+                        let reason = format!("its digest is sha256:{actual}, it should be {}", hash.expected);
+                        found.push(Damage { kind: hash.kind, path: hash.path.clone(), reason });
+                    }
+                    (Err(error), Ok(_)) => *found = Err(error),
+                    (_, Err(_)) => return,
+                    _ => {}
+                }
+            }
+        };
+        match self.jobs.clamp(1, files.len().max(1)) {
+            1 => work(),
+            jobs => std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work)))),
+        }
+        let mut found = found.into_inner().unwrap_or_else(|e| e.into_inner())?;
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        self.damages.extend(found);
+        Ok(())
+    }
+
+    /// Files that nothing names. An object that nothing names is one that msb has left behind, if it is what it is called.
+    fn unreferenced(&mut self) -> Result<()> {
+        let members = self.members;
+        let named = std::mem::take(&mut self.named);
+        for path in members.keys().filter(|path| is_closed(path) && !named.contains(**path)) {
+            match digest_of_object(path) {
+                Some(expected) => {
+                    let (path, kind) = (TarPath::clone(path), DamageKind::ObjectCorrupt);
+                    self.hashes.insert(path.clone(), Hash { path, expected, kind });
+                }
+                None => {
+                    let reason = "neither the descriptor nor the checkpoint names it; move it away";
+                    self.damage(DamageKind::Unreferenced, path, reason);
+                }
+            }
+        }
+        self.hash_all()
+    }
+}
+
+/// The layer that a layer goes over.
+struct Beneath {
+    name: String,
+    format: String,
+}
+
+/// The first bytes of a file, at most `most`.
+fn beginning(file: FileView, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; file.size.min(most) as usize];
+    file.file.read_exact_at(&mut bytes, 0).context("read", file.path)?;
+    Ok(bytes)
+}
+
+/// Where an object is.
+fn object(digest: &Digest) -> TarPath {
+    let hex = digest.hex();
+    format!("checkpoint/objects/sha256/{}/{hex}", &hex[..2]).parse().expect("hex digits make a path")
+}
+
+/// The digest that an object is named by.
+fn digest_of_object(path: &TarPath) -> Option<Digest> {
+    let (_, name) = path.as_str().rsplit_once('/')?;
+    let digest: Digest = format!("sha256:{name}").parse().ok()?;
+    (object(&digest) == *path).then_some(digest)
+}
