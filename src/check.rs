@@ -316,7 +316,7 @@ impl Look<'_> {
             return Vec::new();
         }
         let directory = &snapshot.directory;
-        let paths = present.iter().map(|file| &file.path);
+        let paths = present.iter().map(|file| (&file.path, &file.at));
         let verified = beneath::Folder::open(directory).and_then(|folder| {
             closure::verify_in(&snapshot.descriptor, &folder, paths, self.jobs, self.progress.as_ref())
         });

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -15,7 +14,7 @@ use crate::{
     model::{ImageRecord, SnapshotIdentity, TarPath},
     progress::Progress,
     report::{RemoveReport, RemovedSnapshot},
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, scan, seen},
+    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, scan, seen, size::allocated},
     store::{
         Store, Unreadable,
         image_cache::{cached_images, files_for, named_files, needed_files},
@@ -317,14 +316,4 @@ fn prune(cache: &Path, files: &[TarPath]) -> Result<()> {
         sync_folder(from.parent().unwrap_or(cache))?;
     }
     Ok(())
-}
-
-/// Bytes on disk; blocks that are shared with others count, too.
-fn allocated(path: &Path) -> u64 {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
-    if !metadata.is_dir() {
-        return metadata.blocks() * 512;
-    }
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    entries.flatten().map(|entry| allocated(&entry.path())).sum()
 }

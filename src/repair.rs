@@ -28,7 +28,7 @@ use crate::{
     restore::{Below, Restorer},
     settle::{Restored, Settler},
     snapshot::{
-        MIGRATED_DISK, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels,
+        MIGRATED_DISK, SNAPSHOT_FILE, Snapshot, V066_FILE, closure, is_there, labels,
         scan::{MAX_DEPTH, is_bookkeeping},
     },
     storage::Source,
@@ -322,7 +322,8 @@ impl Repair<'_> {
                 return Ok(Some(format!("the bundle does not have its {}", path.display())));
             };
             // What the descriptor binds is compared with what it says, and the bundle's file with the same.
-            if row.path == descriptor.file || descriptor.recorded.iter().any(|recorded| recorded.path == row.path) {
+            let is_recorded = descriptor.recorded.iter().any(|recorded| recorded.path == row.path);
+            if row.path == descriptor.file || is_recorded || closure::binds(&descriptor, &row.path) {
                 continue;
             }
             let absolute = bad.directory.join(&path);

@@ -386,6 +386,8 @@ pub struct ListedSnapshot {
     pub generation: Generation,
     /// Logical size of the head disk, in bytes.
     pub virtual_size: u64,
+    /// Bytes that a full snapshot takes on disk.
+    pub allocated_bytes: Option<u64>,
     /// Creation time.
     pub created_at: Option<String>,
     /// Image reference.

@@ -7,7 +7,7 @@ use snapcask::{
     error::IoContext,
     model::SnapshotIdentity,
     report::{ListReport, ListedSnapshot},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, size::FullSize},
     store::Store,
 };
 
@@ -23,7 +23,8 @@ pub fn run(args: &ListArgs) -> Result<()> {
     let parents: Vec<Option<usize>> =
         found.iter().map(|s| s.descriptor.parent.as_ref().and_then(|p| places.get(p)).copied()).collect();
     let rows = tree(&parents);
-    let snapshots = rows.iter().map(|(i, _)| listed(&found[*i], parents[*i].is_some())).collect();
+    let listed = rows.iter().map(|(i, _)| listed(&found[*i], parents[*i].is_some()));
+    let snapshots = listed.collect::<Result<_>>()?;
     let cache_files = args.image_files.then(|| image_files(&store.cache())).transpose()?;
     let report = ListReport { store: store.root, snapshots, unreadable, cache_files };
     if args.common.json {
@@ -97,21 +98,23 @@ fn tree(parents: &[Option<usize>]) -> Vec<(usize, String)> {
     rows
 }
 
-fn listed(snapshot: &Snapshot, parent_present: bool) -> ListedSnapshot {
+fn listed(snapshot: &Snapshot, parent_present: bool) -> Result<ListedSnapshot> {
     let d = &snapshot.descriptor;
+    let full = FullSize::of(&snapshot.directory, d)?;
     let group = snapshot.group.as_ref().map(|g| format!("{g}:")).unwrap_or_default();
-    ListedSnapshot {
+    Ok(ListedSnapshot {
         name: format!("{group}{}", snapshot.name),
         digest: d.digest,
         id: d.id.clone(),
         parent: d.parent.clone(),
         parent_present,
         generation: d.generation,
-        virtual_size: d.virtual_size,
+        virtual_size: full.map_or(d.virtual_size, |full| full.root_disk),
+        allocated_bytes: full.map(|full| full.allocated),
         created_at: d.created_at.clone(),
         image: d.image.as_ref().map(|i| i.reference.clone()),
         path: snapshot.directory.clone(),
-    }
+    })
 }
 
 /// A table; `lines` are the tree's lines before each name.
@@ -122,6 +125,9 @@ fn text(report: &ListReport, lines: &[&str]) -> String {
     }
     for (snapshot, lines) in report.snapshots.iter().zip(lines) {
         let mut last = output::clean(snapshot.image.as_deref().unwrap_or("-"));
+        if let Some(bytes) = snapshot.allocated_bytes {
+            last += &format!("  (full, {} on disk)", output::size(bytes));
+        }
         if let Some(parent) = snapshot.parent.as_ref().filter(|_| !snapshot.parent_present) {
             last += &format!("  (parent {} not in the store)", output::short_identity(parent));
         }
@@ -183,6 +189,7 @@ mod tests {
             parent_present: false,
             generation: Generation::V066,
             virtual_size: 1 << 30,
+            allocated_bytes: (name == "a").then_some(3 << 20),
             created_at: None,
             image: Some(image.into()),
             path: name.into(),
@@ -196,7 +203,7 @@ mod tests {
         assert_eq!(
             text(&report, &["", "└─ "]),
             "NAME   DIGEST               GENERATION     SIZE  CREATED  IMAGE\n\
-             a      sha256:ca978112ca1b  v066        1.0 GiB  -        alpine\n\
+             a      sha256:ca978112ca1b  v066        1.0 GiB  -        alpine  (full, 3.0 MiB on disk)\n\
              └─ bb  sha256:3b64db95cb55  v066        1.0 GiB  -        al\\u{1b}pine  \
              (parent sha256:2d711642b726 not in the store)\n\
              s/junk: not readable: no descriptor\n"

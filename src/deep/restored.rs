@@ -40,7 +40,7 @@ pub fn damages(
     let restorer = Restorer { source, jobs, progress, most: Some(limit), writeback: None };
     let found = restorer.restore(snapshot, &directory, None).and_then(|_| {
         let folder = Folder::open(&directory)?;
-        closure::verify_in(descriptor, &folder, files.iter().map(|row| &row.path), jobs, progress)
+        closure::verify_in(descriptor, &folder, files.iter().map(|row| (&row.path, &row.path)), jobs, progress)
     });
     fs::remove_dir_all(&directory).context("remove", &directory)?;
     found

@@ -49,13 +49,7 @@ pub(super) fn parse(file: &TarPath, bytes: Vec<u8>) -> Result<SnapshotDescriptor
         let files = format!("{root}{}/files", volume.directory_path().to_string_lossy());
         descriptor.folders.push(path_of(&files)?);
     }
-    for (path, payload) in owned.iter().flat_map(|volume| volume.directory_payloads()) {
-        let path = path_of(&format!("{root}{}", path.to_string_lossy()))?;
-        let value = payload.digest.clone();
-        let algorithm = IntegrityAlgorithm::Sha256;
-        descriptor.recorded.push(RecordedIntegrity { path: path.clone(), algorithm, value });
-        descriptor.payloads.push((path, Some(payload.bytes)));
-    }
+    // The files of owned volumes are neither payloads nor recorded here: `closure` verifies them, wherever they are.
     Ok(descriptor)
 }
 

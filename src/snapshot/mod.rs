@@ -11,6 +11,7 @@ pub mod labels;
 pub mod migrated;
 mod qcow2;
 pub mod scan;
+pub mod size;
 #[cfg(test)]
 mod tests;
 mod v066;

@@ -6,7 +6,10 @@ use jsonschema::{Retrieve, Uri};
 use serde_json::Value;
 use snapcask::{export::Form, model::Generation};
 
-use crate::fixture::*;
+use crate::{
+    fixture::*,
+    full_snapshot::{self, Sample},
+};
 
 const SMALL: u64 = 16 << 20;
 
@@ -309,4 +312,23 @@ fn a_name_that_cannot_travel() {
         assert!(text.contains("a snapshot named \"my snap\" cannot travel (only letters, digits"), "{text}");
         assert!(text.contains("; rename it"), "{text}");
     }
+}
+
+#[test]
+fn list_shows_the_sizes_of_a_full_snapshot() {
+    let sample = Sample::full();
+    let store = sample.store.to_str().unwrap();
+    let report: Value = serde_json::from_str(&succeeds(&run(["list", "--store", store, "--json"]))).unwrap();
+    let snapshot = &report["snapshots"][0];
+    assert_eq!(snapshot["virtualSize"], full_snapshot::DISK);
+    let held: u64 = tree(&sample.directory).keys().map(|path| allocated(&sample.directory.join(path))).sum();
+    let bytes = snapshot["allocatedBytes"].as_u64().unwrap();
+    // The alias beside the files counts, too.
+    assert!((held..held + 8192).contains(&bytes), "{bytes} of {held}");
+    let text = succeeds(&run(["list", "--store", store]));
+    assert!(text.contains("256.0 KiB") && text.contains("(full, "), "{text}");
+    // Without its documents nothing is known of its disk.
+    sample.remove(&sample.object_of("/disks/0"));
+    let report: Value = serde_json::from_str(&succeeds(&run(["list", "--store", store, "--json"]))).unwrap();
+    assert_eq!(report["snapshots"][0]["virtualSize"], 0);
 }

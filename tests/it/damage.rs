@@ -15,7 +15,7 @@ use snapcask::{
 
 use crate::{
     fixture::{export_options, import_options, random, tree},
-    full_snapshot::{DISK, NAME, Sample, base, head, qcow2},
+    full_snapshot::{DISK, NAME, Sample, base, cache_folder, head, owned_disk, qcow2},
 };
 
 /// What is found of a damaged sample: the code, the file and words of each finding.
@@ -90,7 +90,7 @@ fn is_good(sample: &Sample) {
 
 #[test]
 fn undamaged_snapshots_pass_on_every_way() {
-    [Sample::full(), Sample::stack()].iter().for_each(is_good);
+    [Sample::full(), Sample::full_owned(), Sample::stack(), Sample::owned()].iter().for_each(is_good);
 }
 
 #[test]
@@ -297,4 +297,146 @@ fn qcow2_backing_of_another_confined_name_is_no_damage() {
     let sample = Sample::stack();
     sample.write(&head(false), &qcow2(DISK, Some(("upper-sealed-000.raw", "raw")), 4));
     is_good(&sample);
+}
+
+/// A disk snapshot and a full one with owned volumes, each with the folder that these are in.
+fn both() -> [(Sample, &'static str); 2] {
+    [(Sample::owned(), ""), (Sample::full_owned(), "checkpoint/")]
+}
+
+#[test]
+fn changed_files_of_an_owned_folder_are_found() {
+    for (sample, root) in both() {
+        let path = sample.owned_file(root);
+        let name = path.rsplit_once('/').unwrap().1.to_owned();
+        is_found(&sample, |s| s.flip(&path), &[("owned-corrupt", &path, &["sha256:", &name])]);
+    }
+    for (sample, root) in both() {
+        let path = format!("{}/directory.bin", cache_folder(root));
+        is_found(&sample, |s| s.flip(&path), &[("owned-corrupt", &path, &["it should be sha256:"])]);
+    }
+}
+
+#[test]
+fn files_of_an_owned_folder_of_another_size_are_found() {
+    for (sample, root) in both() {
+        let path = format!("{}/directory.bin", cache_folder(root));
+        is_found(&sample, |s| s.write(&path, b"short"), &[("owned-corrupt", &path, &["5 bytes", "100"])]);
+    }
+}
+
+#[test]
+fn missing_files_of_an_owned_folder_are_found() {
+    for (sample, root) in both() {
+        let path = sample.owned_file(root);
+        is_found(&sample, |s| s.remove(&path), &[("owned-missing", &path, &["not there"])]);
+    }
+    for (sample, root) in both() {
+        let path = format!("{}/directory.bin", cache_folder(root));
+        is_found(&sample, |s| s.remove(&path), &[("owned-missing", &path, &["not there"])]);
+    }
+}
+
+#[test]
+fn unnamed_files_of_an_owned_folder_are_found() {
+    for (sample, root) in both() {
+        let path = format!("{}/files/more", cache_folder(root));
+        is_found(&sample, |s| s.write(&path, b"more"), &[("file-unreferenced", &path, &["names it"])]);
+    }
+}
+
+#[test]
+fn changed_missing_or_longer_owned_disks_are_found() {
+    for (sample, root) in both() {
+        let path = owned_disk(root);
+        is_found(&sample, |s| s.flip(&path), &[("disk-integrity", &path, &["is blake3:", "says blake3:"])]);
+    }
+    for (sample, root) in both() {
+        let path = owned_disk(root);
+        is_found(&sample, |s| s.write(&path, b"short"), &[("disk-size", &path, &["5 bytes", "1048576"])]);
+    }
+    for (sample, root) in both() {
+        let path = owned_disk(root);
+        is_found(&sample, |s| s.remove(&path), &[("disk-missing", &path, &["vol_owned"])]);
+    }
+}
+
+#[test]
+fn owned_volumes_that_descriptor_and_checkpoint_tell_differently_are_found() {
+    is_found(
+        &Sample::full_owned(),
+        |s| {
+            s.change_descriptor(|d| {
+                d["extensions"]["microsandbox.owned-volumes"][0]["mount"]["storage"]["quota_mib"] = 33.into();
+            })
+        },
+        &[("owned-inventory", "checkpoint/checkpoint.json", &["quota_mib", "32", "33"])],
+    );
+    is_found(
+        &Sample::full_owned(),
+        |s| {
+            s.change_descriptor(|d| {
+                d["extensions"] = serde_json::json!({});
+                d["requires"] = serde_json::json!([]);
+            })
+        },
+        &[("owned-inventory", "checkpoint/checkpoint.json", &["a list of 2", "a list of 0"])],
+    );
+}
+
+#[test]
+fn owned_volume_without_its_resource_or_disk_is_found() {
+    is_found(
+        &Sample::full_owned(),
+        |s| s.change_checkpoint(|c| c["resources"] = serde_json::json!([])),
+        &[("checkpoint-invalid", "checkpoint/checkpoint.json", &["belongs to no resource"])],
+    );
+    is_found(
+        &Sample::full_owned(),
+        |s| s.change_checkpoint(|c| drop(c["disks"].as_array_mut().unwrap().pop())),
+        &[
+            ("owned-inventory", "checkpoint/checkpoint.json", &["none of its disks"]),
+            ("file-unreferenced", "checkpoint/layers", &["names it"]),
+        ],
+    );
+}
+
+#[test]
+fn documents_and_states_over_their_limits_are_found() {
+    is_found(
+        &Sample::full(),
+        |s| s.replace_checkpoint(&random((8 << 20) + 1, 7)),
+        &[("checkpoint-invalid", "checkpoint/checkpoint.json", &["8388609", "8388608"])],
+    );
+    is_found(
+        &Sample::full(),
+        |s| {
+            let state = s.put(&random((1 << 20) + 1, 7));
+            s.change_checkpoint(|c| c["devices"][0]["state"] = state.into());
+        },
+        &[("checkpoint-invalid", "checkpoint/objects", &["1048577", "1048576"])],
+    );
+}
+
+#[test]
+fn volume_that_is_there_twice_is_found() {
+    is_found(
+        &Sample::full(),
+        |s| {
+            let mut disk = s.document(&s.object_of("/disks/0"));
+            disk["generation"] = 2.into();
+            let disk = s.put(disk.to_string().as_bytes());
+            s.change_checkpoint(|c| c["disks"].as_array_mut().unwrap().push(disk.into()));
+        },
+        &[("checkpoint-invalid", "checkpoint/objects", &["vol_root", "twice"])],
+    );
+}
+
+#[test]
+fn memory_of_another_architecture_is_found() {
+    is_found(
+        &Sample::full(),
+        |s| s.change_object("/memory", |m| m["architecture"] = "aarch64".into()),
+        &[("checkpoint-invalid", "checkpoint/objects", &["aarch64", "x86_64"])],
+    );
 }

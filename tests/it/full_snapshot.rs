@@ -40,11 +40,6 @@ pub struct Sample {
     pub directory: PathBuf,
 }
 
-/// The owned folder's tag.
-pub fn cache_tag() -> String {
-    owned_volume_mount_id(CACHE)
-}
-
 /// Bytes as msb writes documents: keys sorted, nothing between them.
 fn canonical(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).unwrap()
@@ -302,6 +297,13 @@ impl Sample {
         object(memory["extents"][0]["content"]["object"].as_str().unwrap())
     }
 
+    /// The first file of the owned folder, below `root`.
+    pub fn owned_file(&self, root: &str) -> String {
+        let descriptor = self.document("snapshot.json");
+        let volume = &descriptor["extensions"]["microsandbox.owned-volumes"][0];
+        format!("{}/files/{}", cache_folder(root), volume["data"]["files"][0]["digest"].as_str().unwrap())
+    }
+
     /// Changes the descriptor.
     pub fn change_descriptor(&self, change: impl FnOnce(&mut Value)) {
         let mut descriptor = self.document("snapshot.json");
@@ -390,4 +392,9 @@ pub fn base() -> String {
 /// The owned disk, below `root`.
 pub fn owned_disk(root: &str) -> String {
     format!("{root}layers/{OWNED_BASE}.raw")
+}
+
+/// The owned folder, below `root`.
+pub fn cache_folder(root: &str) -> String {
+    format!("{root}owned/{}", owned_volume_mount_id(CACHE))
 }

@@ -3,6 +3,8 @@
 //!
 //! Integrity that descriptors record for their own layers is not here: it is verified with the file table's roots.
 
+mod disks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::fs::FileExt,
@@ -14,10 +16,10 @@ use std::{
 };
 
 use rustix::fs::OFlags;
+use serde_json::Value;
 
 use microsandbox_types::snapshot::{
-    CheckpointSnapshotState, FileSnapshotState, Manifest, SnapshotFormat, SnapshotState,
-    disk::DiskGenerationManifest,
+    CheckpointSnapshotState, Manifest, SnapshotFormat, SnapshotState,
     owned::{OwnedVolumeCapture, OwnedVolumeData},
 };
 
@@ -26,13 +28,13 @@ use super::{
     checkpoint::{Checkpoint, MAX_EXECUTION_STATE, MAX_MANIFEST},
     damage::{Damage, DamageKind},
     integrity::sha256_of_file,
-    qcow2::{Header, MAX_CLUSTER},
+    qcow2::Header,
 };
 use crate::{
     beneath::Folder,
     digest::Digest,
     error::{IoContext, Result},
-    layer::analyze::{FileView, checkpoint_root},
+    layer::analyze::FileView,
     model::{Generation, TarPath},
     progress::Progress,
 };
@@ -100,14 +102,14 @@ pub fn require(
     damages.first().map_or(Ok(()), |damage| Err(damage.error(snapshot)))
 }
 
-/// As [`verify`], of the files at `paths` below a folder.
+/// As [`verify`], of files below a folder: their paths in the table, and in the folder.
 ///
 /// # Errors
 /// As [`verify`]; [`crate::Error::UnsafePath`] for what is no regular file.
 pub fn verify_in<'a>(
     descriptor: &SnapshotDescriptor,
     folder: &Folder,
-    paths: impl Iterator<Item = &'a TarPath>,
+    paths: impl Iterator<Item = (&'a TarPath, &'a TarPath)>,
     jobs: usize,
     progress: &dyn Progress,
 ) -> Result<Vec<Damage>> {
@@ -115,14 +117,23 @@ pub fn verify_in<'a>(
         return Ok(Vec::new());
     }
     let mut open = Vec::new();
-    for path in paths.filter(|path| is_closed(path)) {
-        let (file, full) = (folder.file(path, OFlags::RDONLY)?, folder.path().join(path));
+    for (path, at) in paths.filter(|(path, _)| is_closed(path)) {
+        let (file, full) = (folder.file(at, OFlags::RDONLY)?, folder.path().join(at));
         let size = file.metadata().context("look at", &full)?.len();
         open.push((path, file, full, size));
     }
     let view = |file, path, size| FileView { file, path, size };
     let members = open.iter().map(|(path, file, full, size)| (*path, view(file, full, *size))).collect();
     verify(descriptor, &members, jobs, progress)
+}
+
+/// Whether the descriptor says, through other documents or not, what this file holds.
+pub fn binds(descriptor: &SnapshotDescriptor, path: &TarPath) -> bool {
+    let bound = |text: &str| match text.strip_prefix(CHECKPOINT) {
+        Some(inner) => !inner.starts_with("layers/"),
+        None => text.starts_with("owned/"),
+    };
+    bound(path.as_str()) && has_closure(descriptor)
 }
 
 /// Whether a file's folder is one whose every file is named.
@@ -202,11 +213,7 @@ impl<'a> Look<'a> {
             }
         };
         if checkpoint.owned_volumes != owned {
-            let tags = |volumes: &[OwnedVolumeCapture]| {
-                volumes.iter().map(|volume| volume.mount_id.as_str()).collect::<Vec<_>>().join(", ")
-            };
-            let (own, other) = (tags(&checkpoint.owned_volumes), tags(owned));
-            let reason = format!("its owned volumes ({own}) are not those of the descriptor ({other})");
+            let reason = format!("its owned_volumes{}", difference(&checkpoint.owned_volumes, owned));
             self.damage(DamageKind::OwnedInventory, &path, reason);
         }
         self.owned(CHECKPOINT, &checkpoint.owned_volumes)?;
@@ -340,114 +347,6 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// The layers of a disk, below `root`.
-    fn generation(&mut self, root: &str, disk: &DiskGenerationManifest) -> Result<()> {
-        let mut beneath: Option<Beneath> = None;
-        for layer in &disk.layers {
-            let name = format!("{}.{}", layer.layer_id, layer.format);
-            let path: TarPath = format!("{root}layers/{name}").parse()?;
-            let format = layer.format.clone();
-            if let Some(file) = self.member(&path, DamageKind::DiskMissing, &format!("the disk {}", disk.volume_id)) {
-                if file.size != layer.file_size {
-                    let reason = format!("it has {} bytes, the disk says {}", file.size, layer.file_size);
-                    self.damage(DamageKind::DiskSize, &path, reason);
-                } else if self.has_root(&path, file, layer.integrity_root.as_deref())? {
-                    self.header(&path, file, &format, layer.virtual_size, beneath.as_ref())?;
-                }
-            }
-            beneath = Some(Beneath { name, format });
-        }
-        Ok(())
-    }
-
-    /// Whether a layer has the root that its disk records, if it records one.
-    fn has_root(&mut self, path: &TarPath, file: FileView, expected: Option<&str>) -> Result<bool> {
-        let Some(expected) = expected else { return Ok(true) };
-        let actual = match self.roots.get(path) {
-            Some(root) => root.clone(),
-            None => {
-                let root = format!("blake3:{}", checkpoint_root(file, self.jobs, self.progress)?);
-                self.roots.entry(path.clone()).or_insert(root).clone()
-            }
-        };
-        if actual != expected {
-            self.damage(DamageKind::DiskIntegrity, path, format!("its root is {actual}, the disk says {expected}"));
-        }
-        Ok(actual == expected)
-    }
-
-    /// What the layers of a snapshot of files go over; their sizes and roots are verified elsewhere.
-    fn stack(&mut self, state: &FileSnapshotState) -> Result<()> {
-        let mut beneath: Option<Beneath> = None;
-        for layer in &state.layers {
-            let format = if layer.format == SnapshotFormat::Raw { "raw" } else { "qcow2" }.to_owned();
-            let name = format!("{}.{format}", layer.layer_id);
-            let path: TarPath = format!("layers/{name}").parse()?;
-            self.named.insert(path.clone());
-            // A migrated snapshot's only layer may be elsewhere: whether it is there is known from the payloads.
-            if let Some(file) = self.members.get(&path).copied() {
-                self.header(&path, file, &format, layer.virtual_size, beneath.as_ref())?;
-            }
-            beneath = Some(Beneath { name, format });
-        }
-        Ok(())
-    }
-
-    /// The header of a qcow2 layer: the disk's size, and what it goes over.
-    fn header(
-        &mut self,
-        path: &TarPath,
-        file: FileView,
-        format: &str,
-        size: u64,
-        beneath: Option<&Beneath>,
-    ) -> Result<()> {
-        if format != "qcow2" {
-            return Ok(());
-        }
-        if !self.headers.contains_key(path) {
-            self.headers.insert(path.clone(), Header::parse(&beginning(file, MAX_CLUSTER)?));
-        }
-        let header = match self.headers[path].clone() {
-            Ok(header) => header,
-            Err(reason) => {
-                self.damage(DamageKind::Qcow2Header, path, reason);
-                return Ok(());
-            }
-        };
-        if header.virtual_size != size {
-            let reason = format!("its disk has {} bytes, the layer says {size}", header.virtual_size);
-            self.damage(DamageKind::Qcow2Size, path, reason);
-        }
-        let wrong = match (&header.backing, beneath) {
-            (None, None) => None,
-            (Some(backing), None) => Some(format!("it goes over {:?}, and the layer over nothing", backing.name)),
-            (None, Some(beneath)) => Some(format!("it goes over nothing, and the layer over {}", beneath.name)),
-            (Some(backing), Some(beneath)) => {
-                let format = backing.format.as_ref().filter(|format| **format != beneath.format);
-                if let Some(format) = format {
-                    Some(format!("it takes {} for {format:?}, which is {}", beneath.name, beneath.format))
-                } else {
-                    (!self.is_name_of(&backing.name, path, beneath))
-                        .then(|| format!("it goes over {:?}, and the layer over {}", backing.name, beneath.name))
-                }
-            }
-        };
-        if let Some(reason) = wrong {
-            self.damage(DamageKind::Qcow2Backing, path, reason);
-        }
-        Ok(())
-    }
-
-    /// Whether a header's name can mean the layer beneath. msb writes the layer's own name and reads any name that stays in
-    /// the folder, for it hands over the layers itself: only the name of another file that is there means something else.
-    fn is_name_of(&self, name: &str, path: &TarPath, beneath: &Beneath) -> bool {
-        let confined = !matches!(name, "." | "..") && !name.contains(['/', '\\', '\0', ':']);
-        let folder = path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
-        let other = format!("{folder}/{name}").parse::<TarPath>();
-        name == beneath.name || (confined && !other.is_ok_and(|other| self.members.contains_key(&other)))
-    }
-
     /// Hashes everything that must have a digest, several files at once.
     fn hash_all(&mut self) -> Result<()> {
         let hashes: Vec<Hash> = std::mem::take(&mut self.hashes).into_values().collect();
@@ -505,12 +404,6 @@ impl<'a> Look<'a> {
     }
 }
 
-/// The layer that a layer goes over.
-struct Beneath {
-    name: String,
-    format: String,
-}
-
 /// The first bytes of a file, at most `most`.
 fn beginning(file: FileView, most: u64) -> Result<Vec<u8>> {
     let mut bytes = vec![0; file.size.min(most) as usize];
@@ -519,7 +412,7 @@ fn beginning(file: FileView, most: u64) -> Result<Vec<u8>> {
 }
 
 /// Where an object is.
-fn object(digest: &Digest) -> TarPath {
+pub(super) fn object(digest: &Digest) -> TarPath {
     let hex = digest.hex();
     format!("checkpoint/objects/sha256/{}/{hex}", &hex[..2]).parse().expect("hex digits make a path")
 }
@@ -529,4 +422,29 @@ fn digest_of_object(path: &TarPath) -> Option<Digest> {
     let (_, name) = path.as_str().rsplit_once('/')?;
     let digest: Digest = format!("sha256:{name}").parse().ok()?;
     (object(&digest) == *path).then_some(digest)
+}
+
+/// Where two inventories of owned volumes differ, with both values.
+fn difference(own: &[OwnedVolumeCapture], descriptor: &[OwnedVolumeCapture]) -> String {
+    let value = |volumes| serde_json::to_value::<&[OwnedVolumeCapture]>(volumes).unwrap_or_default();
+    let (mut own, mut descriptor, mut at) = (&value(own), &value(descriptor), String::new());
+    loop {
+        let next = match (own, descriptor) {
+            (Value::Object(a), Value::Object(b)) if a.keys().eq(b.keys()) => {
+                a.iter().find(|(key, value)| b[*key] != **value).map(|(key, value)| (key.clone(), value, &b[key]))
+            }
+            (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+                a.iter().zip(b).enumerate().find(|(_, (a, b))| a != b).map(|(i, (a, b))| (i.to_string(), a, b))
+            }
+            _ => None,
+        };
+        let Some((key, a, b)) = next else { break };
+        at += &format!("/{key}");
+        (own, descriptor) = (a, b);
+    }
+    let short = |value: &Value| match value {
+        Value::Array(list) => format!("a list of {}", list.len()),
+        other => other.to_string().chars().take(200).collect(),
+    };
+    format!("{at} is {}, the descriptor says {}", short(own), short(descriptor))
 }
