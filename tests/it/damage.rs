@@ -117,7 +117,8 @@ fn changed_checkpoint_document_is_found() {
 
 #[test]
 fn checkpoint_that_breaks_its_contract_is_found() {
-    let cases: [(&str, fn(&Sample), &str); 6] = [
+    type Case = (&'static str, fn(&Sample), &'static str);
+    let cases: [Case; 6] = [
         ("space", |s| s.replace_checkpoint(&[&s.read("checkpoint/checkpoint.json")[..], b" "].concat()), "canonical"),
         ("field", |s| s.change_checkpoint(|c| c["more"] = 1.into()), "more"),
         ("schema", |s| s.change_checkpoint(|c| c["schema"] = "x/2".into()), "x/2"),
