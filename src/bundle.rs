@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     layer::decode::LayerEncoding,
     media_type,
-    model::{Descriptor, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotRecord, json::MAX_DOCUMENT},
+    model::{Descriptor, FileRecord, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotRecord, json::MAX_DOCUMENT},
     snapshot::{MAX_DESCRIPTOR, SnapshotDescriptor},
     storage::Source,
     store::{image_metadata::MAX_METADATA, vmdk::MAX_VMDK},
@@ -63,12 +63,21 @@ pub struct Brought<'a> {
     pub config: &'a SnapshotConfig,
     /// The OCI manifest that it came with.
     pub manifest: Option<Digest>,
+    /// Image-cache files that came with it in no layer.
+    pub cache: &'a [FileRecord],
+}
+
+impl Brought<'_> {
+    /// The image-cache files that came with it.
+    pub fn cache_files(&self) -> impl Iterator<Item = &FileRecord> {
+        self.config.layers.iter().filter_map(LayerRecord::cache_file).chain(self.cache)
+    }
 }
 
 impl BundledSnapshot {
     /// As what it is on its way into a store.
     pub fn brought(&self) -> Brought<'_> {
-        Brought { config: &self.config, manifest: Some(self.descriptor.digest) }
+        Brought { config: &self.config, manifest: Some(self.descriptor.digest), cache: &[] }
     }
 
     /// Fetches and validates manifest and config.

@@ -14,10 +14,11 @@ use std::{
 
 use crate::{
     bundle::{self, BundledSnapshot, Documents, encoding_of},
+    check_archive::{inspect_archive, verify_archive},
     deep::{DeepCheck, restored},
     digest::Digest,
     error::{Error, IoContext, Result},
-    import::{BundleLocation, open_all},
+    import::{BundleLocation, Opened, Sources},
     media_type,
     model::{Descriptor, Index, LayerRecord, TarPath, json::MAX_DOCUMENT},
     progress::Progress,
@@ -74,7 +75,12 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
     let started = Instant::now();
     let (deep, jobs, progress) = (options.deep, options.jobs, options.progress.as_ref());
     let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source = open_all(std::slice::from_ref(&options.source), &options.bases, scratch.path())?;
+    let source = match Sources::open(std::slice::from_ref(&options.source), &options.bases, scratch.path())? {
+        Sources::Bundles(source) => source,
+        Sources::Archives(archives, bases) => {
+            return verify_archive(archives, bases, options, scratch.path(), started);
+        }
+    };
     let mut check = Check {
         source: source.as_ref(),
         findings: Vec::new(),
@@ -124,7 +130,7 @@ struct Check<'a> {
 }
 
 /// The stable code of what an error found.
-fn code(error: &Error) -> &'static str {
+pub(crate) fn code(error: &Error) -> &'static str {
     match error {
         Error::MissingBlob { .. } | Error::ParentManifestMissing { .. } => "blob-missing",
         Error::CorruptBlob { .. } => "blob-corrupt",
@@ -413,7 +419,10 @@ fn hash(source: &dyn Source, descriptor: &Descriptor, progress: &dyn Progress) -
 /// The first document that is missing, corrupt or invalid.
 pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
     // A spool file has no name: nothing can be left.
-    let source = location.open(&std::env::temp_dir())?;
+    let source = match location.open_any(&std::env::temp_dir())? {
+        Opened::Bundle(source) => source,
+        Opened::Archive(archive) => return inspect_archive(archive),
+    };
     let mut snapshots: Vec<BundledSnapshot> = Vec::new();
     let mut queue: Vec<Descriptor> = source.index().snapshots().rev().cloned().collect();
     let (mut seen, mut documents) = (HashSet::new(), Documents::default());
@@ -447,6 +456,7 @@ pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
     Ok(InspectReport {
         source: source.display(),
         snapshots: snapshots.iter().map(|s| inspected(s, &uses, &left_out)).collect(),
+        archive: None,
         blob_bytes: Some(blobs.values().fold(0, |sum, size| sum.saturating_add(*size))),
     })
 }

@@ -446,6 +446,18 @@ pub enum Error {
         /// What the registry said.
         reason: String,
     },
+    /// An archive of msb leaves out what nobody has.
+    #[error(
+        "{archive} leaves out {}, which neither the store nor another archive of the command has; name one that has it \
+         with --base",
+        missing.join(", ")
+    )]
+    DependenciesMissing {
+        /// The archive.
+        archive: String,
+        /// Its members that are left out.
+        missing: Vec<String>,
+    },
     /// The work was cancelled.
     #[error("interrupted; nothing half-written is in place. Run the same command again")]
     Interrupted,
@@ -495,6 +507,7 @@ impl Error {
             | Self::DamagedSnapshot { .. }
             | Self::CorruptBlob { .. }
             | Self::MissingBlob { .. }
+            | Self::DependenciesMissing { .. }
             | Self::ParentManifestMissing { .. }
             | Self::InvalidBundle { .. }
             | Self::InvalidPath { .. }

@@ -25,8 +25,7 @@ use crate::{
     layer_cache::{KeyBuilder, KnownLayer, LayerCache},
     media_type,
     model::{
-        Descriptor, Index, LayerFile, LayerRecord, Manifest, SnapshotConfig, SnapshotName, SnapshotRecord, TarPath,
-        config::MAX_STACK,
+        Descriptor, Index, LayerFile, LayerRecord, Manifest, SnapshotConfig, SnapshotName, TarPath, config::MAX_STACK,
     },
     opened::{Opened, OpenedSnapshot, open_all, open_regular, stamp},
     packed::{Packed, PackedFile, base_of},
@@ -321,7 +320,7 @@ impl Packer<'_> {
         }
         let config = SnapshotConfig {
             schema_version: 1,
-            snapshot: record_of(snapshot)?,
+            snapshot: snapshot.descriptor.record(snapshot.name.parse()?),
             files: files.iter().map(PackedFile::record).collect(),
             layers: records,
         };
@@ -623,21 +622,4 @@ fn write_failed(error: std::io::Error, options: &ExportOptions) -> Error {
         Ok(error) => error,
         Err(error) => Error::io("write", path, error),
     }
-}
-
-fn record_of(snapshot: &Snapshot) -> Result<SnapshotRecord> {
-    let d = &snapshot.descriptor;
-    Ok(SnapshotRecord {
-        generation: d.generation,
-        digest: d.digest,
-        id: d.id.clone(),
-        name: snapshot.name.parse()?,
-        parent: d.parent.clone(),
-        created_at: d.created_at.clone(),
-        image: d.image.clone(),
-        format: d.format.clone(),
-        virtual_size: d.virtual_size,
-        descriptor: d.file.clone(),
-        disk: d.disk.clone(),
-    })
 }

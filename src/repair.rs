@@ -22,7 +22,7 @@ use crate::{
     error::{Error, IoContext, Result},
     image_tags::{Destination, Put, TagTrust, destination},
     layer::analyze::{FileView, contents},
-    model::{Descriptor, FileRecord, LayerRecord, SnapshotConfig, SnapshotIdentity},
+    model::{Descriptor, FileRecord, SnapshotConfig, SnapshotIdentity},
     progress::Progress,
     report::Finding,
     restore::{Below, Restorer},
@@ -458,13 +458,12 @@ fn keep_in(bad: &Path, directory: &Path, but: Option<&str>, depth: usize) -> Res
 
 /// What an import of this snapshot leaves behind.
 pub(crate) fn record_of(brought: Brought) -> ImportRecord {
-    let cache = brought.config.layers.iter().filter_map(LayerRecord::cache_file).cloned();
     ImportRecord {
         version: 1,
         manifest: brought.manifest,
         snapshot: brought.config.snapshot.digest,
         files: brought.config.files.clone(),
-        cache: cache.collect(),
+        cache: brought.cache_files().cloned().collect(),
         without_parent: false,
     }
 }

@@ -366,6 +366,28 @@ pub struct InspectReport {
     pub snapshots: Vec<InspectedSnapshot>,
     /// Bytes of all distinct blobs, in a bundle.
     pub blob_bytes: Option<u64>,
+    /// What is said of an archive of msb.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveReport>,
+}
+
+/// An archive of msb, as `inspect` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArchiveReport {
+    /// Its form: `microsandbox.snapshot-archive/1`, `schema 1` or `0.6.6`.
+    pub form: &'static str,
+    /// Files in it.
+    pub files: usize,
+    /// Their bytes in it.
+    pub bytes: u64,
+    /// Whether it needs nothing of others.
+    pub complete: bool,
+    /// Members that it leaves out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// Files of the image cache in it.
+    pub cache_files: Vec<String>,
 }
 
 /// One snapshot of `list`.

@@ -32,6 +32,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             source: source.display().to_string(),
             snapshots: chain.iter().map(inspected).collect::<Result<_>>()?,
             blob_bytes: None,
+            archive: None,
         }
     };
     if args.common.json { output::json(&report) } else { output::print(&text(&report)) }
@@ -113,6 +114,17 @@ fn text(report: &InspectReport) -> String {
         text +=
             "\nlayers are left out: an import needs what the bundle was made over, installed or named with --base\n";
     }
+    if let Some(archive) = &report.archive {
+        let image = match archive.cache_files.len() {
+            0 => String::new(),
+            count => format!(", {} of the image", output::count(count, "file")),
+        };
+        let files = output::count(archive.files, "file");
+        text += &format!("\narchive of msb ({}): {files}{image}, {}\n", archive.form, output::size(archive.bytes));
+        for path in &archive.left_out {
+            text += &format!("left out  {}\n", output::clean(path));
+        }
+    }
     if let Some(bytes) = report.blob_bytes {
         text += &format!("\n{} in all blobs\n", output::size(bytes));
     }
@@ -148,7 +160,8 @@ mod tests {
                 left_out: false,
             }],
         };
-        let report = InspectReport { source: "b.tar".into(), snapshots: vec![snapshot], blob_bytes: Some(7) };
+        let report =
+            InspectReport { source: "b.tar".into(), snapshots: vec![snapshot], blob_bytes: Some(7), archive: None };
         assert_eq!(
             text(&report),
             format!(

@@ -209,6 +209,17 @@ impl StagedCache {
 }
 
 impl super::Import<'_> {
+    /// Puts files into the store's cache, as the options say.
+    pub(super) fn cache_import(&self) -> CacheImport<'_> {
+        CacheImport {
+            cache: self.store.cache(),
+            trust: TagTrust::of(self.options.trust_image_tags, self.options.force),
+            force: self.options.force,
+            jobs: self.options.jobs,
+            progress: self.options.progress.as_ref(),
+        }
+    }
+
     /// Stages the image-cache files of a bundle.
     pub(super) fn stage_cache(&self, restorer: &Restorer, chain: &[BundledSnapshot]) -> Result<Option<StagedCache>> {
         let mut layers: HashMap<&FileRecord, (&Descriptor, &LayerRecord)> = HashMap::new();
@@ -223,14 +234,7 @@ impl super::Import<'_> {
             }
             brought.push(ImageFiles { image: snapshot.config.snapshot.image.as_ref(), files });
         }
-        let import = CacheImport {
-            cache: self.store.cache(),
-            trust: TagTrust::of(self.options.trust_image_tags, self.options.force),
-            force: self.options.force,
-            jobs: self.options.jobs,
-            progress: self.options.progress.as_ref(),
-        };
-        import.stage(&brought, &|file, to| match layers.get(file) {
+        self.cache_import().stage(&brought, &|file, to| match layers.get(file) {
             Some((descriptor, layer)) => restorer.restore_cache_file(descriptor, layer, file, to),
             None => Err(Error::bundle("the image cache", format!("{} is not in it", file.path))),
         })

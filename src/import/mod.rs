@@ -4,6 +4,7 @@
 //! layer's over them, every root compared with the table, recorded integrity, fsync. When everything has passed:
 //! rename into place, cache files first, parents before children. Before the renames nothing is visible in the store.
 
+mod archive;
 mod cache;
 mod needed;
 
@@ -24,8 +25,9 @@ use crate::{
     bundle::{self, Brought, BundledSnapshot},
     composite::Composite,
     error::{Error, IoContext, Result},
-    layout,
+    layout::{self, Peeked},
     model::{Descriptor, LayerRecord, SnapshotConfig, SnapshotIdentity, SnapshotName},
+    msb_archive::{self, Input},
     progress::Progress,
     reference::RegistryReference,
     registry,
@@ -61,14 +63,44 @@ pub enum BundleLocation {
     Registry(RegistryReference, Box<registry::Options>),
 }
 
+/// What is at a location, told by its content.
+pub enum Opened {
+    /// A bundle.
+    Bundle(Box<dyn Source>),
+    /// An archive that msb wrote.
+    Archive(Input),
+}
+
 impl BundleLocation {
     /// Opens the bundle; what cannot be read in place is spooled into `spool`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an archive of msb.
     pub fn open(&self, spool: &Path) -> Result<Box<dyn Source>> {
-        match self {
-            Self::Stdin => layout::open_stdin(spool),
-            Self::Path(path) => layout::open(path, spool),
-            Self::Registry(reference, options) => registry::open(reference, options),
+        match self.open_any(spool)? {
+            Opened::Bundle(source) => Ok(source),
+            Opened::Archive(Input { name, .. }) => Err(Error::Usage(format!(
+                "{name} is an archive of msb and no bundle; `snapcask convert` makes one of it"
+            ))),
         }
+    }
+
+    /// Opens the bundle or the archive.
+    pub fn open_any(&self, spool: &Path) -> Result<Opened> {
+        let peeked = match self {
+            Self::Stdin => Peeked::stdin()?,
+            // What cannot be read is refused there.
+            Self::Path(path) if path.is_dir() || !path.exists() => {
+                return layout::open(path, spool).map(Opened::Bundle);
+            }
+            Self::Path(path) => Peeked::file(path)?,
+            Self::Registry(reference, options) => return registry::open(reference, options).map(Opened::Bundle),
+        };
+        if !msb_archive::is_archive(peeked.head()) {
+            return peeked.open(spool).map(Opened::Bundle);
+        }
+        let (name, head, rest) = peeked.into_parts()?;
+        Ok(Opened::Archive(Input { name, head, rest }))
     }
 }
 
@@ -80,10 +112,52 @@ pub fn open_all(bundles: &[BundleLocation], bases: &[BundleLocation], spool: &Pa
     let open = |locations: &[BundleLocation]| -> Result<Vec<Box<dyn Source>>> {
         locations.iter().map(|location| location.open(spool)).collect()
     };
-    match (bundles, bases) {
-        ([], _) => Err(Error::Usage("no bundle is named".into())),
-        ([only], []) => only.open(spool),
-        _ => Ok(Box::new(Composite::new(open(bundles)?, open(bases)?))),
+    one_source(open(bundles)?, open(bases)?)
+}
+
+fn one_source(mut bundles: Vec<Box<dyn Source>>, bases: Vec<Box<dyn Source>>) -> Result<Box<dyn Source>> {
+    match (bundles.pop(), bundles.is_empty() && bases.is_empty()) {
+        (None, _) => Err(Error::Usage("no bundle is named".into())),
+        (Some(only), true) => Ok(only),
+        (Some(last), false) => {
+            bundles.push(last);
+            Ok(Box::new(Composite::new(bundles, bases)))
+        }
+    }
+}
+
+/// What an import reads, or a verification.
+pub enum Sources {
+    /// Bundles, as one.
+    Bundles(Box<dyn Source>),
+    /// Archives of msb, and those that complete them.
+    Archives(Vec<Input>, Vec<Input>),
+}
+
+impl Sources {
+    /// Opens all, each once: a pipe cannot be opened again.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]: they are of two kinds; those of [`BundleLocation::open_any`].
+    pub fn open(sources: &[BundleLocation], bases: &[BundleLocation], spool: &Path) -> Result<Self> {
+        let open = |locations: &[BundleLocation]| -> Result<(Vec<Box<dyn Source>>, Vec<Input>)> {
+            let (mut bundles, mut archives) = (Vec::new(), Vec::new());
+            for location in locations {
+                match location.open_any(spool)? {
+                    Opened::Bundle(bundle) => bundles.push(bundle),
+                    Opened::Archive(archive) => archives.push(archive),
+                }
+            }
+            Ok((bundles, archives))
+        };
+        let ((bundles, archives), (base_bundles, base_archives)) = (open(sources)?, open(bases)?);
+        match (archives.is_empty() && base_archives.is_empty(), bundles.is_empty() && base_bundles.is_empty()) {
+            (true, _) => one_source(bundles, base_bundles).map(Self::Bundles),
+            (false, true) => Ok(Self::Archives(archives, base_archives)),
+            (false, false) => Err(Error::Usage(
+                "bundles and archives of msb do not complete each other; name those of one kind".into(),
+            )),
+        }
     }
 }
 
@@ -172,7 +246,10 @@ impl Import<'_> {
         // A removal meanwhile could take away the parent that a delta goes over.
         let _locks = self.lock()?;
         let stage = Stage::create(&self.destination)?;
-        let source = open_all(&options.sources, &options.bases, stage.path())?;
+        let source = match Sources::open(&options.sources, &options.bases, stage.path())? {
+            Sources::Bundles(source) => source,
+            Sources::Archives(archives, bases) => return self.archives(archives, bases, &stage, started, missing),
+        };
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
         let chain = bundle::chain(source.as_ref(), &head, options.head_only)?;
         let brought: Vec<Brought> = chain.iter().map(BundledSnapshot::brought).collect();

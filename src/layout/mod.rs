@@ -55,8 +55,7 @@ pub fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
         }
         Err(e) => return Err(Error::io("look at", path, e)),
     }
-    let file = File::open(path).context("open", path)?;
-    open_file(file, &path.display().to_string(), spool)
+    Peeked::file(path)?.open(spool)
 }
 
 /// Opens a layout from standard input, spooled into `spool`. A file redirected to it is read in place.
@@ -64,52 +63,112 @@ pub fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
 /// # Errors
 /// As [`open`].
 pub fn open_stdin(spool: &Path) -> Result<Box<dyn Source>> {
-    let name = "standard input";
-    let stdin = io::stdin().as_fd().try_clone_to_owned().context("open", name)?;
-    open_file(File::from(stdin), name, spool)
+    Peeked::stdin()?.open(spool)
 }
 
-fn open_file(mut file: File, name: &str, folder: &Path) -> Result<Box<dyn Source>> {
-    let metadata = file.metadata().context("look at", name)?;
-    let length = metadata.len();
-    // A file that standard input has been read from already is a stream like any other.
-    let in_place = metadata.is_file() && file.stream_position().context("seek in", name)? == 0;
-    let mut head = vec![0; 512];
-    let mut filled = 0;
-    while filled < head.len() {
-        let got =
-            if in_place { file.read_at(&mut head[filled..], filled as u64) } else { file.read(&mut head[filled..]) };
-        match got {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io("read", name, e)),
-        }
+/// Bytes of a file's beginning that tell what it is: of a zstd stream, a whole block.
+const HEAD: usize = 256 << 10;
+
+/// A file of which the beginning has been read, to tell what it is.
+pub struct Peeked {
+    file: File,
+    name: String,
+    head: Vec<u8>,
+    /// The length, where the file's bytes can be read in place and its position is at the beginning.
+    in_place: Option<u64>,
+}
+
+impl Peeked {
+    /// Of the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn file(path: &Path) -> Result<Self> {
+        Self::new(File::open(path).context("open", path)?, path.display().to_string())
     }
-    head.truncate(filled);
-    let compression = match *head.as_slice() {
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
-        [0x1f, 0x8b, ..] => Compression::Gzip,
-        _ if tar::is_tar(&head) => Compression::None,
-        [] => return Err(Error::bundle(name, "it is empty; what was to write it may have failed")),
-        _ => return Err(Error::bundle(name, UNRECOGNISED)),
-    };
-    if in_place {
-        let bytes: Option<Box<dyn bytes::Bytes>> = match compression {
-            Compression::None => Some(Box::new(bytes::PlainFile::new(file.try_clone().context("open", name)?, length))),
-            Compression::Zstd => match zstd_stream::Frames::open(&file, length, name)? {
-                Some(frames) => Some(Box::new(frames)),
-                None => None,
-            },
-            Compression::Gzip => None,
+
+    /// Of standard input.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn stdin() -> Result<Self> {
+        let name = "standard input";
+        let stdin = io::stdin().as_fd().try_clone_to_owned().context("open", name)?;
+        Self::new(File::from(stdin), name.into())
+    }
+
+    fn new(mut file: File, name: String) -> Result<Self> {
+        let metadata = file.metadata().context("look at", &name)?;
+        let length = metadata.len();
+        // A file that standard input has been read from already is a stream like any other.
+        let in_place = metadata.is_file() && file.stream_position().context("seek in", &name)? == 0;
+        let mut head = vec![0; HEAD];
+        let mut filled = 0;
+        while filled < head.len() {
+            let got = if in_place {
+                file.read_at(&mut head[filled..], filled as u64)
+            } else {
+                file.read(&mut head[filled..])
+            };
+            match got {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", &name, e)),
+            }
+        }
+        head.truncate(filled);
+        Ok(Self { file, name, head, in_place: in_place.then_some(length) })
+    }
+
+    /// The file's first bytes.
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// Its name in messages, its first bytes, and the file, which stands behind them.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn into_parts(mut self) -> Result<(String, Vec<u8>, File)> {
+        if self.in_place.is_some() {
+            self.file.seek(io::SeekFrom::Start(self.head.len() as u64)).context("seek in", &self.name)?;
+        }
+        Ok((self.name, self.head, self.file))
+    }
+
+    /// Opens it as a layout; what cannot be read in place is spooled into `folder`.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(self, folder: &Path) -> Result<Box<dyn Source>> {
+        let Self { file, name, mut head, in_place } = self;
+        let compression = match *head.as_slice() {
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            _ if tar::is_tar(&head) => Compression::None,
+            [] => return Err(Error::bundle(name, "it is empty; what was to write it may have failed")),
+            _ => return Err(Error::bundle(name, UNRECOGNISED)),
         };
-        if let Some(bytes) = bytes {
-            return Ok(Box::new(tar::Walker::new(name).finish(bytes)?));
+        if let Some(length) = in_place {
+            let bytes: Option<Box<dyn bytes::Bytes>> = match compression {
+                Compression::None => {
+                    Some(Box::new(bytes::PlainFile::new(file.try_clone().context("open", &name)?, length)))
+                }
+                Compression::Zstd => match zstd_stream::Frames::open(&file, length, &name)? {
+                    Some(frames) => Some(Box::new(frames)),
+                    None => None,
+                },
+                Compression::Gzip => None,
+            };
+            if let Some(bytes) = bytes {
+                return Ok(Box::new(tar::Walker::new(&name).finish(bytes)?));
+            }
+            // The head was read without moving the file's position.
+            head.clear();
         }
-        // `head` was read without moving the file's position.
-        head.clear();
+        Ok(Box::new(spool::spool(head, file, compression, &name, folder)?))
     }
-    Ok(Box::new(spool::spool(head, file, compression, name, folder)?))
 }
 
 /// Creates a layout directory at `path` (appears at finish). By force, a layout that is there is replaced; anything

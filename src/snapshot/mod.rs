@@ -33,7 +33,9 @@ pub use scan::{SourceFile, scan};
 use crate::{
     digest::{Digest, parse_hex32},
     error::{Error, IoContext, Result},
-    model::{Generation, ImageRecord, SnapshotIdentity, SnapshotRecord, TarPath, json::reject_duplicate_keys},
+    model::{
+        Generation, ImageRecord, SnapshotIdentity, SnapshotName, SnapshotRecord, TarPath, json::reject_duplicate_keys,
+    },
 };
 
 /// The descriptor of a `v066` snapshot.
@@ -228,6 +230,23 @@ impl Snapshot {
 }
 
 impl SnapshotDescriptor {
+    /// As a config records it, with the name that the snapshot goes by.
+    pub fn record(&self, name: SnapshotName) -> SnapshotRecord {
+        SnapshotRecord {
+            generation: self.generation,
+            digest: self.digest,
+            id: self.id.clone(),
+            name,
+            parent: self.parent.clone(),
+            created_at: self.created_at.clone(),
+            image: self.image.clone(),
+            format: self.format.clone(),
+            virtual_size: self.virtual_size,
+            descriptor: self.file.clone(),
+            disk: self.disk.clone(),
+        }
+    }
+
     /// Whether both describe one snapshot: they have one digest, or one is what msb makes of the other.
     pub fn is_same_snapshot(&self, other: &Self) -> bool {
         let becomes = |one: &Self, two: &Self| one.migrated.as_ref().is_some_and(|one| one.digest == two.digest);

@@ -24,6 +24,7 @@ mod layouts;
 #[cfg(target_arch = "x86_64")]
 mod lies;
 mod msb;
+mod msb_archive;
 mod onto;
 mod property;
 mod reflink;

@@ -1,0 +1,145 @@
+//! Import of archives that msb wrote: unpacked beside the destination, verified, then placed as the snapshots of a bundle
+//! are.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{Import, Incoming, cache::ImageFiles, finish_writeback};
+use crate::{
+    bundle::Brought,
+    error::{Error, IoContext, Result},
+    layer::clone::{Beneath, clone_contents},
+    model::FileRecord,
+    msb_archive::{Input, Staged, UnpackOptions, Unpacked, complete, unpack},
+    report::{ImportReport, Outcome},
+    store::{Store, place::Stage},
+    writeback::Writeback,
+};
+
+impl Import<'_> {
+    /// Imports archives, completed from each other, from `bases` and from the store; `missing` as in [`Import::run`].
+    pub(super) fn archives(
+        &self,
+        archives: Vec<Input>,
+        bases: Vec<Input>,
+        stage: &Stage,
+        started: Instant,
+        missing: &mut Vec<PathBuf>,
+    ) -> Result<ImportReport> {
+        let options = self.options;
+        if options.tag.is_some() {
+            return Err(Error::Usage("an archive of msb has one head and no tags; leave --tag out".into()));
+        }
+        let writeback = Arc::new(Writeback::start().context("start a thread for", stage.path())?);
+        let max_bytes = match options.max_bytes {
+            Some(limit) => limit,
+            None => Stage::free_bytes(&self.destination)?,
+        };
+        let folders: Vec<PathBuf> =
+            (0..archives.len() + bases.len()).map(|number| stage.path().join(format!("archive-{number}"))).collect();
+        let unpacking = UnpackOptions {
+            folder: stage.path(),
+            max_bytes,
+            max_files: options.max_files,
+            jobs: options.jobs,
+            writeback: Some(writeback.clone()),
+            progress: options.progress.as_ref(),
+        };
+        let count = archives.len();
+        let mut unpacked = Vec::new();
+        for (input, folder) in archives.into_iter().chain(bases).zip(&folders) {
+            fs::create_dir(folder).context("create", folder)?;
+            unpacked.push(unpack(input, &UnpackOptions { folder, ..unpacking.clone() })?);
+        }
+        let bases = unpacked.split_off(count);
+        if unpacked.iter().any(Unpacked::is_dependent) {
+            let mut store = Store::readable_in(&self.destination)?;
+            if self.destination != self.store.snapshots() {
+                store.extend(self.store.readable()?);
+            }
+            complete(&mut unpacked, &bases, &store, &unpacking)?;
+        }
+        let staged = unpacked.into_iter().map(|archive| archive.stage(&unpacking)).collect::<Result<Vec<_>>>()?;
+        drop((unpacking, bases));
+        finish_writeback(writeback, stage)?;
+        let mut staged = Staged::merge(staged)?;
+        if options.head_only {
+            staged.snapshots.truncate(1);
+        }
+        staged.verify(options.skip_recorded, options.jobs, &options.progress)?;
+        self.place_staged(&staged, stage, started, missing)
+    }
+
+    fn place_staged(
+        &self,
+        staged: &Staged,
+        stage: &Stage,
+        started: Instant,
+        missing: &mut Vec<PathBuf>,
+    ) -> Result<ImportReport> {
+        let brought: Vec<Brought> = staged
+            .snapshots
+            .iter()
+            .map(|snapshot| Brought { config: &snapshot.config, manifest: None, cache: &snapshot.cache })
+            .collect();
+        let targets = self.targets(&brought)?;
+        self.check_targets(&brought, &targets)?;
+        let mut incoming: Vec<Incoming> = Vec::new();
+        for ((snapshot, brought), (target, member)) in staged.snapshots.iter().zip(&brought).zip(targets).rev() {
+            let brought = *brought;
+            let descriptor = || Ok(Some(snapshot.descriptor.clone()));
+            let (directory, outcome, existing) = match self.already_there(brought.config, &target, &descriptor)? {
+                Some(existing) => (target.clone(), Outcome::AlreadyThere, Some(existing)),
+                None => {
+                    // One may be a child of what neither travelled nor is here.
+                    let travelled = staged.snapshots.iter().any(|parent| snapshot.is_child_of(parent));
+                    let without_parent = !travelled && self.misses_parent(brought.config)?;
+                    self.complete(brought, &snapshot.directory, &target, without_parent)?;
+                    (snapshot.directory.clone(), Outcome::Placed, None)
+                }
+            };
+            incoming.push(Incoming { brought, target, member, directory, outcome, existing });
+        }
+        let images: Vec<ImageFiles> = staged
+            .snapshots
+            .iter()
+            .map(|snapshot| ImageFiles {
+                image: snapshot.config.snapshot.image.as_ref(),
+                files: snapshot.cache.iter().collect(),
+            })
+            .collect();
+        let from = |file: &FileRecord| staged.snapshots.iter().find(|snapshot| snapshot.cache.contains(file));
+        let cache = self.cache_import().stage(&images, &|file, to| match from(file) {
+            Some(snapshot) => move_file(&snapshot.cache_folder.join(&file.path), to),
+            None => Err(Error::bundle(&staged.name, format!("{} is not in it", file.path))),
+        })?;
+        let image_tags = cache.as_ref().map(|cache| cache.tags.clone()).unwrap_or_default();
+        let (cache_files, snapshots) = self.publish(stage, incoming, cache, missing)?;
+        Ok(ImportReport {
+            source: staged.name.clone(),
+            destination: self.destination.clone(),
+            snapshots,
+            cache_files,
+            image_tags,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// To the stage of the image cache, which may be on another filesystem.
+fn move_file(from: &Path, to: &Path) -> Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+            let from = Beneath::open(from)?;
+            let size = from.file.metadata().context("stat", &from.path)?.len();
+            let copy = OpenOptions::new().read(true).write(true).create_new(true).open(to).context("create", to)?;
+            clone_contents(&from, &copy, to, size, &|_| Ok(()))
+        }
+        other => other.context("rename", from),
+    }
+}
