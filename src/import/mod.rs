@@ -140,17 +140,17 @@ impl Sources {
     /// # Errors
     /// [`Error::Usage`]: they are of two kinds; those of [`BundleLocation::open_any`].
     pub fn open(sources: &[BundleLocation], bases: &[BundleLocation], spool: &Path) -> Result<Self> {
-        let open = |locations: &[BundleLocation]| -> Result<(Vec<Box<dyn Source>>, Vec<Input>)> {
-            let (mut bundles, mut archives) = (Vec::new(), Vec::new());
-            for location in locations {
-                match location.open_any(spool)? {
-                    Opened::Bundle(bundle) => bundles.push(bundle),
-                    Opened::Archive(archive) => archives.push(archive),
-                }
+        let (mut bundles, mut archives) = (Vec::new(), Vec::new());
+        let (mut base_bundles, mut base_archives) = (Vec::new(), Vec::new());
+        for (number, location) in sources.iter().chain(bases).enumerate() {
+            let is_base = number >= sources.len();
+            match location.open_any(spool)? {
+                Opened::Bundle(bundle) if is_base => base_bundles.push(bundle),
+                Opened::Bundle(bundle) => bundles.push(bundle),
+                Opened::Archive(archive) if is_base => base_archives.push(archive),
+                Opened::Archive(archive) => archives.push(archive),
             }
-            Ok((bundles, archives))
-        };
-        let ((bundles, archives), (base_bundles, base_archives)) = (open(sources)?, open(bases)?);
+        }
         match (archives.is_empty() && base_archives.is_empty(), bundles.is_empty() && base_bundles.is_empty()) {
             (true, _) => one_source(bundles, base_bundles).map(Self::Bundles),
             (false, true) => Ok(Self::Archives(archives, base_archives)),

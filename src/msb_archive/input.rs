@@ -97,10 +97,14 @@ impl Stream {
             loop {
                 let mut buffer = Buffer::with_capacity(PIECE);
                 let got = bytes.by_ref().take(PIECE as u64).read_to_end(&mut buffer);
-                let ended = buffer.is_empty();
                 // What came before an error is not walked either: nothing of it will be used.
-                let failed = got.is_err();
-                if ended && !failed || sender.send(got.map(|_| buffer)).is_err() || failed {
+                let piece = match got {
+                    Ok(0) => return,
+                    Ok(_) => Ok(buffer),
+                    Err(error) => Err(error),
+                };
+                let failed = piece.is_err();
+                if sender.send(piece).is_err() || failed {
                     return;
                 }
             }
