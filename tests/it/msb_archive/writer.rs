@@ -207,16 +207,6 @@ impl Archive {
         Self { members, inventory, trailing: Vec::new(), inventory_at: None }
     }
 
-    /// The member with this path.
-    pub fn member(&mut self, path: &str) -> &mut Member {
-        self.members.iter_mut().find(|member| member.path == path).unwrap()
-    }
-
-    /// The first member of a kind.
-    pub fn of_kind(&mut self, kind: &str) -> &mut Member {
-        self.members.iter_mut().find(|member| member.kind == kind).unwrap()
-    }
-
     /// The inventory's bytes.
     pub fn inventory_bytes(&self) -> Option<Vec<u8>> {
         let about = self.inventory.as_ref()?;
