@@ -77,6 +77,9 @@ MUTANTS = {
     "a file where a folder must be": (
         "src/snapshot/scan.rs", ".find(|path| is_file(path)) {", ".find(|path| false && is_file(path)) {", "layouts::shapes",
     ),
+    "a file in a bundle where a folder must be": (
+        "src/bundle.rs", ".find(|path| self.config.is_file(path)) {", ".find(|path| false && self.config.is_file(path)) {", "hardening::paths",
+    ),
     "a folder that must be there": ("src/check.rs", "                Ok(None) => {\n                    self.report(\"folder-missing\"", "                Ok(None) => {}\n                Ok(None) => {\n                    self.report(\"folder-missing\"", "layouts::shapes"),
     # verifications: files
     "root of a restored file": (

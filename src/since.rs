@@ -13,7 +13,7 @@ use crate::{
     model::{Descriptor, LayerRecord, TarPath},
     snapshot::Snapshot,
     storage::Source,
-    store::image_cache::{files_for, is_document},
+    store::image_cache::{is_document, needed_files},
 };
 
 /// What an export is made over: it leaves out the layers that this has.
@@ -74,7 +74,8 @@ impl BaseLayers {
         for snapshot in &chain[at..] {
             installed.snapshots.insert(snapshot.descriptor.digest);
             if let Some((cache, image)) = cache.zip(snapshot.descriptor.image.as_ref()) {
-                installed.cache_files.extend(files_for(cache, image)?.into_iter().map(|file| file.path));
+                let files = needed_files(cache, image, snapshot.descriptor.flat_root)?;
+                installed.cache_files.extend(files.into_iter().map(|file| file.path));
             }
         }
         Ok(Self::Contents(installed))

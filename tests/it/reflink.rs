@@ -102,3 +102,30 @@ fn shared_blocks_change_no_byte_and_stay_shared() {
     clone_contents(&Beneath::open(&disk(3)).unwrap(), &copy, Path::new("copy"), size, &|_| Ok(())).unwrap();
     assert_eq!(identity(&fixture.path("copy")), identity(&disk(3)));
 }
+
+/// A full snapshot has the layers of the disk snapshot before it in another folder.
+#[test]
+fn layer_at_another_path_shares_its_blocks() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let Some(xfs) = Mounted::xfs(folder.path()) else { return };
+    let mut fixture = Fixture::empty(Generation::Final);
+    let layer = |directory: &Path, path: &str| {
+        let path = directory.join(path).join("layer_0123456789abcdef0123456789abcdef.raw");
+        write_disk(&path, 64 << 20, &[(1 << 20, random(24 << 20, 5))]);
+    };
+    for (i, path) in ["layers", "checkpoint/layers", "layers"].into_iter().enumerate() {
+        let made = fixture.add(&format!("s{i}"), i, 4096, &[], Value::Null);
+        layer(&made.directory, path);
+    }
+    let bundle = fixture.path("bundle.tar");
+    let options = export_options(&fixture.store, "s2", Form::Tar, &bundle);
+    export(&ExportOptions { with_parents: true, ..options }).unwrap();
+    let before = xfs.used();
+    let report = import_ok(&bundle, &xfs.0.join("target"));
+    for (made, placed) in fixture.snapshots.iter().rev().zip(&report.snapshots) {
+        assert_eq!(tree(placed.path.as_ref().unwrap()), tree(&made.directory));
+    }
+    sh(Command::new("sync").arg("-f").arg(&xfs.0));
+    let used = xfs.used() - before;
+    assert!(used < 36 << 20, "three snapshots with one layer of 24 MiB take {used} bytes");
+}

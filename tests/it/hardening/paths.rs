@@ -9,7 +9,7 @@ use snapcask::{
     model::Generation,
 };
 
-use super::craft::{Arena, Craft, DISK, NAME, craft_refused, disk, snapshot_descriptor};
+use super::craft::{Arena, Craft, DISK, NAME, SIZE, craft_refused, disk, snapshot_descriptor};
 use crate::fixture::{Fixture, GROUP, IMAGE_CONFIG, IMAGE_MANIFEST, IMAGE_REFERENCE, import_ok, import_options, write};
 
 /// A bundle whose table and layer hold these files too.
@@ -455,5 +455,57 @@ fn a_config_that_says_something_else_than_the_descriptor() {
         let silent = std::sync::Arc::new(snapcask::progress::Silent);
         let report = snapcask::check_bundle::verify_bundle(&bundle, true, 1, silent).unwrap();
         assert!(report.findings.iter().any(|f| f.message.contains(text)), "{member}: {:?}", report.findings);
+    }
+}
+
+/// The descriptor names folders that are in no table: they must not meet a file of it.
+#[test]
+fn a_file_where_the_descriptor_needs_a_folder() {
+    let guest = "/cache";
+    let tag = microsandbox_types::owned_volume_mount_id(guest);
+    let namespace = b"namespace".to_vec();
+    let owned = json!([{"mount_id": tag, "mount": {"guest": guest, "storage": {"kind": "directory", "quota_mib": 1},
+            "options": {"readonly": false, "noexec": false, "nosuid": false, "nodev": false},
+            "stat_virtualization": "strict", "host_permissions": "private"},
+        "data": {"kind": "directory", "files": [],
+            "descriptor": {"digest": snapcask::Digest::of(&namespace).hex(), "bytes": namespace.len()}}}]);
+    let (_, bytes, id, disk) =
+        crate::fixture::descriptor(snapcask::model::Generation::Final, NAME, None, SIZE, 0, serde_json::Value::Null);
+    let mut descriptor: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    descriptor["extensions"]["microsandbox.owned-volumes"] = owned;
+    descriptor["requires"] = json!(["microsandbox.owned-volumes"]);
+    let descriptor = descriptor.to_string().into_bytes();
+    let path: snapcask::model::TarPath = "snapshot.json".parse().unwrap();
+    let parsed = snapcask::snapshot::SnapshotDescriptor::parse(std::path::Path::new("x"), &path, descriptor.clone());
+    let digest = parsed.unwrap().digest;
+    let directory = format!("owned/{tag}/directory.bin");
+    for (files, text) in [(None, None), (Some(format!("owned/{tag}/files")), Some("the descriptor needs a folder"))] {
+        let disk = disk.clone();
+        let id = id.clone();
+        let mut craft = Craft {
+            files: vec![
+                ("snapshot.json".into(), descriptor.clone()),
+                (disk.clone(), super::craft::disk()),
+                (directory.clone(), namespace.clone()),
+            ],
+            config: Box::new(move |config| {
+                let snapshot = &mut config["snapshot"];
+                snapshot["generation"] = json!("final");
+                snapshot["digest"] = json!(digest);
+                snapshot["id"] = json!(id);
+                snapshot["descriptor"] = json!("snapshot.json");
+                snapshot["disk"] = json!(disk);
+                config["layers"][0]["snapshot"] = json!(digest);
+            }),
+            ..Craft::default()
+        };
+        craft.files.extend(files.map(|path| (path, b"a file".to_vec())));
+        craft.files.sort();
+        let arena = Arena::new();
+        write(arena.bundle("b.tar"), &craft.make().tar());
+        match text {
+            Some(text) => arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text),
+            None => drop(crate::fixture::import_ok(&arena.bundle("b.tar"), &arena.bundle("target"))),
+        }
     }
 }

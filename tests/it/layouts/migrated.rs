@@ -137,8 +137,7 @@ fn original_onto_a_migrated_snapshot_with_another_disk_is_refused() {
         let head = |fixture: &Fixture| fixture.head().directory.clone();
         // One byte of the disk.
         let migrated = store(generation, &[0, 1, 2], Left::Nothing);
-        let disk = fs::OpenOptions::new().write(true).open(head(&migrated).join("upper.ext4")).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&disk, b"x", 5 << 20).unwrap();
+        damage(&head(&migrated).join("upper.ext4"));
         let error = import(&import_options(&path, &migrated.store)).unwrap_err();
         assert!(matches!(error, Error::Different { .. }), "{error}");
         // A descriptor that only claims to be the original's.
@@ -221,8 +220,7 @@ fn migration_after_an_import_is_no_damage() {
 
             // What was imported is still bound to what it was.
             let disk = placed[2].directory.join("upper.ext4");
-            let disk = fs::OpenOptions::new().write(true).open(disk).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&disk, b"x", 5 << 20).unwrap();
+            damage(&disk);
             let text = stdout(&run(["check", "--store", store]));
             assert!(text.contains("file-corrupt") && text.contains("upper.ext4"), "{text}");
             let error = export(&ExportOptions {
@@ -232,6 +230,43 @@ fn migration_after_an_import_is_no_damage() {
             assert!(matches!(error.unwrap_err(), Error::NotAsImported { .. }));
             let options = import_options(&fixture.path("bundle.tar"), &target);
             assert!(matches!(import(&ImportOptions { ..options }).unwrap_err(), Error::Different { .. }));
+        }
+    }
+}
+
+/// Changes one byte of a disk.
+fn damage(disk: &Path) {
+    let disk = fs::OpenOptions::new().write(true).open(disk).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&disk, b"x", 5 << 20).unwrap();
+}
+
+#[test]
+fn snapshot_that_was_migrated_since_its_import_is_repaired_from_either_bundle() {
+    for generation in OLD {
+        for left in left_by(generation).into_iter().filter(|left| *left != Left::Both) {
+            let (fixture, target, placed) = migrated_since(generation, left);
+            let migrated = store(generation, &[0, 1, 2], Left::Nothing);
+            bundle(&migrated.store, "head", Form::Tar, &fixture.path("migrated.tar"));
+            for from in ["bundle.tar", "migrated.tar"] {
+                let head = &placed[2].directory;
+                let before = fs::read(head.join("snapshot.json")).unwrap();
+                let disk = snapcask::snapshot::scan(&snapcask::snapshot::Snapshot::open(head).unwrap()).unwrap();
+                let disk = disk.iter().find(|file| file.path.as_str().ends_with(".raw")).unwrap().absolute.clone();
+                let good = identity(&disk);
+                damage(&disk);
+                let from = fixture.path(from);
+                let arguments = [Path::new("check"), Path::new("--store"), &target, Path::new("--repair-from"), &from];
+                succeeds(&run(arguments));
+                succeeds(&run(["check", "--store", target.to_str().unwrap()]));
+                // msb knows it by this descriptor.
+                assert_eq!(fs::read(head.join("snapshot.json")).unwrap(), before);
+                assert!(!head.join("manifest.json").exists());
+                let files = snapcask::snapshot::scan(&snapcask::snapshot::Snapshot::open(head).unwrap()).unwrap();
+                let disks: Vec<_> = files.iter().filter(|file| file.size == SIZE).collect();
+                assert_eq!(disks.len(), 1, "{disks:?}");
+                assert_eq!(identity(&disks[0].absolute), good);
+                assert_eq!(head.join(".manifest.json.legacy").exists(), left == Left::Hidden);
+            }
         }
     }
 }
