@@ -504,7 +504,7 @@ fn a_file_where_the_descriptor_needs_a_folder() {
         let arena = Arena::new();
         write(arena.bundle("b.tar"), &craft.make().tar());
         match text {
-            Some(text) => arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text),
+            Some(text) => drop(arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text)),
             None => drop(crate::fixture::import_ok(&arena.bundle("b.tar"), &arena.bundle("target"))),
         }
     }
