@@ -150,13 +150,15 @@ impl Snapshot {
     /// Whether it is what `original` became, as far as that can be told: its id says so, and the older descriptor that a
     /// migration leaves, if it can be read.
     pub fn was(&self, original: Digest) -> bool {
-        let is_of = |old: SnapshotDescriptor| old.digest == original && old.is_same_snapshot(&self.descriptor);
+        if self.descriptor.original() != Some(original) {
+            return false;
+        }
         let left = [V066_FILE, RETIRED_FILE].iter().find_map(|file| {
             let path = self.directory.join(file);
             let Ok(Small::Bytes(bytes)) = read_small(&path) else { return None };
             SnapshotDescriptor::parse(&path, &V066_FILE.parse().ok()?, bytes).ok()
         });
-        self.descriptor.original() == Some(original) && left.is_none_or(is_of)
+        left.is_none_or(|old| old.digest == original && old.is_same_snapshot(&self.descriptor))
     }
 
     /// Whether `directory` holds a descriptor, or may hold one: what cannot be looked at counts.

@@ -6,21 +6,33 @@ use super::*;
 const DATA: usize = 2 << 20;
 const SIZE: u64 = 64 << 20;
 
-/// A layer's file: qcow2 containers begin with their magic, the rest is as good as random.
+/// A layer's file: of a raw one the disk, of a qcow2 one a container over the layer `n - 1`.
 fn write_layer(directory: &Path, folder: &str, n: u32, format: &str) {
     let path = directory.join(format!("{folder}/{}.{format}", layer_id(n)));
     match format {
         "raw" => write_disk(&path, SIZE, &[(1 << 20, random(DATA, u64::from(n)))]),
-        _ => {
-            // A header of version 3 with one L1 table and no backing file.
-            let mut header = vec![0; 64 << 10];
-            header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
-            header[20..24].copy_from_slice(&16u32.to_be_bytes());
-            header[24..32].copy_from_slice(&SIZE.to_be_bytes());
-            header[100..104].copy_from_slice(&104u32.to_be_bytes());
-            write(path, &[header, random(DATA, u64::from(n))].concat());
-        }
+        _ => write(path, &[qcow2_header(n - 1), random(DATA, u64::from(n))].concat()),
     }
+}
+
+/// The first cluster of a qcow2 container of version 3: its header, the extension that names the format of what is
+/// beneath, and that file's name.
+fn qcow2_header(below: u32) -> Vec<u8> {
+    let (name, format) = (format!("{}.{}", layer_id(below), format(below)), format(below));
+    let mut header = vec![0; 64 << 10];
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb\0\0\0\x03");
+    put(8, &256u64.to_be_bytes());
+    put(16, &(name.len() as u32).to_be_bytes());
+    put(20, &16u32.to_be_bytes());
+    put(24, &SIZE.to_be_bytes());
+    put(96, &4u32.to_be_bytes());
+    put(100, &104u32.to_be_bytes());
+    put(104, &0xe279_2acau32.to_be_bytes());
+    put(108, &(format.len() as u32).to_be_bytes());
+    put(112, format.as_bytes());
+    put(256, name.as_bytes());
+    header
 }
 
 fn format(n: u32) -> &'static str {
