@@ -1,6 +1,9 @@
 //! A bundle's graph: manifests and configs, fetched, validated and compared with each other before any layer is read.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+};
 
 use crate::{
     digest::Digest,
@@ -228,13 +231,18 @@ pub fn head(source: &dyn Source, tag: Option<&str>) -> Result<Descriptor> {
     let entries: Vec<&Descriptor> = source.index().snapshots().collect();
     let tags = || entries.iter().copied().filter_map(Index::tag_of).map(str::to_owned).collect::<Vec<_>>();
     if let Some(tag) = tag {
-        return source
-            .index()
-            .manifests
-            .iter()
-            .find(|d| Index::tag_of(d) == Some(tag) || d.digest.to_string() == tag)
-            .cloned()
-            .ok_or_else(|| Error::TagNotFound { tag: tag.into(), tags: tags() });
+        let is_meant = |d: &&Descriptor| Index::tag_of(d) == Some(tag) || d.digest.to_string() == tag;
+        let found: Vec<&Descriptor> = source.index().manifests.iter().filter(is_meant).collect();
+        let meant: BTreeSet<Digest> = found.iter().map(|entry| entry.digest).collect();
+        return match found.first() {
+            None => Err(Error::TagNotFound { tag: tag.into(), tags: tags() }),
+            // Several sources may use one tag, and their order decides nothing.
+            Some(_) if meant.len() > 1 => Err(Error::Ambiguous {
+                reference: tag.into(),
+                candidates: meant.iter().map(|digest| format!("--tag {digest}")).collect(),
+            }),
+            Some(head) => Ok((*head).clone()),
+        };
     }
     let distinct: HashSet<Digest> = entries.iter().map(|d| d.digest).collect();
     if let (1, Some(only)) = (distinct.len(), entries.first()) {

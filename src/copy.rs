@@ -4,7 +4,7 @@
 //! the tags last. Every byte is verified on its way.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,11 +18,11 @@ use crate::{
     destination::{Destination, Form, create_target},
     digest::Digest,
     error::{Error, Result},
-    import::BundleLocation,
+    import::{BundleLocation, open_all},
     media_type,
     model::{Descriptor, Index},
     progress::Progress,
-    report::{CopiedSnapshot, CopyReport},
+    report::{CopiedSnapshot, CopyReport, LeftOutLayer},
     storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
     temporary::{Folder, SCRATCH},
 };
@@ -35,6 +35,8 @@ const MAX_AT_ONCE: usize = 4;
 pub struct CopyOptions {
     /// The bundle.
     pub source: BundleLocation,
+    /// Bundles that have blobs which it leaves out.
+    pub bases: Vec<BundleLocation>,
     /// Which head, when the bundle has several tags; none copies all that are listed.
     pub tag: Option<String>,
     /// Where to.
@@ -56,7 +58,7 @@ pub struct CopyOptions {
 pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let started = Instant::now();
     let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source = options.source.open(scratch.path())?;
+    let source = open_all(std::slice::from_ref(&options.source), &options.bases, scratch.path())?;
     let heads = match &options.tag {
         Some(tag) => vec![bundle::head(source.as_ref(), Some(tag))?],
         // An index among them leads to no snapshot.
@@ -68,6 +70,9 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let graph = Graph::load(source.as_ref(), &heads)?;
     let plain = graph.blobs().any(|d| matches!(d.media_type.as_str(), media_type::LAYER_TAR | media_type::DELTA_TAR));
     let mut target = create_target(&options.destination, options.form, plain.then_some(3), options.force)?;
+    if matches!(options.destination, Destination::Registry(..)) {
+        graph.must_be_at(target.as_ref(), source.as_ref())?;
+    }
     let place = match &options.destination {
         Destination::Stdout => "standard output".into(),
         other => other.display(),
@@ -99,6 +104,7 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
         sent_blobs: counts.sent_blobs,
         sent_bytes: counts.sent_bytes,
         mounted_blobs: counts.mounted_blobs,
+        left_out: graph.left_out.into_values().collect(),
         seconds: started.elapsed().as_secs_f64(),
     })
 }
@@ -106,6 +112,8 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
 /// The snapshots that heads lead to, parents before children, each once.
 pub struct Graph {
     snapshots: Vec<BundledSnapshot>,
+    /// Layers that the source leaves out: a copy of a thin bundle is as thin.
+    left_out: BTreeMap<Digest, LeftOutLayer>,
 }
 
 impl Graph {
@@ -134,13 +142,54 @@ impl Graph {
             }
             snapshots.extend(chain.into_iter().rev());
         }
-        Ok(Self { snapshots })
+        let declared = bundle::left_out(source.index());
+        let mut left_out = BTreeMap::new();
+        for snapshot in &snapshots {
+            for layer in snapshot.manifest.layers.iter().filter(|layer| declared.contains(&layer.digest)) {
+                if !left_out.contains_key(&layer.digest) && !source.exists(layer)? {
+                    let snapshot = snapshot.config.snapshot.name.to_string();
+                    let (digest, size) = (layer.digest, layer.size);
+                    left_out.insert(digest, LeftOutLayer { digest, size, snapshot });
+                }
+            }
+        }
+        Ok(Self { snapshots, left_out })
+    }
+
+    /// A registry takes no manifest without its layers: those that are left out must be there.
+    fn must_be_at(&self, target: &dyn Target, source: &dyn Source) -> Result<()> {
+        let mut missing = Vec::new();
+        for layer in self.left_out.values() {
+            if !target.contains(&Descriptor::new("application/octet-stream", layer.digest, layer.size))? {
+                missing.push(format!("{} of snapshot {}", layer.digest, layer.snapshot));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::BaseMissing { bundle: source.display(), layers: missing })
     }
 
     /// Layers and configs in the order in which a target that takes one at a time gets them, each once.
     fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         let mut seen = HashSet::new();
-        self.snapshots.iter().flat_map(blobs_of).filter(move |d| seen.insert(d.digest))
+        self.snapshots.iter().flat_map(|s| self.blobs_of(s)).filter(move |d| seen.insert(d.digest))
+    }
+
+    /// Layers that are not left out, and the config.
+    fn blobs_of<'a>(&'a self, snapshot: &'a BundledSnapshot) -> impl Iterator<Item = &'a Descriptor> {
+        let blobs = snapshot.manifest.layers.iter().chain([&snapshot.manifest.config]);
+        blobs.filter(|blob| !self.left_out.contains_key(&blob.digest))
+    }
+
+    /// What an entry says of layers that are left out, after the copy.
+    fn restate_left_out(&self, entry: &mut Descriptor) {
+        let Some(listed) = entry.annotations.remove(media_type::LEFT_OUT) else { return };
+        let still = |digest: &&str| digest.parse().is_ok_and(|digest: Digest| self.left_out.contains_key(&digest));
+        let kept: Vec<&str> = listed.split(',').filter(still).collect();
+        if !kept.is_empty() {
+            entry.annotations.insert(media_type::LEFT_OUT.into(), kept.join(","));
+        }
     }
 
     /// The source's entries for what was copied, and one for every ancestor that it does not list. The head stays
@@ -173,12 +222,9 @@ impl Graph {
                 }
             }
         }
+        entries.iter_mut().for_each(|entry| self.restate_left_out(entry));
         Index::new(entries)
     }
-}
-
-fn blobs_of(snapshot: &BundledSnapshot) -> impl Iterator<Item = &Descriptor> {
-    snapshot.manifest.layers.iter().chain([&snapshot.manifest.config])
 }
 
 /// What became of the blobs, manifests and configs among them.
@@ -242,10 +288,11 @@ fn one_by_one(
 ) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut seen = HashSet::new();
-    let all = graph.snapshots.iter().flat_map(|s| blobs_of(s).chain([&s.descriptor])).filter(|d| seen.insert(d.digest));
+    let all = graph.snapshots.iter().flat_map(|s| graph.blobs_of(s).chain([&s.descriptor]));
+    let all = all.filter(|d| seen.insert(d.digest));
     let source = Ahead::new(source, all.cloned());
     for snapshot in &graph.snapshots {
-        for descriptor in blobs_of(snapshot).chain([&snapshot.descriptor]) {
+        for descriptor in graph.blobs_of(snapshot).chain([&snapshot.descriptor]) {
             if target.contains(descriptor)? {
                 continue;
             }

@@ -242,6 +242,9 @@ pub struct CopyReport {
     pub sent_bytes: u64,
     /// Blobs that the registry took from another of its repositories.
     pub mounted_blobs: usize,
+    /// Layers that the source leaves out, and that no base has: the copy leaves them out too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOutLayer>,
     /// Wall time, seconds.
     pub seconds: f64,
 }

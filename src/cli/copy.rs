@@ -53,6 +53,9 @@ pub struct CopyFlags {
     /// Which head, when the source has several [default: all of a bundle; a repository's only one]
     #[arg(long, value_name = "NAME")]
     pub tag: Option<String>,
+    /// A bundle that has blobs which SOURCE leaves out: the copy is whole
+    #[arg(long, value_name = "SOURCE")]
+    pub base: Vec<OsString>,
     /// The bundle's form, whatever DEST is called
     #[arg(long, value_enum)]
     pub format: Option<FormArg>,
@@ -154,6 +157,7 @@ fn run_with(source: &OsStr, output: &OsStr, flags: &CopyFlags) -> Result<()> {
     copy_and_tell(
         CopyOptions {
             source,
+            bases: import::locations(&flags.base, &|| Ok(options.clone()))?,
             tag,
             destination,
             form,
@@ -184,7 +188,16 @@ pub fn push(args: PushArgs) -> Result<()> {
     let (jobs, progress) = (args.jobs.resolve(), progress::for_output(&args.common));
     if is_bundle(&args.what) {
         let (source, tag) = import::tagged_location(&args.what, args.tag, &|| Ok(options.clone()))?;
-        let options = CopyOptions { source, tag, destination, form: Form::Registry, force: args.force, jobs, progress };
+        let options = CopyOptions {
+            source,
+            bases: Vec::new(),
+            tag,
+            destination,
+            form: Form::Registry,
+            force: args.force,
+            jobs,
+            progress,
+        };
         return copy_and_tell(options, &args.common);
     }
     let Some(snapshot) = args.what.to_str() else {
@@ -250,6 +263,12 @@ fn text(report: &CopyReport) -> String {
         0 => String::new(),
         n => format!(", {} mounted", output::count(n, "blob")),
     };
+    if !report.left_out.is_empty() {
+        text += &format!(
+            "left out: {} as in the source; --base names what has them\n",
+            output::count(report.left_out.len(), "layer")
+        );
+    }
     text + &format!(
         "copied to {} ({}): {} of {}, {} of them new{mounted}, in {}\n",
         output::clean(&report.destination),

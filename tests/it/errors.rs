@@ -97,6 +97,37 @@ fn texts_and_exit_codes() {
                 "the parent's manifest {hex} is not in the bundle; `import` and `verify` take --head-only, for the head without its ancestors"
             ),
         ),
+        (
+            Error::BaseMissing { bundle: s("b.tar"), layers: ["1", "2", "3", "4", "5"].map(s).to_vec() },
+            4,
+            s(
+                "b.tar leaves out what is neither installed nor in another source: 1, 2, 3 and 2 more; import what it was made over first, or name that with --base",
+            ),
+        ),
+        (
+            Error::NoAncestor { base: s("a"), head: s("h") },
+            2,
+            s(
+                "a is neither h nor an ancestor of it; --since takes one of these, a bundle, or oci://HOST/REPOSITORY[:TAG]",
+            ),
+        ),
+        (
+            Error::NotWhole { count: 2 },
+            1,
+            s("the bundle is not whole: 2 layer(s) are left out; --base SOURCE names what has them"),
+        ),
+        (
+            Error::TagTaken { path: "/l".into(), tag: s("t"), manifest: hex.to_string() },
+            5,
+            format!(
+                "/l has the tag t for the manifest {hex}; use --force to move the tag, or --tag for another name of the head"
+            ),
+        ),
+        (
+            Error::Remote { destination: s("ssh://h"), message: s("odd"), hint: "; try", code: 3 },
+            3,
+            s("ssh://h says: odd; try"),
+        ),
         (Error::bundle("index.json", "odd"), 3, s("invalid bundle: index.json: odd")),
         (
             Error::RootMismatch { snapshot: s("n"), path: s("f"), expected: s("1"), actual: s("2") },

@@ -366,6 +366,44 @@ fn verify_says_that_a_base_is_needed_and_completes_from_it() {
 }
 
 #[test]
+fn copy_of_a_thin_bundle_is_as_thin_and_whole_with_its_base() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let paths = ["base.tar", "thin.tar", "copy", "full", "whole"].map(|name| fixture.path(name));
+    let [base, thin, copy, full, whole] = paths.each_ref().map(|path| path.to_str().unwrap());
+    export_whole(&fixture, "base", Form::Tar, Path::new(base));
+    let left_out = export_since(&fixture, "head", bundle(Path::new(base)), Form::Tar, Path::new(thin)).left_out;
+    let report = succeeds(&run(["copy", thin, &format!("{copy}/"), "--json"]));
+    let report: Value = serde_json::from_str(&report).unwrap();
+    validate("copy-report", &report);
+    assert_eq!(report["leftOut"].as_array().unwrap().len(), left_out.len());
+    fails(&run(["verify", copy]), 1);
+    succeeds(&run(["verify", copy, "--base", base]));
+    let copied = succeeds(&run(["copy", copy, &format!("{full}/"), "--base", base, "--json"]));
+    assert!(serde_json::from_str::<Value>(&copied).unwrap().get("leftOut").is_none());
+    succeeds(&run(["verify", full, "--deep"]));
+    export_whole(&fixture, "head", Form::Dir, Path::new(whole));
+    assert_eq!(blobs(Path::new(full)), blobs(Path::new(whole)));
+    assert_eq!(json_file(&Path::new(full).join("index.json")), json_file(&Path::new(whole).join("index.json")));
+}
+
+#[test]
+fn import_of_sources_that_use_one_tag_asks_which() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (one, two, store) = (fixture.path("one.tar"), fixture.path("two.tar"), fixture.path("target"));
+    export_whole(&fixture, "base", Form::Tar, &one);
+    let options = export_options(&fixture.store, "base", Form::Tar, &two);
+    export(&ExportOptions { compression: Compression::None, ..options }).unwrap();
+    for sources in [[&one, &two], [&two, &one]] {
+        let sources = sources.map(PathBuf::as_path);
+        for tag in [None, Some("base".to_owned())] {
+            let error = import(&ImportOptions { tag, ..from(&sources, &[], &store) }).unwrap_err();
+            assert!(matches!(error, Error::Ambiguous { .. }), "{error}");
+        }
+    }
+    assert!(!store.join("snapshots").exists());
+}
+
+#[test]
 fn inspect_and_reports_say_what_is_left_out() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);
     let (whole, thin) = (fixture.path("whole"), fixture.path("thin"));

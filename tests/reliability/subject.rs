@@ -111,8 +111,16 @@ impl Subject {
         let options = Options { files: CredentialFiles::default(), cache: None, ..Options::default() };
         let registry: RegistryReference = server.reference("team/vm:head").parse().unwrap();
         let move_to = |source, destination, form| {
-            let options =
-                CopyOptions { source, tag: None, destination, form, force: true, jobs: 1, progress: Arc::new(Silent) };
+            let options = CopyOptions {
+                source,
+                bases: Vec::new(),
+                tag: None,
+                destination,
+                form,
+                force: true,
+                jobs: 1,
+                progress: Arc::new(Silent),
+            };
             copy(&options).unwrap();
         };
         let there = || (registry.clone(), Box::new(options.clone()));

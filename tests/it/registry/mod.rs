@@ -7,6 +7,7 @@ mod faults;
 mod moves;
 mod real;
 mod server;
+mod thin;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -52,7 +53,16 @@ pub fn pull(reference: &str, options: &Options, to: &Path, form: Form) -> Result
 }
 
 pub fn transfer(source: BundleLocation, destination: Destination, form: Form) -> Result<CopyReport> {
-    copy(&CopyOptions { source, tag: None, destination, form, force: true, jobs: 3, progress: Arc::new(Silent) })
+    copy(&CopyOptions {
+        source,
+        bases: Vec::new(),
+        tag: None,
+        destination,
+        form,
+        force: true,
+        jobs: 3,
+        progress: Arc::new(Silent),
+    })
 }
 
 /// Pushes a snapshot straight from the store, with its ancestors.
