@@ -142,7 +142,7 @@ MUTANTS = {
         "src/store/lookup.rs", "            member => members.push(member?),", "            member => members.extend(member.ok()),", "--lib lookup",
     ),
     "an exchange is tried before anything is placed": (
-        "src/import/mod.rs", "                    stage.check_exchange(&snapshot.target)?;\n", "", "durability",
+        "src/import/mod.rs", "                    stage.check_exchange(&snapshot.target.path)?;\n", "", "durability",
     ),
     "an exchange is tried before a repair": (
         "src/repair.rs", "if let Err(error) = stage.check_exchange(&bad.directory) {", "if let (true, Err(error)) = (false, stage.check_exchange(&bad.directory)) {", "durability",
@@ -151,7 +151,7 @@ MUTANTS = {
         "src/remove.rs", "filter(|path| !path.as_str().starts_with(\"manifests/\"))", "filter(|_| true)", "remove",
     ),
     "a group that cannot be looked into": (
-        "src/import/mod.rs", "if seen(is_folder(&entry.path().join(id)))? {", "if seen(is_folder(&entry.path().join(id))).unwrap_or(false) {", "failing_disk",
+        "src/import/targets.rs", "        if seen(is_folder(&path))? {", "        if seen(is_folder(&path)).unwrap_or(false) {", "failing_disk",
     ),
     "a record that cannot be read, and pruning": (
         "src/remove.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
@@ -263,22 +263,25 @@ MUTANTS = {
         "src/store/place.rs", "false => unlinkat(folder, name, AtFlags::empty()),", "false => Ok(()),", "durability",
     ),
     "fsync of new folders": ("src/store/place.rs", "Some(above) => sync_folder(above),", "Some(_) => Ok(()),", "durability"),
-    "fsync of a group's name": (
-        "src/store/place.rs",
-        "    sync_folder(folder).inspect_err(|_| {\n        if ours {",
-        "    Ok::<(), Error>(()).inspect_err(|_| {\n        if ours {",
-        "durability",
+    "fsync of a group's and member's new files": (
+        "src/store/group.rs", "    file.write_all(bytes).context(\"write\", path)?;\n    file.sync_all().context(\"fsync\", path)\n}", "    file.write_all(bytes).context(\"write\", path)\n}", "durability",
     ),
-    "a group's name is taken back": ("src/store/place.rs", "            let _ = fs::remove_file(&path);\n", "", "durability"),
-    "fsync of a group's and member's files": (
-        "src/store/place.rs", "file.sync_all().context(\"fsync\", path)\n}", "Ok(())\n}", "durability",
+    "fsync of a group's files that are replaced": (
+        "src/store/group.rs", ".and_then(|()| file.sync_all().context(\"fsync\", &temporary))", "", "durability",
     ),
-    "fsync of a member's folder": (
-        "src/store/place.rs",
-        "&text)?;\n    sync_folder(directory)\n}",
-        "&text)?;\n    Ok(())\n}",
-        "durability",
+    "fsync of a group's folder after its head": (
+        "src/store/group.rs", "    renamed?;\n    super::place::sync_folder(folder)", "    renamed", "durability",
     ),
+    "fsync of a new group's folder": (
+        "src/store/group.rs", "    lock.sync_all().context(\"fsync\", &path)?;\n    super::place::sync_folder(folder)", "    lock.sync_all().context(\"fsync\", &path)", "durability",
+    ),
+    "a group's name is given once": ("src/store/group.rs", "            name.as_ref().and_then(|name| members.values()", "            name.as_ref().filter(|_| false).and_then(|name| members.values()", "groups"),
+    "a member's folder is its id": ("src/store/group.rs", "Some(member) if directory.file_name().is_some_and(|name| *name == *member.id) => {", "Some(member) => {", "groups"),
+    "a head is a member": ("src/import/place.rs", "        group.check_head()?;\n", "", "groups"),
+    "one id, one descriptor in a group": ("src/import/place.rs", "Some(existing) if existing.digest != member.digest => {", "Some(existing) if false && existing.digest != member.digest => {", "groups"),
+    "no circle of parents in a group": ("src/store/head.rs", "            if !chain.insert(at) || chain.len() > MAX_DEPTH {\n                return Err(circle(id));\n            }", "            if !chain.insert(at) {\n                break;\n            }", "--lib head"),
+    "what msb uses is not replaced": ("src/import/place.rs", "Some(DeletionLease::try_claim(path)?.ok_or_else(|| Error::InUse { path: path.clone() })?)", "DeletionLease::try_claim(path)?", "groups"),
+    "a lease is waited for": ("src/import/place.rs", "            placing.leases.push(Lease::shared(&snapshot.target.path, progress)?);\n", "            let _ = snapshot;\n", "groups"),
     "fsync of what was found": ("src/import/mod.rs", "        sync_names(placed, &self.store.root)?;\n", "        let _ = placed;\n", "durability"),
     # fsyncs: export
     "fsync of a blob or archive": ("src/layout/output.rs", "        self.file.sync_all()\n", "        Ok(())\n", "durability"),
@@ -372,10 +375,10 @@ MUTANTS = {
     ),
     "the config's image is the descriptor's": ("src/bundle.rs", "            && descriptor.image == record.image\n", "", "hardening"),
     "force replaces snapshots only": (
-        "src/import/mod.rs", "if !marks.into_iter().collect::<Result<Vec<_>>>()?.contains(&true) {", "if false {", "conflicts",
+        "src/import/existing.rs", "if !marks.into_iter().collect::<Result<Vec<_>>>()?.contains(&true) {", "if false {", "conflicts",
     ),
-    "force and the children of what it replaces": ("src/import/mod.rs", "if replaced.is_empty() || self.options.orphan_children {", "if true {", "conflicts"),
-    "a file more stays": ("src/import/mod.rs", "if let Some(reason) = keep_below(target, directory, brought.config)? {", "if let Some(reason) = None::<String> {", "conflicts"),
+    "force and the children of what it replaces": ("src/import/existing.rs", "if replaced.is_empty() || self.options.orphan_children {", "if true {", "conflicts"),
+    "a file more stays": ("src/import/mod.rs", "if let Some(reason) = keep_below(&target.path, directory, brought.config)? {", "if let Some(reason) = None::<String> {", "conflicts"),
     "fsync of a snapshot that another tool placed": (
         "src/restore.rs", ".file.sync_all().context(\"fsync\", self.directory.join(at))?;", ";", "durability",
     ),
@@ -417,18 +420,18 @@ MUTANTS = {
         "round_trip",
     ),
     "a replaced snapshot that cannot be read": (
-        "src/import/mod.rs", "Snapshot::of(target)?.filter(", "Snapshot::of(target).ok().flatten().filter(", "failing_disk::force",
+        "src/import/existing.rs", "Snapshot::of(target)?.filter(", "Snapshot::of(target).ok().flatten().filter(", "failing_disk::force",
     ),
     "a record beside what is kept": (
-        "src/import/mod.rs",
+        "src/import/existing.rs",
         "ImportRecord::of(directory)?.is_some_and(",
         "ImportRecord::of(directory).ok().flatten().is_some_and(",
         "failing_disk::force",
     ),
     "a child's record that cannot be read": (
         "src/import/mod.rs",
-        "let Some(record) = ImportRecord::of(&child.target)? else { return Ok(()) };",
-        "let Some(record) = ImportRecord::of(&child.target).ok().flatten() else { return Ok(()) };",
+        "let Some(record) = ImportRecord::of(&child.target.path)? else { return Ok(()) };",
+        "let Some(record) = ImportRecord::of(&child.target.path).ok().flatten() else { return Ok(()) };",
         "failing_disk::no_import",
     ),
     "folders that were there": (
@@ -510,7 +513,7 @@ MUTANTS = {
         "src/registry/writer.rs", "self.session.iter_mut().for_each(Session::forget);", "", "registry::cuts",
     ),
     "a document that drips": ("src/registry/response.rs", "if self.began.elapsed() > self.longest {", "if false {", "--lib response"),
-    "a hidden child and force": ("src/import/mod.rs", "        no_child_is_hidden(&unreadable)?;\n", "", "conflicts"),
+    "a hidden child and force": ("src/import/existing.rs", "        no_child_is_hidden(&unreadable)?;\n", "", "conflicts"),
     "a repair keeps a file in a folder's place": (
         "src/repair.rs", "(false, Some(true)) if kind.is_file() => {", "(false, Some(true)) if false => {", "check::",
     ),

@@ -242,6 +242,56 @@ pub enum Error {
         /// Who would lose a parent.
         children: Vec<String>,
     },
+    /// A group's file is not one that msb takes.
+    #[error("invalid group: {}: {reason}", path.display())]
+    InvalidGroup {
+        /// The file or the member.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A group has no head, so its name alone means no snapshot.
+    #[error("the group {group} has no head; choose one with `snapcask head {group}:MEMBER`, or name a member")]
+    NoHead {
+        /// The group.
+        group: String,
+    },
+    /// A group has no such member.
+    #[error("the group {group} has no member {member:?}")]
+    MemberNotFound {
+        /// The group.
+        group: String,
+        /// What was asked for.
+        member: String,
+    },
+    /// Another member of the group has the name.
+    #[error("the name {name:?} belongs to {holder} in the group {group}; choose another with --name")]
+    NameTaken {
+        /// The group.
+        group: String,
+        /// The name.
+        name: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// A member has a name already.
+    #[error("the snapshot {id} has the name {existing:?} in the group {group}; it cannot get the name {name:?} too")]
+    AlreadyNamed {
+        /// The group.
+        group: String,
+        /// The member.
+        id: String,
+        /// Its name.
+        existing: String,
+        /// The name that was asked for.
+        name: String,
+    },
+    /// msb or another snapcask uses the snapshot.
+    #[error("{} is in use by msb or another snapcask; try again when that has ended", path.display())]
+    InUse {
+        /// The snapshot's directory.
+        path: PathBuf,
+    },
     /// What stands where a snapshot goes is none, and would be lost.
     #[error("{} is no snapshot, and --force replaces nothing else; move it away, or place the bundle's elsewhere with --dest, --group or (the head) --name", path.display())]
     NotReplaced {
@@ -521,6 +571,8 @@ impl Error {
             | Self::NotFound { .. }
             | Self::TagNotFound { .. }
             | Self::BaseMissing { .. }
+            | Self::NoHead { .. }
+            | Self::MemberNotFound { .. }
             | Self::RemoteNotFound { .. } => 4,
             Self::AlreadyExists { .. }
             | Self::TagTaken { .. }
@@ -528,6 +580,8 @@ impl Error {
             | Self::Different { .. }
             | Self::DifferentFile { .. }
             | Self::NotReplaced { .. }
+            | Self::NameTaken { .. }
+            | Self::AlreadyNamed { .. }
             | Self::ReplacesParent { .. }
             | Self::Kept { .. }
             | Self::OfNoImage { .. } => 5,

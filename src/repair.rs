@@ -22,7 +22,7 @@ use crate::{
     error::{Error, IoContext, Result},
     image_tags::{Destination, Put, TagTrust, destination},
     layer::analyze::{FileView, contents},
-    model::{Descriptor, FileRecord, SnapshotConfig, SnapshotIdentity},
+    model::{Descriptor, FileRecord, GroupName, MemberName, SnapshotConfig, SnapshotIdentity},
     progress::Progress,
     report::Finding,
     restore::{Below, Restorer},
@@ -34,8 +34,9 @@ use crate::{
     storage::Source,
     store::{
         Store,
+        group::{self, LockedGroup},
         image_metadata::Metadata,
-        place::{Stage, place_directory, place_file, sync_tree, write_member},
+        place::{Stage, place_directory, place_file, sync_tree},
         record::ImportRecord,
         vmdk,
     },
@@ -164,14 +165,31 @@ impl Repair<'_> {
             let directory = stage.path().join(format!("parent-{}", record.digest.hex()));
             let without_parent = record.parent.as_ref().is_some_and(|parent| !known.contains(parent));
             self.snapshot(source, snapshot, bundled, found, &directory, without_parent)?;
-            if record.id.is_some() && group.is_some() {
-                write_member(&directory, &record.name)?;
-            }
             sync_tree(&directory)?;
+            let locked = match group {
+                Some(group) if record.id.is_some() => self.lock_group(&snapshots, group)?,
+                _ => None,
+            };
+            if let Some(locked) = &locked
+                && let Ok(name) = record.name.as_str().parse::<MemberName>()
+                && locked.members().values().all(|member| member.name.as_ref() != Some(&name))
+            {
+                group::write_staged_name(&directory, &name)?;
+            }
             place_directory(&snapshots, &directory, &target, false)?;
             known.extend(identities(snapshot));
         }
         Ok(true)
+    }
+
+    /// The group at `folder`, locked as msb locks it; `None` for one whose files nobody but their owner can mend.
+    fn lock_group(&self, snapshots: &Path, folder: &Path) -> Result<Option<LockedGroup>> {
+        let name = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<GroupName>().ok());
+        let Some(name) = name else { return Ok(None) };
+        match LockedGroup::lock(snapshots, &name, self.progress.as_ref()) {
+            Err(Error::InvalidGroup { .. }) => Ok(None),
+            locked => locked,
+        }
     }
 
     /// The snapshot from the bundle, into a new folder, with every check of an import.

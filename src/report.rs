@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     digest::Digest,
-    model::{Generation, ImageRecord, SnapshotConfig, SnapshotIdentity},
+    model::{Generation, GroupName, ImageRecord, SnapshotConfig, SnapshotIdentity},
 };
 
 /// What import did with a snapshot.
@@ -155,6 +155,40 @@ pub struct TagReport {
     pub current: Option<Digest>,
 }
 
+/// Why the head is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadCase {
+    /// The group had no head.
+    Initialized,
+    /// The new snapshot is the head already.
+    Unchanged,
+    /// The new snapshot descends from the head through installed members.
+    FastForwarded,
+    /// The new snapshot's chain ends without meeting the head: the head is kept.
+    Diverged,
+    /// The new snapshot's chain leaves the group before it meets the head: the head is kept.
+    UnknownAncestry,
+    /// Several new snapshots could be the head: it is kept, and a new group has none.
+    Ambiguous,
+    /// The caller asked for it.
+    Selected,
+}
+
+/// What became of a group's head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeadUpdate {
+    /// The group.
+    pub group: GroupName,
+    /// The head before.
+    pub previous: Option<String>,
+    /// The head from now on.
+    pub head: Option<String>,
+    /// Why.
+    pub case: HeadCase,
+}
+
 /// The report of an import.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -171,6 +205,15 @@ pub struct ImportReport {
     pub cache_files: Vec<PathBuf>,
     /// The tags of images that came with their metadata.
     pub image_tags: Vec<TagReport>,
+    /// What became of the head of the group that the snapshots are in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadUpdate>,
+    /// A group that holds relatives of snapshots which went to a group of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suggested_group: Option<String>,
+    /// Files of an earlier snapcask that msb can read now, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<String>,
     /// Wall time, seconds.
     pub seconds: f64,
 }

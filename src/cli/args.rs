@@ -315,9 +315,12 @@ pub struct ImportArgs {
     /// Leave the ancestors out
     #[arg(long)]
     pub head_only: bool,
-    /// Group for snapshots of generation `final` [default: the installed parent's, else the oldest snapshot's name]
+    /// Group that new snapshots of msb 0.7 join, made where it is missing [default: a new one, msb-XXXXXXXX]
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
+    /// Make the imported head the head of its group, whatever that was
+    #[arg(long)]
+    pub set_head: bool,
     /// Replace snapshots and cache files that are there and different; nothing else, and no parent of snapshots that stay
     #[arg(long)]
     pub force: bool,

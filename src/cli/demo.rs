@@ -17,7 +17,7 @@ use snapcask::{
     export::{Compression, Destination, ExportOptions, Form, export},
     import::{BundleLocation, ImportOptions, import},
     layer::extents::{data_extents, union},
-    store::place::Stage,
+    store::{head::HeadRule, place::Stage},
     temporary,
 };
 
@@ -111,6 +111,7 @@ fn steps(args: &DemoArgs) -> Result<()> {
         name: None,
         head_only: false,
         group: None,
+        head: HeadRule::Automatic,
         force: false,
         orphan_children: false,
         trust_image_tags: true,

@@ -10,7 +10,8 @@ use snapcask::{
     import::{BundleLocation, ImportOptions, import},
     reference::Version,
     registry::Options,
-    report::{ImportReport, Outcome, TagOutcome, TagReport},
+    report::{HeadCase, HeadUpdate, ImportReport, Outcome, TagOutcome, TagReport},
+    store::head::HeadRule,
 };
 
 use super::{args::ImportArgs, export, output, progress, registry};
@@ -76,6 +77,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
         name: args.name,
         head_only: args.head_only,
         group: args.group,
+        head: if args.set_head { HeadRule::Select } else { HeadRule::Automatic },
         force: args.force,
         orphan_children: args.orphan_children,
         trust_image_tags: args.trust_image_tags,
@@ -119,7 +121,31 @@ pub fn text(report: &ImportReport) -> String {
         text += &format!("image  {}\n", output::count(report.cache_files.len(), "cache file"));
     }
     text.extend(report.image_tags.iter().map(tag));
+    for line in &report.mended {
+        text += &format!("mended {}\n", output::clean(line));
+    }
+    text += &report.head.as_ref().map(head_line).unwrap_or_default();
+    if let Some(group) = &report.suggested_group {
+        text += &format!("hint   relatives are in the group {group}; `--group {group}` imports into that group\n");
+    }
     text + &format!("done   in {}\n", output::seconds(report.seconds))
+}
+
+/// What became of the head of a group, for people.
+pub fn head_line(update: &HeadUpdate) -> String {
+    let (group, head) = (&update.group, update.head.as_deref().unwrap_or("none"));
+    let why = match update.case {
+        HeadCase::Initialized => "it had none",
+        HeadCase::Unchanged => "it is the head already",
+        HeadCase::FastForwarded => "it descends from the head before",
+        HeadCase::Diverged => "kept, because the new snapshot does not descend from it; --set-head selects the new one",
+        HeadCase::UnknownAncestry => {
+            "kept, because the new snapshot's parents are not all in the group; --set-head selects the new one"
+        }
+        HeadCase::Ambiguous => "kept, because several new snapshots could be the head; `snapcask head` selects one",
+        HeadCase::Selected => "selected",
+    };
+    format!("group  {group}, its head is {head}: {why}\n")
 }
 
 /// What became of an image's tag, and what changes it.

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Import, Incoming, cache::ImageFiles, finish_writeback};
+use super::{Import, Incoming, Published, cache::ImageFiles, finish_writeback, targets::Targets};
 use crate::{
     bundle::Brought,
     error::{Error, IoContext, Result},
@@ -87,14 +87,15 @@ impl Import<'_> {
             .iter()
             .map(|snapshot| Brought { config: &snapshot.config, manifest: None, cache: &snapshot.cache })
             .collect();
-        let targets = self.targets(&brought)?;
+        let Targets { group, all: targets, suggested_group } = self.targets(&brought)?;
         self.check_targets(&brought, &targets)?;
         let mut incoming: Vec<Incoming> = Vec::new();
-        for ((snapshot, brought), (target, member)) in staged.snapshots.iter().zip(&brought).zip(targets).rev() {
-            let brought = *brought;
+        let all = staged.snapshots.iter().zip(&brought).zip(targets);
+        for (position, ((snapshot, brought), target)) in all.enumerate().rev() {
+            let (brought, is_head) = (*brought, position == 0);
             let descriptor = || Ok(Some(snapshot.descriptor.clone()));
-            let (directory, outcome, existing) = match self.already_there(brought.config, &target, &descriptor)? {
-                Some(existing) => (target.clone(), Outcome::AlreadyThere, Some(existing)),
+            let (directory, outcome, existing) = match self.already_there(brought.config, &target.path, &descriptor)? {
+                Some((existing, _)) => (target.path.clone(), Outcome::AlreadyThere, Some(existing)),
                 None => {
                     // One may be a child of what neither travelled nor is here.
                     let travelled = staged.snapshots.iter().any(|parent| snapshot.is_child_of(parent));
@@ -103,7 +104,7 @@ impl Import<'_> {
                     (snapshot.directory.clone(), Outcome::Placed, None)
                 }
             };
-            incoming.push(Incoming { brought, target, member, directory, outcome, existing });
+            incoming.push(Incoming { brought, is_head, target, directory, outcome, existing, reader: None });
         }
         let images: Vec<ImageFiles> = staged
             .snapshots
@@ -119,13 +120,17 @@ impl Import<'_> {
             None => Err(Error::bundle(&staged.name, format!("{} is not in it", file.path))),
         })?;
         let image_tags = cache.as_ref().map(|cache| cache.tags.clone()).unwrap_or_default();
-        let (cache_files, snapshots) = self.publish(stage, incoming, cache, missing)?;
+        let published = self.publish(stage, incoming, group, cache, missing)?;
+        let Published { cache_files, snapshots, head, mended } = published;
         Ok(ImportReport {
             source: staged.name.clone(),
             destination: self.destination.clone(),
             snapshots,
             cache_files,
             image_tags,
+            head,
+            suggested_group,
+            mended,
             seconds: started.elapsed().as_secs_f64(),
         })
     }

@@ -6,7 +6,10 @@
 
 mod archive;
 mod cache;
+mod existing;
 mod needed;
+mod place;
+mod targets;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -17,8 +20,10 @@ use std::{
     time::Instant,
 };
 
-use cache::{StagedCache, StagedFile, possible_places};
+use cache::{StagedCache, possible_places};
+use existing::is_or_was;
 use needed::explain;
+use targets::{Place, Target, TargetGroup, Targets};
 
 use crate::{
     ahead::Ahead,
@@ -26,26 +31,25 @@ use crate::{
     composite::Composite,
     error::{Error, IoContext, Result},
     layout::{self, Peeked},
-    model::{Descriptor, LayerRecord, SnapshotConfig, SnapshotIdentity, SnapshotName},
+    model::{Descriptor, LayerRecord, SnapshotConfig},
     msb_archive::{self, Input},
     progress::Progress,
     reference::RegistryReference,
     registry,
-    remove::{display, no_child_is_hidden, orphans, staying},
     repair::{keep_below, record_of},
-    report::{ImportReport, Outcome, SnapshotReport},
+    report::{HeadUpdate, ImportReport, Outcome, SnapshotReport},
     restore::{Below, Restorer},
     same::{self, Existing, IncomingDescriptor, Same},
     settle::{Restored, Settler},
-    snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, hides, is_folder, is_there, seen},
+    snapshot::{MEMBER_FILE, is_there},
     storage::Source,
     store::{
         Store,
+        group::{MemberFile, write_staged_name},
+        head::HeadRule,
+        lease::Lease,
         lock::{self, StoreLock},
-        place::{
-            Placed, Stage, check_way, make_folders, place_directory, place_file, prepare_group, sync_if_ours,
-            sync_names, write_member,
-        },
+        place::{Stage, check_way, make_folders, place_file, sync_names},
         record::{ImportRecord, RECORD_FILE},
     },
     temporary,
@@ -178,8 +182,10 @@ pub struct ImportOptions {
     pub name: Option<String>,
     /// Without its ancestors.
     pub head_only: bool,
-    /// Group for `final` snapshots.
+    /// Group for `final` snapshots, joined or made; without it, they go into a new group.
     pub group: Option<String>,
+    /// How the group's head changes.
+    pub head: HeadRule,
     /// Replace what is there and different.
     pub force: bool,
     /// With `force`: leave children without the parents that are replaced.
@@ -223,20 +229,29 @@ struct Import<'a> {
     destination: PathBuf,
 }
 
-/// Where a snapshot goes, and for a `final` one its group's folder and its alias there.
-type Place = (PathBuf, Option<(PathBuf, SnapshotName)>);
-
 /// A snapshot on its way.
 struct Incoming<'a> {
     brought: Brought<'a>,
-    target: PathBuf,
-    /// The alias of a `final` snapshot in a group.
-    member: Option<(PathBuf, SnapshotName)>,
+    /// Whether it is the one that was asked for.
+    is_head: bool,
+    target: Target,
     /// Where its verified files are: staged, or already in the store.
     directory: PathBuf,
     outcome: Outcome,
-    /// What is there already, where that is the outcome.
+    /// What is installed already, where that is the outcome.
     existing: Option<Existing>,
+    /// Keeps msb from removing one that is installed while the next one is made from it.
+    reader: Option<Lease>,
+}
+
+/// What placing did.
+struct Published {
+    /// Image-cache files, placed or found.
+    cache_files: Vec<PathBuf>,
+    /// Head first.
+    snapshots: Vec<SnapshotReport>,
+    head: Option<HeadUpdate>,
+    mended: Vec<String>,
 }
 
 impl Import<'_> {
@@ -253,7 +268,7 @@ impl Import<'_> {
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
         let chain = bundle::chain(source.as_ref(), &head, options.head_only)?;
         let brought: Vec<Brought> = chain.iter().map(BundledSnapshot::brought).collect();
-        let mut targets = self.targets(&brought)?;
+        let Targets { group, all: mut targets, suggested_group } = self.targets(&brought)?;
         let reach = match (options.sources.as_slice(), options.bases.as_slice()) {
             // Each question would be a request; a registry takes no manifest without its layers.
             ([BundleLocation::Registry(..)], []) => chain.len(),
@@ -278,7 +293,8 @@ impl Import<'_> {
         drop(restorer);
         finish_writeback(writeback, &stage)?;
         let image_tags = cache.as_ref().map(|cache| cache.tags.clone()).unwrap_or_default();
-        let (cache_files, mut snapshots) = self.publish(&stage, incoming, cache, missing)?;
+        let published = self.publish(&stage, incoming, group, cache, missing)?;
+        let Published { cache_files, mut snapshots, head, mended } = published;
         snapshots.extend(beyond.iter().map(left_out));
         Ok(ImportReport {
             source: source.display(),
@@ -286,31 +302,35 @@ impl Import<'_> {
             snapshots,
             cache_files,
             image_tags,
+            head,
+            suggested_group,
+            mended,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
 
     /// That the snapshots may go where they are to go.
-    fn check_targets(&self, chain: &[Brought], targets: &[Place]) -> Result<()> {
-        targets.iter().try_for_each(|(target, _)| check_way(&self.destination, target))?;
+    fn check_targets(&self, chain: &[Brought], targets: &[Target]) -> Result<()> {
+        targets.iter().try_for_each(|target| check_way(&self.destination, &target.path))?;
         if self.options.force { self.check_replaced(chain, targets) } else { Ok(()) }
     }
 
-    /// Places what is staged and verified, oldest first. Gives the image-cache files, and the snapshots, head first.
+    /// Places what is staged and verified, oldest first.
     fn publish(
         &self,
         stage: &Stage,
         mut incoming: Vec<Incoming>,
+        group: Option<TargetGroup>,
         cache: Option<StagedCache>,
         missing: &mut Vec<PathBuf>,
-    ) -> Result<(Vec<PathBuf>, Vec<SnapshotReport>)> {
+    ) -> Result<Published> {
         let options = self.options;
         stage.sync()?;
-        self.make_room(stage, &incoming, cache.as_ref().map_or(&[], |cache| &cache.files), missing)?;
+        self.make_room(&incoming, cache.as_ref().map_or(&[], |cache| &cache.files), missing)?;
         if options.force {
             for snapshot in incoming.iter().filter(|snapshot| snapshot.outcome == Outcome::Placed) {
-                if is_there(&snapshot.target)? {
-                    stage.check_exchange(&snapshot.target)?;
+                if is_there(&snapshot.target.path)? {
+                    stage.check_exchange(&snapshot.target.path)?;
                 }
             }
         }
@@ -319,24 +339,15 @@ impl Import<'_> {
             cache.sync()?;
             cache_files = cache.place(&self.store.cache())?;
         }
-        // Oldest first: a child is never there without its parent.
-        for snapshot in &mut incoming {
-            if snapshot.outcome == Outcome::Placed && self.place(snapshot)? == Placed::AlreadyThere {
-                snapshot.outcome = Outcome::AlreadyThere;
-            }
-        }
+        let placing = self.place_all(stage, &mut incoming, group)?;
         for child in incoming.iter().skip(1).filter(|s| s.outcome == Outcome::AlreadyThere) {
             self.has_parent_now(stage, child)?;
         }
-        incoming
-            .iter()
-            .filter_map(|s| s.member.as_ref())
-            .try_for_each(|(group, _)| sync_if_ours(group, Path::new(GROUP_FILE)))?;
-        let placed = incoming.iter().map(|s| s.target.as_path()).chain(cache_files.iter().map(PathBuf::as_path));
+        let placed = incoming.iter().map(|s| s.target.path.as_path()).chain(cache_files.iter().map(PathBuf::as_path));
         sync_names(placed, &self.store.root)?;
         incoming.reverse();
         let snapshots = incoming.iter().enumerate().map(|(i, s)| s.report(incoming.get(i + 1))).collect();
-        Ok((cache_files, snapshots))
+        Ok(Published { cache_files, snapshots, head: placing.head, mended: placing.mended })
     }
 
     /// The destination, made where it is missing, and the cache, locked. An import that fails at the same time may remove
@@ -357,7 +368,7 @@ impl Import<'_> {
         restorer: &Restorer,
         stage: &Stage,
         chain: &'b [BundledSnapshot],
-        targets: Vec<Place>,
+        targets: Vec<Target>,
     ) -> Result<(Vec<Incoming<'b>>, Option<StagedCache>)> {
         let options = self.options;
         let settler = Settler::new(options.jobs, options.skip_recorded, options.progress.clone())?;
@@ -366,10 +377,14 @@ impl Import<'_> {
             let settling = scope.spawn(move || settler.run(restored));
             let unpack = move || {
                 let mut incoming: Vec<Incoming> = Vec::new();
-                for (position, (bundled, place)) in chain.iter().zip(targets).enumerate().rev() {
+                for (position, (bundled, target)) in chain.iter().zip(targets).enumerate().rev() {
                     let directory = stage.path().join(position.to_string());
                     let below = chain.get(position + 1).zip(incoming.last());
-                    let (ready, restored) = self.prepare(restorer, directory, bundled, place, below)?;
+                    let is_head = position == 0;
+                    let (ready, restored) = self.prepare(restorer, directory, bundled, target, is_head, below)?;
+                    if let Some(parent) = incoming.last_mut() {
+                        parent.reader = None;
+                    }
                     incoming.push(ready);
                     if restored.is_some_and(|restored| sender.send(restored).is_err()) {
                         // The settler has found something wrong, which is what counts.
@@ -388,49 +403,33 @@ impl Import<'_> {
 
     /// Makes and writes all that placing needs beside what is staged, so that nothing is left to do but to rename: a disk
     /// that is full says so before anything is visible.
-    fn make_room(
-        &self,
-        stage: &Stage,
-        incoming: &[Incoming],
-        cache: &[StagedFile],
-        missing: &mut Vec<PathBuf>,
-    ) -> Result<()> {
-        let snapshots = incoming.iter().filter(|s| s.outcome == Outcome::Placed);
-        for path in cache.iter().map(|file| &file.target).chain(snapshots.clone().map(|s| &s.target)) {
+    fn make_room(&self, incoming: &[Incoming], cache: &[cache::StagedFile], missing: &mut Vec<PathBuf>) -> Result<()> {
+        let placed = incoming.iter().filter(|s| s.outcome == Outcome::Placed);
+        // A group's folder appears with its members.
+        let folders = placed.clone().filter(|s| s.target.place == Place::Folder).map(|s| &s.target.path);
+        for path in cache.iter().map(|file| &file.target).chain(folders) {
             let folder = path.parent().unwrap_or(path);
             let new = Stage::folders_missing(folder);
             new.iter().for_each(|folder| temporary::claim_empty(folder));
             missing.extend(new);
             make_folders(folder)?;
         }
-        let members = snapshots.filter_map(|s| Some((s, s.member.as_ref()?)));
-        for (snapshot, (_, alias)) in members.clone() {
-            write_member(&snapshot.directory, alias)?;
-        }
-        // It is visible at once, so it comes after all that may still fail.
-        members.map(|(_, (group, _))| group).try_for_each(|group| prepare_group(group, stage))
-    }
-
-    fn place(&self, snapshot: &Incoming) -> Result<Placed> {
-        match place_directory(&self.destination, &snapshot.directory, &snapshot.target, self.options.force) {
-            // Another import was faster: identical is as good as placed by us.
-            Err(Error::AlreadyExists { .. }) => {
-                let descriptor = || Snapshot::open(&snapshot.directory).map(|staged| Some(staged.descriptor));
-                self.compare_existing(snapshot.brought.config, &snapshot.target, &descriptor)?;
-                Ok(Placed::AlreadyThere)
+        for snapshot in placed {
+            if let Place::Member { name: Some(name), .. } = &snapshot.target.place {
+                write_staged_name(&snapshot.directory, name)?;
             }
-            other => other,
         }
+        Ok(())
     }
 
     /// Gives the most bytes that may be restored.
-    fn check_limits(&self, chain: &[Brought], targets: &[Place]) -> Result<u64> {
+    fn check_limits(&self, chain: &[Brought], targets: &[Target]) -> Result<u64> {
         // What is there already is compared, or an error: it takes no room.
         let takes_room = |target: &Path| self.options.force || fs::symlink_metadata(target).is_err();
         let (mut files, mut data) = (0u64, 0u64);
-        for (snapshot, (target, _)) in chain.iter().zip(targets) {
+        for (snapshot, target) in chain.iter().zip(targets) {
             files += snapshot.config.files.len() as u64;
-            if takes_room(target) {
+            if takes_room(&target.path) {
                 data = snapshot.config.files.iter().fold(data, |sum, f| sum.saturating_add(f.data_bytes));
             }
         }
@@ -471,91 +470,20 @@ impl Import<'_> {
         Ok(limit)
     }
 
-    /// Where every snapshot of the chain goes.
-    fn targets(&self, chain: &[Brought]) -> Result<Vec<Place>> {
-        let mut all: Vec<Place> = Vec::new();
-        let oldest = chain.iter().rev().find(|s| s.config.snapshot.id.is_some());
-        let group = match &self.options.group {
-            Some(name) => Some(name.parse::<SnapshotName>()?),
-            None => self.its_group(chain)?.or(oldest.map(|s| s.config.snapshot.name.clone())),
-        };
-        for (position, snapshot) in chain.iter().enumerate() {
-            let record = &snapshot.config.snapshot;
-            let name = match (&self.options.name, position) {
-                (Some(name), 0) => name.parse()?,
-                _ => record.name.clone(),
-            };
-            let place = match (&record.id, &group) {
-                (Some(id), Some(group)) => {
-                    let group = self.destination.join(group.as_str());
-                    (group.join(id), Some((group, name)))
-                }
-                _ => (self.destination.join(name.as_str()), None),
-            };
-            if all.iter().any(|(path, _)| *path == place.0) {
-                return Err(Error::Usage(format!(
-                    "two snapshots of the bundle would be placed at {}; choose a name for the head with --name",
-                    place.0.display()
-                )));
-            }
-            all.push(place);
-        }
-        let is_taken = |group: &Path| Snapshot::is_at(group) || all.iter().any(|(path, _)| path == group);
-        match all.iter().find_map(|(_, member)| member.as_ref().filter(|(group, _)| is_taken(group))) {
-            Some((group, _)) => Err(Error::Usage(format!(
-                "{} is a snapshot and cannot be a group as well; choose another group with --group",
-                group.display()
-            ))),
-            None => Ok(all),
-        }
-    }
-
-    /// The group where a snapshot of the chain is already, else that of the installed parent of its oldest one.
-    fn its_group(&self, chain: &[Brought]) -> Result<Option<SnapshotName>> {
-        let mut ids: Vec<&str> = chain.iter().filter_map(|s| s.config.snapshot.id.as_deref()).collect();
-        if let Some(SnapshotIdentity::Id(id)) = chain.last().and_then(|s| s.config.snapshot.parent.as_ref()) {
-            ids.push(id);
-        }
-        let entries = match fs::read_dir(&self.destination) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            entries => entries.context("list", &self.destination)?,
-        };
-        let mut found: Option<(usize, SnapshotName)> = None;
-        for entry in entries {
-            let entry = entry.context("read", &self.destination)?;
-            let Some(name) = entry.file_name().to_str().and_then(|n| n.parse::<SnapshotName>().ok()) else { continue };
-            // Of several the one with the newest, and of these the first by name.
-            let mut newest = None;
-            for (at, id) in ids.iter().enumerate() {
-                if seen(is_folder(&entry.path().join(id)))? {
-                    newest = Some(at);
-                    break;
-                }
-            }
-            if let Some(at) = newest {
-                let this = (at, name);
-                found = Some(match found {
-                    Some(best) if (best.0, best.1.as_str()) <= (this.0, this.1.as_str()) => best,
-                    _ => this,
-                });
-            }
-        }
-        Ok(found.map(|(_, name)| name))
-    }
-
     fn prepare<'b>(
         &self,
         restorer: &Restorer,
         directory: PathBuf,
         bundled: &'b BundledSnapshot,
-        (target, member): Place,
+        target: Target,
+        is_head: bool,
         below: Option<(&BundledSnapshot, &Incoming)>,
     ) -> Result<(Incoming<'b>, Option<Restored<'b>>)> {
         let brought = bundled.brought();
         let descriptor = || same::descriptor_in(bundled, restorer.source);
-        if let Some(existing) = self.already_there(brought.config, &target, &descriptor)? {
-            let (directory, outcome, existing) = (target.clone(), Outcome::AlreadyThere, Some(existing));
-            return Ok((Incoming { brought, target, member, directory, outcome, existing }, None));
+        if let Some((existing, reader)) = self.already_there(brought.config, &target.path, &descriptor)? {
+            let (directory, outcome, existing) = (target.path.clone(), Outcome::AlreadyThere, Some(existing));
+            return Ok((Incoming { brought, is_head, target, directory, outcome, existing, reader }, None));
         }
         fs::create_dir(&directory).context("create", &directory)?;
         // The oldest of a chain may be a child of what neither travelled nor is here.
@@ -574,7 +502,8 @@ impl Import<'_> {
         let over_previous = below.is_some_and(|(_, below)| below.outcome == Outcome::Placed);
         let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
         let outcome = Outcome::Placed;
-        Ok((Incoming { brought, target, member, directory, outcome, existing: None }, Some(restored)))
+        let incoming = Incoming { brought, is_head, target, directory, outcome, existing: None, reader: None };
+        Ok((incoming, Some(restored)))
     }
 
     /// The snapshot, if it is at its target.
@@ -583,15 +512,16 @@ impl Import<'_> {
         config: &SnapshotConfig,
         target: &Path,
         descriptor: IncomingDescriptor,
-    ) -> Result<Option<Existing>> {
+    ) -> Result<Option<(Existing, Option<Lease>)>> {
         if fs::symlink_metadata(target).is_err() {
             return Ok(None);
         }
+        let reader = Lease::reader(target, self.options.progress.as_ref());
         match self.compare_existing(config, target, descriptor) {
             Ok(existing) => {
                 // It may have to be changed when all is placed: that it can be read is known before.
                 ImportRecord::of(target)?;
-                Ok(Some(existing))
+                Ok(Some((existing, reader?)))
             }
             Err(Error::Different { .. }) if self.options.force => Ok(None),
             Err(error) => Err(error),
@@ -599,19 +529,21 @@ impl Import<'_> {
     }
 
     /// Gives a staged directory the record of its import, and what stays of the one that it replaces.
-    fn complete(&self, brought: Brought, directory: &Path, target: &Path, without_parent: bool) -> Result<()> {
+    fn complete(&self, brought: Brought, directory: &Path, target: &Target, without_parent: bool) -> Result<()> {
         ImportRecord { without_parent, ..record_of(brought) }.write(directory)?;
         // What somebody keeps beside this very snapshot is not the bundle's to take away.
-        if is_or_was(target, brought.config)? {
-            if let Some(reason) = keep_below(target, directory, brought.config)? {
+        if is_or_was(&target.path, brought.config)? {
+            if let Some(reason) = keep_below(&target.path, directory, brought.config)? {
                 return Err(Error::Kept { reason });
             }
-            // Its alias is written anew, and not into the file that is there.
-            match fs::remove_file(directory.join(MEMBER_FILE)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(Error::io("remove", directory.join(MEMBER_FILE), error));
+            // A new member's name is written anew, and not into the file that is kept.
+            if matches!(target.place, Place::Member { .. }) {
+                match fs::remove_file(directory.join(MEMBER_FILE)) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        return Err(Error::io("remove", directory.join(MEMBER_FILE), error));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
         Ok(())
@@ -631,93 +563,16 @@ impl Import<'_> {
     /// Of what was imported without its parent, which has come now: it is missed from here on.
     fn has_parent_now(&self, stage: &Stage, child: &Incoming) -> Result<()> {
         // One that is broken keeps nothing from being placed; `check` reports it.
-        let Some(record) = ImportRecord::of(&child.target)? else { return Ok(()) };
+        let Some(record) = ImportRecord::of(&child.target.path)? else { return Ok(()) };
         if !record.without_parent {
             return Ok(());
         }
         let staged = stage.path().join("record");
         fs::create_dir(&staged).context("create", &staged)?;
         ImportRecord { without_parent: false, ..record }.write(&staged)?;
-        place_file(&self.destination, &staged.join(RECORD_FILE), &child.target.join(RECORD_FILE), true)?;
+        place_file(&self.destination, &staged.join(RECORD_FILE), &child.target.path.join(RECORD_FILE), true)?;
         fs::remove_dir_all(&staged).context("remove", &staged)
     }
-
-    /// What is there must be the snapshot, file by file; it is made durable, for whoever put it there need not have.
-    fn compare_existing(
-        &self,
-        config: &SnapshotConfig,
-        target: &Path,
-        descriptor: IncomingDescriptor,
-    ) -> Result<Existing> {
-        let different = |existing: String| Error::Different {
-            path: target.into(),
-            existing,
-            incoming: config.snapshot.digest.to_string(),
-        };
-        let existing = Snapshot::open(target).map_err(|error| match error {
-            error if hides(&error) => error,
-            error => different(format!("no readable snapshot ({error})")),
-        })?;
-        let Some(same) = same::same(&existing.descriptor, &config.snapshot, descriptor)? else {
-            return Err(different(existing.descriptor.digest.to_string()));
-        };
-        let (jobs, progress) = (self.options.jobs, self.options.progress.as_ref());
-        let compared = same::compare(&existing, same, config, jobs, progress).map_err(|error| match error {
-            Error::Io { operation: "fsync", .. } => error,
-            // What cannot be read may be the same; by force it is replaced all the same.
-            error if hides(&error) && !self.options.force => error,
-            error => different(format!("the same descriptor with other contents ({error})")),
-        })?;
-        [RECORD_FILE, MEMBER_FILE].iter().try_for_each(|own| sync_if_ours(target, Path::new(own)))?;
-        Ok(compared)
-    }
-
-    /// With `--force` snapshots are replaced, nothing else, and no parent under children that stay, unless that is asked for.
-    fn check_replaced(&self, chain: &[Brought], targets: &[Place]) -> Result<()> {
-        let mut replaced = Vec::new();
-        for (snapshot, (target, _)) in chain.iter().zip(targets) {
-            match fs::symlink_metadata(target) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                // What it leads to stays.
-                Ok(metadata) if metadata.is_symlink() => {}
-                Ok(_) => {
-                    let marks = [SNAPSHOT_FILE, V066_FILE, RECORD_FILE].map(|file| is_there(&target.join(file)));
-                    if !marks.into_iter().collect::<Result<Vec<_>>>()?.contains(&true) {
-                        return Err(Error::NotReplaced { path: target.clone() });
-                    }
-                }
-                Err(error) => return Err(Error::io("look at", target, error)),
-            }
-            replaced
-                .extend(Snapshot::of(target)?.filter(|old| old.descriptor.digest != snapshot.config.snapshot.digest));
-        }
-        if replaced.is_empty() || self.options.orphan_children {
-            return Ok(());
-        }
-        let (all, mut unreadable) = Store::all_in(&self.destination)?;
-        unreadable.retain(|(directory, _)| targets.iter().all(|(target, _)| target != directory));
-        no_child_is_hidden(&unreadable)?;
-        let staying = staying(&all, &replaced)?;
-        let brought = |identity: &SnapshotIdentity| {
-            chain.iter().any(|bundled| bundled.config.snapshot.identities().contains(identity))
-        };
-        let mut orphans = orphans(&replaced, &staying);
-        orphans.retain(|(_, child)| child.descriptor.parent.as_ref().is_some_and(|parent| !brought(parent)));
-        match orphans.first() {
-            Some((parent, _)) => Err(Error::ReplacesParent {
-                path: parent.directory.clone(),
-                children: orphans.iter().map(|(_, child)| display(child)).collect(),
-            }),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Whether a directory holds this very snapshot, or what is left of it.
-fn is_or_was(directory: &Path, config: &SnapshotConfig) -> Result<bool> {
-    let digest = config.snapshot.digest;
-    let is = Snapshot::of(directory)?.is_some_and(|snapshot| snapshot.descriptor.digest == digest);
-    Ok(is || ImportRecord::of(directory)?.is_some_and(|record| record.snapshot == digest))
 }
 
 /// A sync that failed ahead of time is not reported again by the next one.
@@ -728,11 +583,11 @@ fn finish_writeback(writeback: Arc<Writeback>, stage: &Stage) -> Result<()> {
 }
 
 /// The layers that will be asked for, in their order, as far as that can be told now.
-fn layers_to_come(chain: &[BundledSnapshot], targets: &[Place]) -> Vec<Descriptor> {
+fn layers_to_come(chain: &[BundledSnapshot], targets: &[Target]) -> Vec<Descriptor> {
     let mut layers: Vec<Descriptor> = Vec::new();
     let mut below: Option<&BundledSnapshot> = None;
-    for (snapshot, (target, _)) in chain.iter().zip(targets).rev() {
-        if fs::symlink_metadata(target).is_err() {
+    for (snapshot, target) in chain.iter().zip(targets).rev() {
+        if fs::symlink_metadata(&target.path).is_err() {
             let first = below.filter(|below| snapshot.extends(below)).map_or(0, |_| snapshot.config.stack_len() - 1);
             layers.extend(snapshot.manifest.layers[first..snapshot.config.stack_len()].iter().cloned());
         }
@@ -752,15 +607,18 @@ impl Incoming<'_> {
     fn report(&self, parent: Option<&Incoming>) -> SnapshotReport {
         let parent = parent.map(|p| p.brought.config.snapshot.digest);
         let mut report = SnapshotReport::of(self.brought.config, self.brought.manifest, parent);
-        if let Some(name) = match &self.member {
-            Some((_, alias)) => Some(alias.to_string()),
-            None => self.target.file_name().map(|n| n.to_string_lossy().into_owned()),
-        } {
-            report.name = name;
-        }
-        report.path = Some(self.target.clone());
+        report.name = name_at(&self.target).unwrap_or(report.name);
+        report.path = Some(self.target.path.clone());
         report.outcome = Some(self.outcome);
         report.more_files = self.existing.iter().flat_map(|e| &e.more).map(ToString::to_string).collect();
         report
+    }
+}
+
+/// What a snapshot is called where it is: a member's local name, else its folder's.
+fn name_at(target: &Target) -> Option<String> {
+    match MemberFile::read(&target.path) {
+        Ok(MemberFile::Named(name)) => Some(name.into()),
+        _ => target.path.file_name().map(|name| name.to_string_lossy().into_owned()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs};
 
-use super::{Import, Place};
+use super::{Import, Target};
 use crate::{
     bundle::{self, BundledSnapshot},
     error::{Error, Result},
@@ -24,11 +24,11 @@ impl Import<'_> {
         &self,
         source: &dyn Source,
         chain: &[BundledSnapshot],
-        targets: &[Place],
+        targets: &[Target],
     ) -> Result<usize> {
         let (mut installed, mut all_missing) = (None, Vec::new());
-        for (position, (snapshot, (target, _))) in chain.iter().zip(targets).enumerate() {
-            let is_installed = fs::symlink_metadata(target).is_ok();
+        for (position, (snapshot, target)) in chain.iter().zip(targets).enumerate() {
+            let is_installed = fs::symlink_metadata(&target.path).is_ok();
             let missing = self.missing(source, snapshot, chain.get(position + 1), is_installed)?;
             match (missing.is_empty(), installed) {
                 (false, Some(last)) if all_missing.is_empty() => return Ok(last + 1),

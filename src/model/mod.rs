@@ -10,5 +10,5 @@ pub use config::{
     FileRecord, Generation, ImageRecord, LayerFile, LayerRecord, SnapshotConfig, SnapshotIdentity, SnapshotRecord,
 };
 pub use manifest::{Descriptor, Index, Manifest};
-pub use name::{SnapshotName, Tag};
+pub use name::{GroupName, MemberName, SnapshotName, Tag};
 pub use path::TarPath;

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Store;
+use super::{Store, group::GroupFile};
 use crate::{
     error::{Error, IoContext, Result},
     model::SnapshotIdentity,
@@ -90,7 +90,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     let direct = snapshots.join(reference);
     if !hidden && is_folder(&direct)? {
         if is_group(&direct)? {
-            for head in heads(&direct)? {
+            for head in heads(&direct, reference)? {
                 found.add("head", head);
             }
         } else {
@@ -288,17 +288,34 @@ fn members(folders: Vec<PathBuf>, member: &str, found: &mut Found) -> Result<()>
     Ok(())
 }
 
-/// The members of `group` that are no other member's parent. One that cannot be read may be the head: that is an error.
-fn heads(group: &Path) -> Result<Vec<Snapshot>> {
-    let mut members = Vec::new();
-    for directory in folders(group)? {
-        match Snapshot::open(&directory) {
-            Err(Error::NoSnapshot { .. }) => {}
-            member => members.push(member?),
+/// The head of the group at `folder`. Of one that an earlier snapcask wrote nobody chose it: then it is every member that is
+/// no other member's parent, and one that cannot be read may be it, so that is an error.
+fn heads(folder: &Path, name: &str) -> Result<Vec<Snapshot>> {
+    let path = || folder.join(GROUP_FILE);
+    match GroupFile::read(folder)? {
+        GroupFile::Head(id) => match Snapshot::open(&folder.join(&id)) {
+            Err(Error::NotFound { .. }) => Err(Error::InvalidGroup {
+                path: path(),
+                reason: format!("its head {id} is not a member; select one with `snapcask head {name}:MEMBER`"),
+            }),
+            head => Ok(vec![head?]),
+        },
+        GroupFile::NoHead => Err(Error::NoHead { group: name.into() }),
+        GroupFile::Invalid(reason) => Err(Error::InvalidGroup { path: path(), reason }),
+        GroupFile::Old => {
+            let mut members = Vec::new();
+            for directory in folders(folder)? {
+                match Snapshot::open(&directory) {
+                    Err(Error::NoSnapshot { .. }) => {}
+                    member => members.push(member?),
+                }
+            }
+            let parents: HashSet<SnapshotIdentity> =
+                members.iter().filter_map(|m| m.descriptor.parent.clone()).collect();
+            let is_parent = |member: &Snapshot| member.identities().iter().any(|identity| parents.contains(identity));
+            Ok(members.into_iter().filter(|member| !is_parent(member)).collect())
         }
     }
-    let parents: HashSet<SnapshotIdentity> = members.iter().filter_map(|m| m.descriptor.parent.clone()).collect();
-    Ok(members.into_iter().filter(|m| !m.identities().iter().any(|identity| parents.contains(identity))).collect())
 }
 
 /// Whether a directory holds members and is no snapshot itself.
@@ -381,7 +398,13 @@ mod tests {
         for (n, parent, alias) in members {
             new(store, &format!("{name}/{}", id(*n)), *n, *parent, *alias);
         }
-        fs::write(store.snapshots().join(name).join(GROUP_FILE), "{}").unwrap();
+        // As an earlier snapcask wrote it.
+        fs::write(store.snapshots().join(name).join(GROUP_FILE), format!(r#"{{"name":"{name}"}}"#)).unwrap();
+    }
+
+    fn set_head(store: &Store, name: &str, head: serde_json::Value) {
+        let state = serde_json::json!({ "schema": "microsandbox.snapshot-group/1", "head": head });
+        fs::write(store.snapshots().join(name).join(GROUP_FILE), state.to_string()).unwrap();
     }
 
     fn name(store: &Store, reference: &str) -> String {
@@ -458,6 +481,22 @@ mod tests {
         assert!(said[0].starts_with("name base (") && said[1].starts_with("member web:base ("), "{said:?}");
         let said = ambiguous(&store, "web");
         assert!(said[0].starts_with("head web:base (") && said[1].starts_with("head web:x ("), "{said:?}");
+    }
+
+    #[test]
+    fn group_means_the_head_that_msb_chose() {
+        let (_dir, store) = store();
+        group(&store, "web", &[(1, None, Some("v1")), (2, Some(1), Some("v2"))]);
+        assert_eq!(name(&store, "web"), "v2", "the tip of a group that an earlier snapcask wrote");
+        set_head(&store, "web", id(1).into());
+        assert_eq!(name(&store, "web"), "v1");
+        set_head(&store, "web", serde_json::Value::Null);
+        assert!(matches!(store.find("web").unwrap_err(), Error::NoHead { .. }));
+        set_head(&store, "web", id(9).into());
+        assert!(matches!(store.find("web").unwrap_err(), Error::InvalidGroup { .. }));
+        fs::write(store.snapshots().join("web").join(GROUP_FILE), "{}").unwrap();
+        assert!(matches!(store.find("web").unwrap_err(), Error::InvalidGroup { .. }));
+        assert_eq!(name(&store, "web:v1"), "v1");
     }
 
     /// Nobody but the head itself says that it is one: without it, its parent would be taken for the head.

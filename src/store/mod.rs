@@ -1,8 +1,11 @@
 //! Stores: finding snapshots by name, path, digest, id and group; the image cache.
 
+pub mod group;
+pub mod head;
 pub mod image_cache;
 pub mod image_metadata;
 pub mod image_reference;
+pub mod lease;
 pub mod lock;
 mod lookup;
 pub mod place;

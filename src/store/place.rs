@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,6 @@ use rustix::{
 use crate::{
     beneath::Folder,
     error::{Error, IoContext, Result},
-    model::SnapshotName,
     rename::{exchange_failed, is_unsupported},
     snapshot::is_there,
     temporary::{self, publish},
@@ -327,33 +326,6 @@ pub fn make_folders(folder: &Path) -> Result<()> {
     }
 }
 
-/// Makes the `group.json` of a group's folder; it is written in `stage` first.
-pub fn prepare_group(folder: &Path, stage: &Stage) -> Result<()> {
-    let path = folder.join("group.json");
-    if path.exists() {
-        return Ok(());
-    }
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let staged = stage.path().join("group.json");
-    write_durable(&staged, &serde_json::json!({ "name": name }).to_string())?;
-    let renamed = publish(|| match renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE) {
-        // A second name, which never replaces either; the stage takes the first one with it.
-        Err(e) if is_unsupported(&e.into()) => linkat(CWD, &staged, CWD, &path, AtFlags::empty()),
-        other => other,
-    });
-    let ours = match renamed {
-        Ok(()) => true,
-        // Another import was faster.
-        Err(Errno::EXIST) => false,
-        Err(e) => return Err(Error::io("rename into", &path, e.into())),
-    };
-    sync_folder(folder).inspect_err(|_| {
-        if ours {
-            let _ = fs::remove_file(&path);
-        }
-    })
-}
-
 /// Makes a file of ours durable, whoever wrote it. Where something else has its name, or it is not ours to read, there is
 /// nothing of ours.
 pub fn sync_if_ours(folder: &Path, file: &Path) -> Result<()> {
@@ -366,17 +338,4 @@ pub fn sync_if_ours(folder: &Path, file: &Path) -> Result<()> {
         Err(Error::Io { source, .. }) if not_ours(&source) => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Writes a member's alias into its (staged) directory.
-pub fn write_member(directory: &Path, alias: &SnapshotName) -> Result<()> {
-    let text = serde_json::json!({ "alias": alias }).to_string();
-    write_durable(&directory.join("group-member.json"), &text)?;
-    sync_folder(directory)
-}
-
-fn write_durable(path: &Path, text: &str) -> Result<()> {
-    let mut file = File::create(path).context("create", path)?;
-    file.write_all(text.as_bytes()).context("write", path)?;
-    file.sync_all().context("fsync", path)
 }

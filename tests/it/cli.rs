@@ -73,13 +73,13 @@ fn the_list_has_every_name_and_no_progress_is_in_a_pipe() {
 fn ambiguity_lists_the_candidates() {
     let fixture = Fixture::sized(Generation::Final, SMALL);
     let group = fixture.store.join("snapshots/other");
-    write(group.join("group.json"), br#"{"name":"other"}"#);
+    write_group(&group, Some(&fixture.head().identity));
     let copy = group.join(&fixture.head().identity);
     fs::create_dir_all(&copy).unwrap();
     for file in tree(&fixture.head().directory).keys() {
         write(copy.join(file), &fs::read(fixture.head().directory.join(file)).unwrap());
     }
-    write(copy.join("group-member.json"), br#"{"alias":"head"}"#);
+    write_member(&copy, "head");
     let bundle = fixture.path("b.tar");
     let text =
         fails(&run(["export", "head", "-o", bundle.to_str().unwrap(), "--store", fixture.store.to_str().unwrap()]), 2);

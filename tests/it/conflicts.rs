@@ -65,7 +65,7 @@ fn force_replaces_nothing_but_snapshots() {
     members.export_chain(Form::Tar, &grouped);
     let place = store.join("snapshots/base");
     let make: [&dyn Fn(); 4] = [
-        &|| drop(import_ok(&grouped, &store)),
+        &|| drop(import(&ImportOptions { group: Some("base".into()), ..import_options(&grouped, &store) }).unwrap()),
         &|| write(place.join("thesis.txt"), b"the only copy"),
         &|| write(place.clone(), b"a file"),
         &|| fs::create_dir_all(&place).unwrap(),
@@ -222,6 +222,9 @@ fn two_imports_at_once() {
                 let both = [scope.spawn(|| import(&options)), scope.spawn(|| import(&options))];
                 both.map(|one| one.join().unwrap().unwrap())
             });
+            if generation == Generation::Final {
+                only_group(&store);
+            }
             for made in &fixture.snapshots {
                 let report = reports[0].snapshots.iter().find(|s| s.name == made.name).unwrap();
                 assert_same_snapshot(made, report.path.as_ref().unwrap());
@@ -265,8 +268,11 @@ fn names_and_groups() {
     import(&grouped).unwrap();
     let copy = store.join("snapshots/team").join(&fixture.head().identity);
     assert_same_snapshot(fixture.head(), &copy);
-    assert_eq!(json_file(&copy.join("group-member.json"))["alias"], "other");
-    assert!(store.join("snapshots/team/group.json").is_file());
+    let member = r#"{"schema":"microsandbox.snapshot-group-member/1","name":"other"}"#;
+    assert_eq!(fs::read_to_string(copy.join("group-member.json")).unwrap(), member);
+    let group = format!(r#"{{"schema":"microsandbox.snapshot-group/1","head":"{}"}}"#, fixture.head().identity);
+    assert_eq!(fs::read_to_string(store.join("snapshots/team/group.json")).unwrap(), group);
+    assert!(store.join("snapshots/team/.group.lock").is_file());
     // The alias is local: the export under the first name is the same snapshot.
     let options = export_options(&store, "team:other", Form::Dir, &fixture.path("again"));
     let again = export(&ExportOptions { with_parents: true, ..options }).unwrap();
@@ -318,7 +324,8 @@ fn a_conflict_in_the_image_cache_places_nothing() {
         let fixture = Fixture::sized(generation, SMALL);
         let (bundle, store) = (fixture.path("bundle.tar.zst"), fixture.path("target"));
         fixture.export_chain(Form::TarZst, &bundle);
-        import_ok(&bundle, &store);
+        let options = || ImportOptions { group: group_for(generation), ..import_options(&bundle, &store) };
+        import(&options()).unwrap();
         let good = whole_tree(&store);
         for folder in ["layers", "fsmeta", "vmdk"] {
             let path = cache_file(&store, folder);
@@ -331,12 +338,12 @@ fn a_conflict_in_the_image_cache_places_nothing() {
                 fs::remove_dir_all(store.join("cache").join(other)).unwrap();
             }
             let before = whole_tree(&store.join("cache"));
-            let error = import(&import_options(&bundle, &store)).unwrap_err();
+            let error = import(&options()).unwrap_err();
             assert!(matches!(error, Error::DifferentFile { .. }), "{error}");
             assert_eq!(error.exit_code(), 5);
             assert_eq!(whole_tree(&store.join("cache")), before, "{folder}");
             assert_eq!(fs::read(&path).unwrap(), kept);
-            import(&ImportOptions { force: true, ..import_options(&bundle, &store) }).unwrap();
+            import(&ImportOptions { force: true, ..options() }).unwrap();
             assert_eq!(whole_tree(&store), good, "{folder}");
         }
     }
@@ -399,9 +406,9 @@ fn what_is_there_takes_no_room() {
     assert!(matches!(import(&ImportOptions { force: true, ..none }).unwrap_err(), Error::Limit { .. }));
 }
 
-/// Without `--group` it goes where it is.
+/// Without `--group`, what is installed stays where it is.
 #[test]
-fn a_chain_in_a_group_is_found_there() {
+fn import_leaves_installed_snapshots_in_their_group() {
     let fixture = Fixture::sized(Generation::Final, SMALL);
     let (bundle, store) = (fixture.path("bundle.tar"), fixture.path("target"));
     fixture.export_chain(Form::Tar, &bundle);
@@ -422,8 +429,6 @@ fn a_payload_that_changed_since_its_import_is_not_exported() {
         let head = import_ok(&bundle, &store).snapshots[0].path.clone().unwrap();
         let out = fixture.path("again.tar");
         let options = export_options(&store, "head", Form::Tar, &out);
-        let name = if generation == Generation::Final { "base:head" } else { "head" };
-        let options = ExportOptions { snapshot: name.into(), ..options };
         export(&options).unwrap();
         fs::remove_file(&out).unwrap();
         chmod(&head.join("bin/run.sh"), 0o644);

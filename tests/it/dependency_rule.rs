@@ -27,7 +27,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("snapshot", &["beneath", "digest", "error", "layer", "model", "progress"]),
     (
         "store",
-        &["beneath", "digest", "error", "model", "progress", "rename", "snapshot", "storage", "temporary", "verify"],
+        &[
+            "beneath",
+            "digest",
+            "error",
+            "model",
+            "progress",
+            "rename",
+            "report",
+            "snapshot",
+            "storage",
+            "temporary",
+            "verify",
+        ],
     ),
     (
         "layer",

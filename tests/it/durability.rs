@@ -332,7 +332,7 @@ fn a_name_that_cannot_be_made_durable_is_taken_back() {
                 fs::remove_dir_all(&store).unwrap();
             }
             if group {
-                write(store.join("snapshots").join(GROUP).join("group.json"), b"{}");
+                write_group(&store.join("snapshots").join(GROUP), None);
             }
             let mut place = import(&two[0].1, &store);
             if generation == Generation::Final {

@@ -20,6 +20,7 @@ use snapcask::{
     model::Generation,
     progress::Silent,
     report::{ExportReport, ImportReport},
+    store::head::HeadRule,
 };
 use tempfile::TempDir;
 
@@ -107,9 +108,9 @@ impl Fixture {
         let snapshots = self.store.join("snapshots");
         let directory = match self.generation {
             Generation::Final => {
-                write(snapshots.join(GROUP).join("group.json"), json!({ "name": GROUP }).to_string().as_bytes());
+                write_group(&snapshots.join(GROUP), Some(&identity));
                 let directory = snapshots.join(GROUP).join(&identity);
-                write(directory.join("group-member.json"), json!({ "alias": name }).to_string().as_bytes());
+                write_member(&directory, name);
                 directory
             }
             _ => snapshots.join(name),
@@ -189,6 +190,33 @@ impl Fixture {
     }
 }
 
+/// The files of a group as msb 0.7 writes them.
+pub fn write_group(folder: &Path, head: Option<&str>) {
+    let state = json!({ "schema": "microsandbox.snapshot-group/1", "head": head });
+    write(folder.join("group.json"), state.to_string().as_bytes());
+    write(folder.join(".group.lock"), b"");
+}
+
+/// A member's name as msb 0.7 writes it.
+pub fn write_member(directory: &Path, name: &str) {
+    let state = json!({ "schema": "microsandbox.snapshot-group-member/1", "name": name });
+    write(directory.join("group-member.json"), state.to_string().as_bytes());
+}
+
+/// A group's name for imports of this generation.
+pub fn group_for(generation: Generation) -> Option<String> {
+    (generation == Generation::Final).then(|| GROUP.into())
+}
+
+/// The only group in the snapshots folder of a store.
+pub fn only_group(store: &Path) -> PathBuf {
+    let is_group = |path: &PathBuf| path.join("group.json").is_file();
+    let folders = fs::read_dir(store.join("snapshots")).unwrap().map(|entry| entry.unwrap().path());
+    let groups: Vec<PathBuf> = folders.filter(is_group).collect();
+    assert_eq!(groups.len(), 1, "{groups:?}");
+    groups[0].clone()
+}
+
 /// Makes the image's tag mean a newer image in a store's cache, which has the metadata of the fixture's under any key; the
 /// tag's path.
 pub fn metadata_of_a_newer_image(store: &Path) -> PathBuf {
@@ -230,6 +258,7 @@ pub fn import_options(source: &Path, store: &Path) -> ImportOptions {
         name: None,
         head_only: false,
         group: None,
+        head: HeadRule::Automatic,
         force: false,
         orphan_children: false,
         trust_image_tags: false,
@@ -363,6 +392,10 @@ fn walk(root: &Path, whole: bool) -> BTreeMap<String, Identity> {
         for entry in entries {
             let entry = entry.unwrap();
             let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+            // Files that msb locks hold nothing and stay for ever.
+            if matches!(name.as_str(), ".msb-leases" | ".groups.lock" | ".group.lock") {
+                continue;
+            }
             let bookkeeping = name.starts_with('.')
                 || name.ends_with(".lock")
                 || matches!(name.as_str(), "group.json" | "group-member.json");

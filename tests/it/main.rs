@@ -16,6 +16,7 @@ mod failing_disk;
 mod fixture;
 mod full_snapshot;
 mod golden;
+mod groups;
 mod hardening;
 mod image_tags;
 mod interop;

@@ -62,8 +62,11 @@ fn a_whole_chain_in_any_order() {
         let report = removed(&fixture.store, &["base", "head", "middle", "head"]).unwrap();
         let names: Vec<_> = report.removed.iter().map(|r| r.name.rsplit(':').next().unwrap()).collect();
         assert_eq!(names, ["head", "middle", "base"], "children first");
-        // The group goes with its last member.
-        assert_eq!(fs::read_dir(fixture.store.join("snapshots")).unwrap().count(), 0);
+        // The group stays, without a head: msb may be about to place a member in it.
+        let left = fs::read_dir(fixture.store.join("snapshots"))
+            .unwrap()
+            .filter(|entry| !entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with('.'));
+        assert_eq!(left.count(), usize::from(generation == Generation::Final));
         assert!(report.allocated_bytes > 100_000);
         assert!(fixture.store.join("cache/layers").is_dir());
     }

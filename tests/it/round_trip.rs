@@ -58,10 +58,9 @@ fn once(fixture: &Fixture, options: &ExportOptions, way: Way, label: &str) {
         Way::Pipe => pipe(fixture, options, &target),
     };
     let expected = if options.with_parents { &fixture.snapshots[..] } else { &fixture.snapshots[2..] };
-    let group = if options.with_parents { "base" } else { "head" };
     for made in expected {
         let copy = match fixture.generation {
-            Generation::Final => target.join("snapshots").join(group).join(&made.identity),
+            Generation::Final => only_group(&target).join(&made.identity),
             _ => target.join("snapshots").join(&made.name),
         };
         assert_same_snapshot(made, &copy);
@@ -243,9 +242,8 @@ fn the_same_content_gives_the_same_digests() {
         let target = fixture.path("target");
         import_ok(&fixture.path("dense-bundle"), &target);
         for made in &fixture.snapshots {
-            let group = if generation == Generation::Final { "base" } else { "" };
-            let folder = made.directory.file_name().unwrap();
-            assert_same_snapshot(made, &target.join("snapshots").join(group).join(folder));
+            let above = if generation == Generation::Final { only_group(&target) } else { target.join("snapshots") };
+            assert_same_snapshot(made, &above.join(made.directory.file_name().unwrap()));
         }
     }
 }
@@ -401,7 +399,7 @@ fn a_chain_that_was_placed_elsewhere_travels_on() {
         let dest = Some(elsewhere.clone());
         let placed = import(&ImportOptions { dest: dest.clone(), ..import_options(&bundle, &store) }).unwrap();
         assert!(!store.join("snapshots").exists());
-        let head = placed.snapshots[0].path.as_ref().unwrap().to_str().unwrap().to_owned();
+        let mut head = placed.snapshots[0].path.as_ref().unwrap().to_str().unwrap().to_owned();
         let options = export_options(&store, &head, Form::Tar, &fixture.path("b.tar"));
         let second = export(&ExportOptions { with_parents: true, with_image: true, ..options }).unwrap();
         assert_eq!(manifests_of(&second), manifests_of(&first));
@@ -414,6 +412,9 @@ fn a_chain_that_was_placed_elsewhere_travels_on() {
         for (dest, misses) in [(dest, false), (Some(fixture.path("nowhere")), true)] {
             let alone = ImportOptions { head_only: true, dest, ..import_options(&bundle, &store) };
             let placed = import(&alone).unwrap().snapshots[0].path.clone().unwrap();
+            if !misses {
+                head = placed.to_str().unwrap().to_owned();
+            }
             let record = json_file(&placed.join(snapcask::store::record::RECORD_FILE));
             assert_eq!(record.get("withoutParent").is_some_and(|yes| yes == true), misses, "{record}");
         }

@@ -1,0 +1,316 @@
+//! Placing what is staged and verified: folders by one rename each, a new group with all its members by one rename, and
+//! members of a group that exists in the order of msb: leases, the group's lock, checks, renames, names, head.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Import, Incoming,
+    targets::{GroupOrigin, Installed, Place, Target, TargetGroup},
+};
+use crate::{
+    error::{Error, IoContext, Result},
+    model::{GroupName, MemberName, SnapshotIdentity, SnapshotRecord},
+    report::{HeadUpdate, Outcome},
+    snapshot::{GROUP_FILE, MEMBER_FILE, Snapshot, is_there},
+    store::{
+        group::{CreationLock, LockedGroup, Member, is_group_at, write_new},
+        head::{HeadRule, check_ancestry, decide},
+        lease::{DeletionLease, Lease},
+        place::{Placed, Stage, make_folders, place_directory, sync_folder, sync_if_ours},
+    },
+};
+
+/// What placing did beside the snapshots themselves.
+#[derive(Debug, Default)]
+pub(super) struct Placing {
+    /// What became of a group's head.
+    pub head: Option<HeadUpdate>,
+    /// Files of a group that an earlier snapcask wrote and that msb can read now.
+    pub mended: Vec<String>,
+    /// Keep msb from removing what was placed.
+    pub leases: Vec<Lease>,
+}
+
+impl Import<'_> {
+    /// Gives every staged snapshot its place, oldest first, because a child is never visible without its parent.
+    pub(super) fn place_all(
+        &self,
+        stage: &Stage,
+        incoming: &mut [Incoming],
+        group: Option<TargetGroup>,
+    ) -> Result<Placing> {
+        let mut placing = Placing::default();
+        for snapshot in incoming.iter_mut().filter(|s| s.outcome == Outcome::Placed) {
+            if matches!(snapshot.target.place, Place::Member { .. }) {
+                continue;
+            }
+            if !is_there(&snapshot.target.path)? {
+                placing.leases.push(Lease::shared(&snapshot.target.path, self.options.progress.as_ref())?);
+            }
+            snapshot.outcome = self.place(snapshot)?;
+        }
+        match group {
+            Some(group) => self.place_members(stage, incoming, group, &mut placing)?,
+            None => self.change_installed(incoming, &mut placing)?,
+        }
+        Ok(placing)
+    }
+
+    /// Renames one snapshot into place; with `force` it is exchanged for what is installed, unless msb uses that.
+    fn place(&self, snapshot: &Incoming) -> Result<Outcome> {
+        let path = &snapshot.target.path;
+        let _claim = match self.options.force && is_there(path)? {
+            true => Some(DeletionLease::try_claim(path)?.ok_or_else(|| Error::InUse { path: path.clone() })?),
+            false => None,
+        };
+        match place_directory(&self.destination, &snapshot.directory, path, self.options.force) {
+            Ok(Placed::Placed) => Ok(Outcome::Placed),
+            // Another import was faster: identical is as good as placed by us.
+            Ok(Placed::AlreadyThere) | Err(Error::AlreadyExists { .. }) => {
+                let descriptor = || Snapshot::open(&snapshot.directory).map(|staged| Some(staged.descriptor));
+                self.compare_existing(snapshot.brought.config, path, &descriptor)?;
+                Ok(Outcome::AlreadyThere)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn place_members(
+        &self,
+        stage: &Stage,
+        incoming: &mut [Incoming],
+        mut group: TargetGroup,
+        placing: &mut Placing,
+    ) -> Result<()> {
+        loop {
+            let folder = self.destination.join(group.name.as_str());
+            if group.origin == GroupOrigin::Asked && is_group_at(&folder)? {
+                match self.join(incoming, &group.name, placing)? {
+                    Joined::Done => return Ok(()),
+                    Joined::GroupIsGone => continue,
+                }
+            }
+            let head = self.stage_group(stage, incoming, &group.name)?;
+            let staged = stage.path().join(STAGED_GROUP);
+            make_folders(&self.destination)?;
+            let _lock = CreationLock::take(&self.destination, self.options.progress.as_ref())?;
+            if group.origin == GroupOrigin::Fresh && self.find_installed(incoming)? {
+                if !incoming.iter().any(|snapshot| snapshot.outcome == Outcome::Placed) {
+                    return Ok(());
+                }
+                continue;
+            }
+            match place_directory(&self.destination, &staged, &folder, false) {
+                Ok(_) => {
+                    placing.head = Some(head);
+                    return Ok(());
+                }
+                // Somebody else made a group of this name meanwhile.
+                Err(Error::AlreadyExists { .. }) => match group.origin {
+                    GroupOrigin::Asked if is_group_at(&folder)? => {}
+                    GroupOrigin::Asked => return Err(Error::AlreadyExists { path: folder }),
+                    GroupOrigin::Fresh => {
+                        group = TargetGroup::fresh(&self.destination)?;
+                        let folder = self.destination.join(group.name.as_str());
+                        for snapshot in incoming.iter_mut() {
+                            if let Place::Member { id, .. } = &snapshot.target.place {
+                                snapshot.target.path = folder.join(id);
+                            }
+                        }
+                    }
+                },
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Finds new members that another import has placed meanwhile: they stay where that put them. Tells whether there are any.
+    fn find_installed(&self, incoming: &mut [Incoming]) -> Result<bool> {
+        let installed = Installed::read(&self.destination)?;
+        let mut any = false;
+        for snapshot in incoming.iter_mut().filter(|snapshot| snapshot.outcome == Outcome::Placed) {
+            let Place::Member { .. } = snapshot.target.place else { continue };
+            let Some(path) = installed.same(&snapshot.brought.config.snapshot).map(Path::to_path_buf) else { continue };
+            let descriptor = || Snapshot::open(&snapshot.directory).map(|staged| Some(staged.descriptor));
+            self.compare_existing(snapshot.brought.config, &path, &descriptor)?;
+            let staged = std::mem::replace(&mut snapshot.directory, path.clone());
+            fs::remove_dir_all(&staged).context("remove", &staged)?;
+            snapshot.target = Target { path, place: Place::Installed };
+            snapshot.outcome = Outcome::AlreadyThere;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Makes the whole group in the stage, with its members and its head, durably.
+    fn stage_group(&self, stage: &Stage, incoming: &mut [Incoming], name: &GroupName) -> Result<HeadUpdate> {
+        let staged = stage.path().join(STAGED_GROUP);
+        if !is_there(&staged)? {
+            fs::create_dir(&staged).context("create", &staged)?;
+            // Everybody may list a group, as one that msb makes.
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            fs::set_permissions(&staged, mode).context("set the mode of", &staged)?;
+        }
+        let mut members = std::collections::BTreeMap::new();
+        for snapshot in incoming.iter_mut() {
+            let Some(member) = member_of(snapshot) else { continue };
+            let directory = staged.join(&member.id);
+            if snapshot.directory != directory {
+                fs::rename(&snapshot.directory, &directory).context("rename", &snapshot.directory)?;
+                snapshot.directory = directory;
+            }
+            members.insert(member.id.clone(), member);
+        }
+        check_ancestry(&members)?;
+        let candidates = candidates(incoming, &self.destination.join(name.as_str()));
+        let head = decide(name, None, &candidates, &members, self.options.head)?;
+        write_new(&staged, head.head.as_deref())?;
+        sync_folder(stage.path())?;
+        Ok(head)
+    }
+
+    /// Places new members in a group that exists.
+    fn join(&self, incoming: &mut [Incoming], name: &GroupName, placing: &mut Placing) -> Result<Joined> {
+        let progress = self.options.progress.as_ref();
+        // msb takes the leases first; the other order could wait for a removal that waits for the group's lock.
+        for snapshot in incoming.iter().filter(|s| member_of(s).is_some()) {
+            placing.leases.push(Lease::shared(&snapshot.target.path, progress)?);
+        }
+        let Some(mut group) = LockedGroup::lock(&self.destination, name, progress)? else {
+            placing.leases.clear();
+            return Ok(Joined::GroupIsGone);
+        };
+        placing.mended.extend_from_slice(group.mended());
+        group.check_head()?;
+        let mut members = group.members().clone();
+        for snapshot in incoming.iter_mut() {
+            let Some(mut member) = member_of(snapshot) else { continue };
+            match members.get(&member.id) {
+                Some(existing) if existing.digest != member.digest => {
+                    let (existing, incoming) = (existing.digest.to_string(), member.digest.to_string());
+                    return Err(Error::Different { path: snapshot.target.path.clone(), existing, incoming });
+                }
+                Some(_) => continue,
+                None => {}
+            }
+            let same_name = |other: &&Member| other.name.is_some() && other.name == member.name;
+            if let Some(holder) = members.values().find(same_name) {
+                let holder = holder.id.clone();
+                self.drop_name(snapshot, &mut member, name, holder)?;
+            }
+            members.insert(member.id.clone(), member);
+        }
+        check_ancestry(&members)?;
+        let candidates = candidates(incoming, group.folder());
+        let update = decide(name, group.head(), &candidates, &members, self.options.head)?;
+        for snapshot in incoming.iter_mut().filter(|s| s.outcome == Outcome::Placed) {
+            if matches!(snapshot.target.place, Place::Member { .. }) {
+                snapshot.outcome = self.place(snapshot)?;
+            }
+        }
+        self.name_head(incoming, &mut group)?;
+        sync_folder(group.folder())?;
+        sync_if_ours(group.folder(), Path::new(GROUP_FILE))?;
+        group.apply(&update)?;
+        placing.head = Some(update);
+        Ok(Joined::Done)
+    }
+
+    /// Takes the name of a new member away, because another one got it meanwhile; the head's was chosen and is an error.
+    fn drop_name(&self, snapshot: &mut Incoming, member: &mut Member, group: &GroupName, holder: String) -> Result<()> {
+        let name = member.name.take().map(String::from).unwrap_or_default();
+        if snapshot.is_head {
+            return Err(Error::NameTaken { group: group.to_string(), name, holder });
+        }
+        let file = snapshot.directory.join(MEMBER_FILE);
+        fs::remove_file(&file).context("remove", &file)?;
+        snapshot.target.place = Place::Member { id: member.id.clone(), name: None };
+        sync_folder(&snapshot.directory)
+    }
+
+    /// `--name` and `--set-head` for a snapshot that is installed, where nothing becomes a member of a group.
+    fn change_installed(&self, incoming: &mut [Incoming], placing: &mut Placing) -> Result<()> {
+        if self.options.name.is_none() && self.options.head == HeadRule::Automatic {
+            return Ok(());
+        }
+        let Some(head) = incoming.last().filter(|head| head.target.place == Place::Installed) else { return Ok(()) };
+        let Some(id) = head.brought.config.snapshot.id.clone() else { return Ok(()) };
+        let Some(name) = group_of(&head.target.path, &self.destination) else { return Ok(()) };
+        let Some(mut group) = LockedGroup::lock(&self.destination, &name, self.options.progress.as_ref())? else {
+            return Ok(());
+        };
+        placing.mended.extend_from_slice(group.mended());
+        self.name_head(incoming, &mut group)?;
+        if self.options.head == HeadRule::Select {
+            let members = group.members().clone();
+            let update = decide(&name, group.head(), &BTreeSet::from([id]), &members, self.options.head)?;
+            group.apply(&update)?;
+            placing.head = Some(update);
+        }
+        Ok(())
+    }
+
+    /// Gives an installed head the name that `--name` asks for.
+    fn name_head(&self, incoming: &[Incoming], group: &mut LockedGroup) -> Result<()> {
+        let Some(asked) = &self.options.name else { return Ok(()) };
+        let Some(head) = incoming.last().filter(|head| head.target.path.parent() == Some(group.folder())) else {
+            return Ok(());
+        };
+        let name: MemberName = asked.parse()?;
+        let Some(member) = head.brought.config.snapshot.id.as_ref().and_then(|id| group.members().get(id)).cloned()
+        else {
+            return Ok(());
+        };
+        if let Some(existing) = member.name {
+            if existing == name {
+                return Ok(());
+            }
+            let (group, existing, name) = (group.name().to_string(), existing.to_string(), name.to_string());
+            return Err(Error::AlreadyNamed { group, id: member.id, existing, name });
+        }
+        if let Some(holder) = group.members().values().find(|other| other.name.as_ref() == Some(&name)) {
+            let (holder, group) = (holder.id.clone(), group.name().to_string());
+            return Err(Error::NameTaken { group, name: name.to_string(), holder });
+        }
+        group.name_member(&member.id, name)
+    }
+}
+
+/// The new group's name in the stage.
+const STAGED_GROUP: &str = "group";
+
+enum Joined {
+    Done,
+    GroupIsGone,
+}
+
+/// The member that a staged snapshot becomes.
+fn member_of(snapshot: &Incoming) -> Option<Member> {
+    let Place::Member { id, name } = &snapshot.target.place else { return None };
+    let record = &snapshot.brought.config.snapshot;
+    let parent = match &record.parent {
+        Some(SnapshotIdentity::Id(parent)) => Some(parent.clone()),
+        _ => None,
+    };
+    Some(Member { id: id.clone(), digest: record.digest, parent, name: name.clone() })
+}
+
+/// What may become the head of the group at `folder`: those of its members among the incoming that no other one descends from.
+fn candidates(incoming: &[Incoming], folder: &Path) -> BTreeSet<String> {
+    let members = incoming.iter().filter(|snapshot| snapshot.target.path.parent() == Some(folder));
+    let records: Vec<&SnapshotRecord> = members.map(|snapshot| &snapshot.brought.config.snapshot).collect();
+    let parents: BTreeSet<&SnapshotIdentity> = records.iter().filter_map(|record| record.parent.as_ref()).collect();
+    let is_tip = |record: &&&SnapshotRecord| !record.identities().iter().any(|identity| parents.contains(identity));
+    records.iter().filter(is_tip).filter_map(|record| record.id.clone()).collect()
+}
+
+/// The group that `directory` is a member of.
+fn group_of(directory: &Path, destination: &Path) -> Option<GroupName> {
+    let folder: PathBuf = directory.parent()?.into();
+    let name: GroupName = folder.strip_prefix(destination).ok()?.to_str()?.parse().ok()?;
+    is_group_at(&folder).is_ok_and(|is_group| is_group).then_some(name)
+}
