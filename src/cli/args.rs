@@ -430,6 +430,9 @@ pub struct SyncArgs {
     /// Replace what is there and different; sends everything
     #[arg(long)]
     pub force: bool,
+    /// Let the image tags of the snapshots get a meaning there that they do not have yet; with --force, another one
+    #[arg(long)]
+    pub trust_image_tags: bool,
     /// Of the layers: zstd[:LEVEL] with LEVEL 1 to 19, or none
     #[arg(long, value_name = "zstd[:LEVEL]|none", default_value = "zstd:3", value_parser = parse_compression)]
     pub compression: Compression,

@@ -20,6 +20,7 @@ pub fn run(args: SyncArgs) -> Result<()> {
         with_image: args.with_image,
         group: args.group,
         force: args.force,
+        trust_image_tags: args.trust_image_tags,
         compression: args.compression,
         jobs: args.jobs.resolve(),
         progress: progress::for_output(&args.common),

@@ -49,7 +49,8 @@ pub fn is_archive(head: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(field(&block[..100])) else { return false };
     let is_tar = &block[257..262] == b"ustar";
     // A name that is too long for a header is no layout's.
-    is_tar && (Member::is_folder(name) || Member::parse(name).is_ok() || block[156] == b'L')
+    let is_folder = (block[156] == b'5' || name.ends_with('/')) && Member::is_folder(name);
+    is_tar && (is_folder || Member::parse(name).is_ok() || block[156] == b'L')
 }
 
 /// An archive that was unpacked, and is as its inventory says.

@@ -40,6 +40,8 @@ pub struct SyncOptions {
     pub group: Option<String>,
     /// Replace what is there and different; for this, everything is sent.
     pub force: bool,
+    /// Let image tags that have no meaning there get one; with `force`, another one.
+    pub trust_image_tags: bool,
     /// Of layers.
     pub compression: Compression,
     /// Worker threads, at least 1.
@@ -85,9 +87,8 @@ pub fn sync(options: &SyncOptions) -> Result<SyncReport> {
     if let Some(group) = &options.group {
         arguments.extend(["--group", group]);
     }
-    if options.force {
-        arguments.push("--force");
-    }
+    let asked = [(options.force, "--force"), (options.trust_image_tags, "--trust-image-tags")];
+    arguments.extend(asked.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, argument)| argument));
     let mut importing = remote.start(&arguments, Input::Pipe)?;
     let sent = match importing.input() {
         Some(input) => send(options, since, File::from(OwnedFd::from(input))),

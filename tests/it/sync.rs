@@ -121,6 +121,21 @@ fn sync_sends_image_files_once() {
 }
 
 #[test]
+fn sync_passes_the_options_of_an_import_on() {
+    let fixture = Fixture::sized(Generation::Final, SMALL);
+    let (host, store) = (Host::new(&fixture), fixture.path("there"));
+    let tags = || fs::read_dir(store.join("cache/manifests")).map_or(0, Iterator::count);
+    succeeds(&host.sync(&fixture, "base", &store, &["--with-image", "--group", "team"]));
+    let without = tags();
+    let all = ["--with-image", "--group", "team", "--force", "--trust-image-tags"];
+    succeeds(&host.sync(&fixture, "base", &store, &all));
+    assert!(tags() > without, "a tag that is trusted gets a meaning");
+    let lines = fs::read_to_string(&host.lines).unwrap();
+    let last = lines.lines().last().unwrap();
+    assert!(last.contains("import - --json --group team --force --trust-image-tags"), "{last}");
+}
+
+#[test]
 fn sync_quotes_what_it_tells_the_other_shell() {
     let fixture = Fixture::sized(Generation::Final, SMALL);
     let host = Host::new(&fixture);
