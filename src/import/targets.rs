@@ -236,10 +236,13 @@ impl Installed {
         Ok(Self { snapshots, members })
     }
 
-    /// The directory of this very snapshot.
+    /// The directory of this very snapshot; else of what a migration made of it, or will make it of, as far as ids tell.
+    /// It is compared before it is taken for the same.
     pub(super) fn same(&self, record: &SnapshotRecord) -> Option<&Path> {
-        let same = |snapshot: &&Snapshot| snapshot.descriptor.digest == record.digest;
-        self.snapshots.iter().find(same).map(|snapshot| snapshot.directory.as_path())
+        let identical = |snapshot: &&Snapshot| snapshot.descriptor.digest == record.digest;
+        let may_be = |snapshot: &&Snapshot| snapshot.descriptor.may_be(record);
+        let found = self.snapshots.iter().find(identical).or_else(|| self.snapshots.iter().find(may_be));
+        found.map(|snapshot| snapshot.directory.as_path())
     }
 
     /// The directory of a member with this `snapshot_id`, which may be damaged or another snapshot.

@@ -108,6 +108,8 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     let digits = reference.strip_prefix("sha256:").unwrap_or(reference);
     let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let is_digest = is_hex && (MIN_PREFIX..=64).contains(&digits.len());
+    // A migration gives a snapshot another digest; the one before still means it.
+    let was = |snapshot: &Snapshot| snapshot.descriptor.original().is_some_and(|original| original.hex() == digits);
     if is_digest || matches!(reference.parse(), Ok(SnapshotIdentity::Id(_))) {
         for snapshot in store.readable()? {
             if snapshot
@@ -116,7 +118,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
                 .any(|identity| matches!(identity, SnapshotIdentity::Id(id) if id == reference))
             {
                 found.add("id", snapshot);
-            } else if is_digest && snapshot.descriptor.digest.hex().starts_with(digits) {
+            } else if is_digest && (snapshot.descriptor.digest.hex().starts_with(digits) || was(&snapshot)) {
                 found.add("digest", snapshot);
             }
         }

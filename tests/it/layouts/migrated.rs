@@ -110,7 +110,7 @@ fn original_and_migrated_are_one_snapshot_to_an_import() {
         for left in left_by(generation) {
             let original = store(generation, &[], left);
             let migrated = store(generation, &[0, 1, 2], left);
-            for (from, onto) in [(&original, &migrated)] {
+            for (from, onto) in [(&original, &migrated), (&migrated, &original)] {
                 let path = from.path("bundle.tar");
                 bundle(&from.store, "head", Form::Tar, &path);
                 let before = whole_tree(&onto.store.join("snapshots"));
@@ -182,6 +182,15 @@ fn children_find_parents_on_the_other_side_of_a_migration() {
             assert_eq!(outcomes, [Outcome::Placed, Outcome::AlreadyThere, Outcome::AlreadyThere]);
             assert_same_snapshot(original.head(), &paths(&report)[0]);
         }
+    }
+}
+
+#[test]
+fn migrated_snapshot_answers_to_the_digest_that_it_had() {
+    for generation in OLD {
+        let fixture = store(generation, &[0, 1, 2], Left::Nothing);
+        let found = snapcask::store::Store::at(&fixture.store).find(&fixture.snapshots[1].identity).unwrap();
+        assert_eq!(found.name, "middle");
     }
 }
 
