@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Instant};
 
 use crate::{
-    check_bundle::{VerifyOptions, code},
+    check_bundle::{BASE_NEEDED, VerifyOptions, code},
     error::{Error, IoContext, Result},
     model::TarPath,
     msb_archive::{self, Input, UnpackOptions, Unpacked},
@@ -72,11 +72,10 @@ pub(crate) fn verify_archive(
     if report.findings.is_empty() {
         let bases = unpacked.split_off(count);
         match snapshots(unpacked, &bases, &unpacking, options) {
-            Ok(Some(findings)) => {
+            Ok(findings) => {
                 report.decoded = findings.is_empty();
                 report.findings = findings;
             }
-            Ok(None) => {}
             Err(error) => report.findings.push(found(&report.source, error)?),
         }
     }
@@ -92,18 +91,20 @@ fn found(subject: &str, error: Error) -> Result<Finding> {
     }
 }
 
-/// What is wrong with the snapshots, as an import verifies them; none where they are left, because an archive needs others
-/// that are not named.
+/// What is wrong with the snapshots, as an import verifies them. An archive that needs others, which are not named, is not
+/// looked into.
 fn snapshots(
     mut archives: Vec<Unpacked>,
     bases: &[Unpacked],
     unpacking: &UnpackOptions,
     options: &VerifyOptions,
-) -> Result<Option<Vec<Finding>>> {
+) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     if archives.iter().any(Unpacked::is_dependent) {
         if bases.is_empty() {
-            return Ok(None);
+            let message = "it is left out; name an archive that has it with --base";
+            let finding = |subject| Finding { code: BASE_NEEDED, subject, message: message.into() };
+            return Ok(archives.iter().flat_map(Unpacked::left_out).map(finding).collect());
         }
         msb_archive::complete(&mut archives, bases, &[], unpacking)?;
     }
@@ -127,7 +128,7 @@ fn snapshots(
             check_belongs(image, snapshot.cache.iter().map(|file| &file.path), read)?;
         }
     }
-    Ok(Some(findings))
+    Ok(findings)
 }
 
 /// Describes an archive.

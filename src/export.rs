@@ -112,7 +112,21 @@ fn export_to(options: &ExportOptions, create: impl FnOnce() -> Result<Box<dyn Ta
         if options.with_parents || !options.since.is_empty() { store.chain(head) } else { Ok(vec![head]) }
     })?;
     let bases = bases(options, &store, &chain)?;
-    let tags = tags(&chain, options.tag.as_deref())?;
+    pack_chain(options, &chain, bases, create, started)
+}
+
+/// Packs a chain, head first, with the image of the cache in the options' store.
+///
+/// # Errors
+/// Those of [`export`].
+pub(crate) fn pack_chain(
+    options: &ExportOptions,
+    chain: &[Snapshot],
+    bases: Vec<BaseLayers>,
+    create: impl FnOnce() -> Result<Box<dyn Target>>,
+    started: Instant,
+) -> Result<ExportReport> {
+    let tags = tags(chain, options.tag.as_deref())?;
     let mut target = create()?;
     let mut packer = Packer {
         options,

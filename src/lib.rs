@@ -17,6 +17,7 @@ pub mod check;
 mod check_archive;
 pub mod check_bundle;
 pub mod composite;
+pub mod convert;
 pub mod copy;
 pub mod deep;
 pub mod destination;

@@ -49,6 +49,9 @@ pub enum Verb {
     /// Verify a bundle and place its snapshots into a store
     #[command(after_help = EXIT_CODES)]
     Import(ImportArgs),
+    /// Make a bundle of an archive that msb exported, without a store
+    #[command(after_help = EXIT_CODES)]
+    Convert(ConvertArgs),
     /// Push a bundle, or a snapshot straight from the store, to a registry
     #[command(after_help = EXIT_CODES)]
     Push(PushArgs),
@@ -98,6 +101,7 @@ impl Verb {
     pub fn json(&self) -> bool {
         match self {
             Self::Export(a) => a.common.json,
+            Self::Convert(a) => a.common.json,
             Self::Import(a) => a.common.json,
             Self::Push(a) => a.common.json,
             Self::Pull(a) => a.more.common.json,
@@ -122,6 +126,7 @@ impl Verb {
     pub fn writes_to_stdout(&self) -> bool {
         match self {
             Self::Export(a) => a.output.as_ref().is_some_and(|output| output == "-"),
+            Self::Convert(a) => a.output == *"-",
             Self::Pull(a) => a.output == *"-",
             Self::Copy(a) => a.output == *"-",
             _ => false,
@@ -133,6 +138,7 @@ impl Verb {
         let resumed = match self {
             Self::Push(_) => true,
             Self::Export(a) => a.output.as_ref().is_some_and(|output| is_registry(output)),
+            Self::Convert(a) => is_registry(&a.output),
             Self::Pull(a) => is_registry(&a.output),
             Self::Copy(a) => is_registry(&a.output),
             Self::Import(_) => false,
@@ -293,14 +299,62 @@ pub struct ExportArgs {
     pub common: Common,
 }
 
+/// `convert`.
+#[derive(Args)]
+pub struct ConvertArgs {
+    /// An archive of `msb snapshot export` (told by content), or `-` for standard input; several that complete each other
+    #[arg(value_name = "ARCHIVE", required = true)]
+    pub sources: Vec<OsString>,
+    /// An archive that has what ARCHIVE leaves out; its own snapshots are not converted
+    #[arg(long, value_name = "ARCHIVE")]
+    pub base: Vec<OsString>,
+    /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or a folder that is empty or a layout), oci://HOST/REPOSITORY[:TAG], or `-` for
+    /// a pipe
+    #[arg(short, long, value_name = "DEST")]
+    pub output: OsString,
+    /// Leave the ancestors out
+    #[arg(long)]
+    pub head_only: bool,
+    /// Write a plain tar: where DEST's name does not say, or to a pipe
+    #[arg(long)]
+    pub plain_tar: bool,
+    /// The bundle's form, whatever DEST is called
+    #[arg(long, value_enum)]
+    pub format: Option<FormArg>,
+    /// Pack every snapshot whole
+    #[arg(long)]
+    pub no_delta: bool,
+    /// Of the layers: zstd[:LEVEL] with LEVEL 1 to 19, or none
+    #[arg(long, value_name = "zstd[:LEVEL]|none", default_value = "zstd:3", value_parser = parse_compression)]
+    pub compression: Compression,
+    /// The head's tag [default: the snapshot's name]
+    #[arg(long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// Replace an existing DEST; in a registry, move parents' tags that name other manifests
+    #[arg(long)]
+    pub force: bool,
+    /// Most bytes of data to unpack, such as 10GiB, 500MB or plain bytes [default: the free space beside DEST]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_bytes: Option<u64>,
+    /// Most files to unpack
+    #[arg(long, value_name = "N", default_value_t = MAX_FILES)]
+    pub max_files: u64,
+    #[command(flatten)]
+    pub jobs: JobsArg,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// `import`.
 #[derive(Args)]
 pub struct ImportArgs {
-    /// A layout directory, tar or tar.zst (told by content), oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard
-    /// input; several that complete each other, in any order
+    /// A layout directory, tar or tar.zst, an archive of msb (told by content), oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-`
+    /// for standard input; several that complete each other, in any order
     #[arg(value_name = "SOURCE", required = true)]
     pub sources: Vec<OsString>,
-    /// A bundle that has blobs which SOURCE leaves out; its own snapshots are not imported
+    /// A bundle, or an archive, that has what SOURCE leaves out; its own snapshots are not imported
     #[arg(long, value_name = "SOURCE")]
     pub base: Vec<OsString>,
     /// Place snapshots here instead of STORE/snapshots
@@ -353,7 +407,7 @@ pub struct ImportArgs {
 /// `verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// A layout directory, tar or tar.zst, oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard input
+    /// A layout directory, tar or tar.zst, an archive of msb, oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard input
     pub source: OsString,
     /// Decode every layer and compare every file's root; needs scratch space in $TMPDIR
     #[arg(long)]
@@ -375,7 +429,7 @@ pub struct VerifyArgs {
 /// `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A bundle, or a snapshot in the store
+    /// A bundle, an archive of msb, or a snapshot in the store
     pub what: OsString,
     #[command(flatten)]
     pub store: StoreArg,

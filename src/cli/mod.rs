@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod convert;
 mod copy;
 mod demo;
 mod destination;
@@ -185,6 +186,7 @@ fn dispatch(verb: Verb) -> Result<()> {
     match verb {
         Verb::Export(args) => export::run(args),
         Verb::Import(args) => import::run(args),
+        Verb::Convert(args) => convert::run(args),
         Verb::Push(args) => copy::push(args),
         Verb::Pull(args) => copy::pull(args),
         Verb::Copy(args) => copy::run(args),

@@ -15,8 +15,9 @@ use crate::{
     error::{Error, IoContext, Result},
     layer::clone::{Beneath, clone_contents},
     model::FileRecord,
-    msb_archive::{Input, Staged, UnpackOptions, Unpacked, complete, unpack},
+    msb_archive::{Input, Staged, UnpackOptions, stage_all},
     report::{ImportReport, Outcome},
+    snapshot::Snapshot,
     store::{Store, place::Stage},
     writeback::Writeback,
 };
@@ -40,8 +41,6 @@ impl Import<'_> {
             Some(limit) => limit,
             None => Stage::free_bytes(&self.destination)?,
         };
-        let folders: Vec<PathBuf> =
-            (0..archives.len() + bases.len()).map(|number| stage.path().join(format!("archive-{number}"))).collect();
         let unpacking = UnpackOptions {
             folder: stage.path(),
             max_bytes,
@@ -50,29 +49,23 @@ impl Import<'_> {
             writeback: Some(writeback.clone()),
             progress: options.progress.as_ref(),
         };
-        let count = archives.len();
-        let mut unpacked = Vec::new();
-        for (input, folder) in archives.into_iter().chain(bases).zip(&folders) {
-            fs::create_dir(folder).context("create", folder)?;
-            unpacked.push(unpack(input, &UnpackOptions { folder, ..unpacking.clone() })?);
-        }
-        let bases = unpacked.split_off(count);
-        if unpacked.iter().any(Unpacked::is_dependent) {
-            let mut store = Store::readable_in(&self.destination)?;
-            if self.destination != self.store.snapshots() {
-                store.extend(self.store.readable()?);
-            }
-            complete(&mut unpacked, &bases, &store, &unpacking)?;
-        }
-        let staged = unpacked.into_iter().map(|archive| archive.stage(&unpacking)).collect::<Result<Vec<_>>>()?;
-        drop((unpacking, bases));
+        let mut staged = stage_all(archives, bases, || self.in_store(), &unpacking)?;
+        drop(unpacking);
         finish_writeback(writeback, stage)?;
-        let mut staged = Staged::merge(staged)?;
         if options.head_only {
             staged.snapshots.truncate(1);
         }
         staged.verify(options.skip_recorded, options.jobs, &options.progress)?;
         self.place_staged(&staged, stage, started, missing)
+    }
+
+    /// Every snapshot from which something may be borrowed.
+    fn in_store(&self) -> Result<Vec<Snapshot>> {
+        let mut all = Store::readable_in(&self.destination)?;
+        if self.destination != self.store.snapshots() {
+            all.extend(self.store.readable()?);
+        }
+        Ok(all)
     }
 
     fn place_staged(

@@ -98,7 +98,7 @@ impl Entries {
                 }
                 return self.end();
             }
-            self.check_header(&block)?;
+            self.check_header(&block, long_name.is_some())?;
             let Some(size) = number(&block[124..136]).filter(|size| *size <= i64::MAX as u64) else {
                 return self.fail("a header has a size that is no number");
             };
@@ -171,12 +171,17 @@ impl Entries {
         Ok(None)
     }
 
-    fn check_header(&self, block: &[u8; BLOCK]) -> Result<()> {
+    fn check_header(&self, block: &[u8; BLOCK], is_named: bool) -> Result<()> {
         let byte = |(i, b): (usize, &u8)| if (148..156).contains(&i) { 32 } else { u64::from(*b) };
         if number(&block[148..156]) != Some(block.iter().enumerate().map(byte).sum()) {
             return self.fail("a header has a bad checksum");
         }
-        check_fields(block, block[156]).or_else(|reason| self.fail(reason))
+        let mut block = *block;
+        if is_named {
+            // The long name counts for every reader, and msb leaves remains of it here.
+            block[..100].fill(0);
+        }
+        check_fields(&block, block[156]).or_else(|reason| self.fail(reason))
     }
 
     fn long_name(&mut self, size: u64) -> Result<String> {

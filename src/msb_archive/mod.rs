@@ -27,10 +27,10 @@ mod staged;
 mod transport;
 mod unpack;
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, IoContext, Result},
     layer::walk::field,
     snapshot::Snapshot,
 };
@@ -107,6 +107,13 @@ impl Unpacked {
         self.read.inventory.as_ref().is_some_and(|inventory| inventory.dependencies.is_some())
     }
 
+    /// The members that it leaves out.
+    pub fn left_out(&self) -> Vec<String> {
+        let inventory = self.read.inventory.iter();
+        let missing = inventory.flat_map(|i| i.dependencies.iter().flat_map(|all| all.missing(&i.head)));
+        missing.map(|missing| missing.path).collect()
+    }
+
     /// Makes directories of it, each checked against its descriptor. What the files must hold is left to
     /// [`Staged::verify`].
     ///
@@ -115,6 +122,31 @@ impl Unpacked {
     pub fn stage(self, options: &UnpackOptions) -> Result<Staged> {
         staged::stage(self.read, &UnpackOptions { folder: &self.folder, ..options.clone() })
     }
+}
+
+/// Unpacks archives, completes them from each other, from `bases` and from what `store` gives if that is needed, and makes
+/// directories of them.
+///
+/// # Errors
+/// Those of [`unpack`], [`complete`] and [`Unpacked::stage`].
+pub fn stage_all(
+    archives: Vec<Input>,
+    bases: Vec<Input>,
+    store: impl FnOnce() -> Result<Vec<Snapshot>>,
+    options: &UnpackOptions,
+) -> Result<Staged> {
+    let count = archives.len();
+    let mut unpacked = Vec::new();
+    for (number, input) in archives.into_iter().chain(bases).enumerate() {
+        let folder = options.folder.join(format!("archive-{number}"));
+        fs::create_dir(&folder).context("create", &folder)?;
+        unpacked.push(unpack(input, &UnpackOptions { folder: &folder, ..options.clone() })?);
+    }
+    let bases = unpacked.split_off(count);
+    if unpacked.iter().any(Unpacked::is_dependent) {
+        complete(&mut unpacked, &bases, &store()?, options)?;
+    }
+    Staged::merge(unpacked.into_iter().map(|archive| archive.stage(options)).collect::<Result<_>>()?)
 }
 
 /// Completes the first of these archives from all of them, and from these snapshots of a store.

@@ -117,7 +117,9 @@ impl Staged {
                 let Some(contents) = snapshot.contents.get(&recorded.path) else { continue };
                 if !(skip_sha && recorded.algorithm != IntegrityAlgorithm::Merkle) {
                     let file = File::open(&path).context("open", &path)?;
-                    checks.add(recorded, &file, path, contents)?;
+                    // Where it is unpacked is of no use to anybody.
+                    let shown = format!("{}: {}/{}", self.name, snapshot.config.snapshot.name, recorded.path);
+                    checks.add(recorded, &file, shown.into(), contents)?;
                 }
             }
         }

@@ -448,6 +448,9 @@ fn header(path: &str, size: u64, mode: u32, flag: u8, fill: impl Fn(&mut [u8; 51
     let mut header = [0; 512];
     let name = &path.as_bytes()[..path.len().min(100)];
     header[..name.len()].copy_from_slice(name);
+    if path.len() > 100 && flag == b'S' {
+        header[..14].copy_from_slice(b"sparse-member\0");
+    }
     header[100..107].copy_from_slice(format!("{mode:07o}").as_bytes());
     header[108..115].copy_from_slice(b"0000000");
     header[116..123].copy_from_slice(b"0000000");
