@@ -312,7 +312,9 @@ impl Packer<'_> {
                 self.verify_recorded(snapshot, &files)?;
                 let members = files.iter().map(|f| (&f.source.path, f.view())).collect();
                 let (jobs, progress) = (self.options.jobs, self.options.progress.as_ref());
+                progress.begin(&format!("verifying {}", snapshot.name), None);
                 closure::require(&snapshot.descriptor, &snapshot.directory, &members, jobs, progress)?;
+                progress.end();
                 let (layer, record) = self.layer(snapshot, name, &files, parent_beneath, key.as_ref())?;
                 self.learn(key, &layer, &record, &files);
                 (files, layer, record)

@@ -3,6 +3,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use serde_json::{Value, json};
 use snapcask::{
     Digest, Error,
     check::{CheckOptions, check},
@@ -118,22 +119,41 @@ fn changed_checkpoint_document_is_found() {
 #[test]
 fn checkpoint_that_breaks_its_contract_is_found() {
     type Case = (&'static str, fn(&Sample), &'static str);
-    let cases: [Case; 6] = [
+    let cases: [Case; 9] = [
         ("space", |s| s.replace_checkpoint(&[&s.read("checkpoint/checkpoint.json")[..], b" "].concat()), "canonical"),
         ("field", |s| s.change_checkpoint(|c| c["more"] = 1.into()), "more"),
         ("schema", |s| s.change_checkpoint(|c| c["schema"] = "x/2".into()), "x/2"),
         ("geometry", |s| s.change_checkpoint(|c| c["geometry"]["vcpus"] = 2.into()), "geometry"),
-        ("requires", |s| s.change_checkpoint(|c| c["requires"] = serde_json::json!(["b", "a"])), "requires"),
+        ("requires", |s| s.change_checkpoint(|c| c["requires"] = json!(["b", "a"])), "requires"),
+        ("resource", |s| s.change_checkpoint(|c| c["resources"] = json!([resource("a"), resource("a")])), "\"a\""),
         (
-            "device",
-            |s| s.change_checkpoint(|c| c["devices"] = serde_json::json!([c["devices"][0], c["devices"][0]])),
-            "rng",
+            "rejected",
+            |s| {
+                s.change_checkpoint(|c| {
+                    c["resources"] = json!([resource("a")]);
+                    c["resources"][0]["treatment"] = "reject".into();
+                });
+            },
+            "cannot be captured",
         ),
+        (
+            "count",
+            |s| {
+                let resources: Vec<_> = (0..4097).map(|i| resource(&i.to_string())).collect();
+                s.change_checkpoint(|c| c["resources"] = json!(resources));
+            },
+            "4097",
+        ),
+        ("device", |s| s.change_checkpoint(|c| c["devices"] = json!([c["devices"][0], c["devices"][0]])), "rng"),
     ];
     for (name, damage, word) in cases {
         println!("{name}");
         is_found(&Sample::full(), damage, &[("checkpoint-invalid", "checkpoint/checkpoint.json", &[word])]);
     }
+}
+
+fn resource(id: &str) -> Value {
+    json!({ "id": id, "kind": "rng", "treatment": "reset", "binding": {} })
 }
 
 #[test]
@@ -377,8 +397,8 @@ fn owned_volumes_that_descriptor_and_checkpoint_tell_differently_are_found() {
         &Sample::full_owned(),
         |s| {
             s.change_descriptor(|d| {
-                d["extensions"] = serde_json::json!({});
-                d["requires"] = serde_json::json!([]);
+                d["extensions"] = json!({});
+                d["requires"] = json!([]);
             })
         },
         &[("owned-inventory", "checkpoint/checkpoint.json", &["a list of 2", "a list of 0"])],
@@ -389,7 +409,7 @@ fn owned_volumes_that_descriptor_and_checkpoint_tell_differently_are_found() {
 fn owned_volume_without_its_resource_or_disk_is_found() {
     is_found(
         &Sample::full_owned(),
-        |s| s.change_checkpoint(|c| c["resources"] = serde_json::json!([])),
+        |s| s.change_checkpoint(|c| c["resources"] = json!([])),
         &[("checkpoint-invalid", "checkpoint/checkpoint.json", &["belongs to no resource"])],
     );
     is_found(
