@@ -76,9 +76,14 @@ pub struct Device {
 }
 
 impl Device {
+    /// Whether it is a shared folder's.
+    pub fn is_shared_folder(&self) -> bool {
+        self.device_type == VIRTIO_FS
+    }
+
     /// The most bytes that its state has; none: msb's owner chooses.
     pub fn limit(&self) -> Option<u64> {
-        (self.device_type != VIRTIO_FS).then_some(MAX_DEVICE_STATE)
+        (!self.is_shared_folder()).then_some(MAX_DEVICE_STATE)
     }
 }
 

@@ -3,6 +3,7 @@
 mod checkpoint;
 pub mod closure;
 pub mod damage;
+mod device_state;
 mod field;
 mod final_;
 mod flat;

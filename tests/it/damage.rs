@@ -440,6 +440,17 @@ fn documents_and_states_over_their_limits_are_found() {
 }
 
 #[test]
+fn shared_folder_whose_state_has_no_frame_is_found() {
+    let sample = Sample::full();
+    let path = sample.object_of("/devices/0/state");
+    is_found(
+        &sample,
+        |s| s.change_checkpoint(|c| c["devices"][0]["device_type"] = 26.into()),
+        &[("checkpoint-invalid", &path, &["state of a device"])],
+    );
+}
+
+#[test]
 fn volume_that_is_there_twice_is_found() {
     is_found(
         &Sample::full(),

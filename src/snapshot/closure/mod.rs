@@ -27,6 +27,7 @@ use super::{
     SnapshotDescriptor,
     checkpoint::{Checkpoint, MAX_EXECUTION_STATE, MAX_MANIFEST},
     damage::{Damage, DamageKind},
+    device_state::{self, MAX_FRAME},
     integrity::sha256_of_file,
     qcow2::Header,
 };
@@ -182,6 +183,12 @@ impl<'a> Look<'a> {
         self.damages.push(Damage { kind, path: path.clone(), reason: reason.into() });
     }
 
+    /// Damage of an object that is not hashed for it, because one finding is enough.
+    fn unhashed(&mut self, kind: DamageKind, path: &TarPath, reason: String) {
+        self.hashes.remove(path);
+        self.damage(kind, path, reason);
+    }
+
     /// The file at `path`, which is named from here on; if it is not there, that is damage of this kind.
     fn member(&mut self, path: &TarPath, missing: DamageKind, by: &str) -> Option<FileView<'a>> {
         self.named.insert(path.clone());
@@ -219,7 +226,12 @@ impl<'a> Look<'a> {
         self.owned(CHECKPOINT, &checkpoint.owned_volumes)?;
         self.object(&checkpoint.execution_state, Some(MAX_EXECUTION_STATE));
         for device in &checkpoint.devices {
-            self.object(&device.state, device.limit());
+            let file = self.object(&device.state, device.limit());
+            if let Some(file) = file.filter(|_| device.is_shared_folder())
+                && let Err(reason) = device_state::check(&beginning(file, MAX_FRAME)?, file.size)
+            {
+                self.unhashed(DamageKind::CheckpointInvalid, &object(&device.state), reason);
+            }
         }
         let memory = self.memory(&checkpoint)?;
         let disks = self.disks(&checkpoint)?;
@@ -241,9 +253,7 @@ impl<'a> Look<'a> {
             let Some(file) = self.object(&digest, None) else { continue };
             if file.size < least {
                 let reason = format!("it has {} bytes, the memory says at least {least}", file.size);
-                // One finding is enough.
-                self.hashes.remove(&object(&digest));
-                self.damage(DamageKind::ObjectCorrupt, &object(&digest), reason);
+                self.unhashed(DamageKind::ObjectCorrupt, &object(&digest), reason);
             }
         }
         Ok(true)
