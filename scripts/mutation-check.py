@@ -125,7 +125,7 @@ MUTANTS = {
     "full: a rejected resource": ("src/snapshot/checkpoint.rs", "if resource.treatment == Treatment::Reject {", "if false {", "damage"),
     "full: requires are sorted": ("src/snapshot/checkpoint.rs", "if self.requires.windows(2).any(|pair| pair[0] >= pair[1]) {", "if false {", "damage"),
     "full: schema of a document": ("src/snapshot/checkpoint.rs", "if of(&document) != schema {", "if false {", "damage"),
-    "full: frame of a shared folder's state": ("src/snapshot/closure/mod.rs", "if let Some(file) = file.filter(|_| device.is_shared_folder())", "if let Some(file) = file.filter(|_| false)", "damage"),
+    "full: frame of a shared folder's state": ("src/snapshot/closure/mod.rs", "if device.is_shared_folder() {", "if false {", "damage"),
     "device state: its end": ("src/snapshot/device_state.rs", "if own != left {", "if false {", "--lib device_state"),
     "device state: limit of others": ("src/snapshot/device_state.rs", "if device != VIRTIO_FS && (own > MAX_OTHER || size > MAX_OTHER_FILE) {", "if false {", "--lib device_state"),
     "device state: lengths": ("src/snapshot/device_state.rs", "length if length <= most => Ok(length as usize),", "length if length <= most || length > 0 => Ok(length as usize),", "--lib device_state"),

@@ -82,6 +82,7 @@ pub fn verify(
         SnapshotState::Checkpoint(state) => look.checkpoint(state, &owned)?,
     };
     look.hash_all()?;
+    look.check_frames()?;
     if closed {
         look.unreferenced()?;
     }
@@ -169,24 +170,21 @@ struct Look<'a> {
     /// Roots and headers of disk layers, for a checkpoint may name one layer many times.
     roots: BTreeMap<TarPath, String>,
     headers: BTreeMap<TarPath, std::result::Result<Header, String>>,
+    /// States of shared folders.
+    frames: BTreeSet<TarPath>,
     /// What the descriptor or the checkpoint names.
     named: BTreeSet<TarPath>,
 }
 
 impl<'a> Look<'a> {
     fn new(members: &'a Members<'a>, jobs: usize, progress: &'a dyn Progress) -> Self {
-        let (damages, hashes, roots, headers, named) = Default::default();
-        Self { members, jobs, progress, damages, hashes, roots, headers, named }
+        let (damages, hashes, roots, headers) = Default::default();
+        let (frames, named) = Default::default();
+        Self { members, jobs, progress, damages, hashes, roots, headers, frames, named }
     }
 
     fn damage(&mut self, kind: DamageKind, path: &TarPath, reason: impl Into<String>) {
         self.damages.push(Damage { kind, path: path.clone(), reason: reason.into() });
-    }
-
-    /// Damage of an object that is not hashed for it, because one finding is enough.
-    fn unhashed(&mut self, kind: DamageKind, path: &TarPath, reason: String) {
-        self.hashes.remove(path);
-        self.damage(kind, path, reason);
     }
 
     /// The file at `path`, which is named from here on; if it is not there, that is damage of this kind.
@@ -226,11 +224,9 @@ impl<'a> Look<'a> {
         self.owned(CHECKPOINT, &checkpoint.owned_volumes)?;
         self.object(&checkpoint.execution_state, Some(MAX_EXECUTION_STATE));
         for device in &checkpoint.devices {
-            let file = self.object(&device.state, device.limit());
-            if let Some(file) = file.filter(|_| device.is_shared_folder())
-                && let Err(reason) = device_state::check(&beginning(file, MAX_FRAME)?, file.size)
-            {
-                self.unhashed(DamageKind::CheckpointInvalid, &object(&device.state), reason);
+            self.object(&device.state, device.limit());
+            if device.is_shared_folder() {
+                self.frames.insert(object(&device.state));
             }
         }
         let memory = self.memory(&checkpoint)?;
@@ -253,7 +249,9 @@ impl<'a> Look<'a> {
             let Some(file) = self.object(&digest, None) else { continue };
             if file.size < least {
                 let reason = format!("it has {} bytes, the memory says at least {least}", file.size);
-                self.unhashed(DamageKind::ObjectCorrupt, &object(&digest), reason);
+                // One finding is enough.
+                self.hashes.remove(&object(&digest));
+                self.damage(DamageKind::ObjectCorrupt, &object(&digest), reason);
             }
         }
         Ok(true)
@@ -391,6 +389,19 @@ impl<'a> Look<'a> {
         let mut found = found.into_inner().unwrap_or_else(|e| e.into_inner())?;
         found.sort_by(|a, b| a.path.cmp(&b.path));
         self.damages.extend(found);
+        Ok(())
+    }
+
+    /// States of shared folders that are what they are called must also be what msb decodes.
+    fn check_frames(&mut self) -> Result<()> {
+        for path in std::mem::take(&mut self.frames) {
+            let Some(file) = self.members.get(&path).copied() else { continue };
+            if self.damages.iter().all(|damage| damage.path != path)
+                && let Err(reason) = device_state::check(&beginning(file, MAX_FRAME)?, file.size)
+            {
+                self.damage(DamageKind::CheckpointInvalid, &path, reason);
+            }
+        }
         Ok(())
     }
 
