@@ -80,7 +80,7 @@ MUTANTS = {
     "a file in a bundle where a folder must be": (
         "src/bundle.rs", ".find(|path| self.config.is_file(path)) {", ".find(|path| false && self.config.is_file(path)) {", "hardening::paths",
     ),
-    "a folder that must be there": ("src/check.rs", "                Ok(None) => {\n                    self.report(\"folder-missing\"", "                Ok(None) => {}\n                Ok(None) => {\n                    self.report(\"folder-missing\"", "layouts::shapes"),
+    "a folder that must be there": ("src/check/closure.rs", "                Ok(None) => {\n                    self.report(\"folder-missing\"", "                Ok(None) => {}\n                Ok(None) => {\n                    self.report(\"folder-missing\"", "layouts::shapes"),
     # verifications: files
     "root of a restored file": (
         "src/restore.rs", "if found.root != row.root || size != row.size {", "if false {", "lies",
@@ -96,7 +96,7 @@ MUTANTS = {
     "full: at an export": ("src/export.rs", "closure::require(&snapshot.descriptor, &snapshot.directory, &members, jobs, progress)?;", "let _: (closure::Members, _, _) = (members, jobs, progress);", "damage"),
     "full: at an import": ("src/settle.rs", "closure::require(&descriptor, name, &members, self.jobs, &Silent)?;", "let _: (closure::Members, _) = (members, name);", "damage"),
     "full: at verify --deep": ("src/deep/restored.rs", "if !closure::has_closure(descriptor) {", "if true {", "damage"),
-    "full: at a check": ("src/check.rs", "damages.iter().for_each(|damage| self.damage(directory, damage));\n        unreferenced", "drop(damages);\n        unreferenced", "damage"),
+    "full: at a check": ("src/check/closure.rs", "damages.iter().for_each(|damage| self.damage(directory, damage));\n        unreferenced", "drop(damages);\n        unreferenced", "damage"),
     "full: root of the checkpoint": ("src/snapshot/closure/mod.rs", "if digest.to_string() != state.checkpoint_root {", "if false {", "damage"),
     "full: digest of a document": ("src/snapshot/closure/mod.rs", "if actual != *digest {", "if false {", "damage"),
     "full: digest of an object": ("src/snapshot/closure/mod.rs", "(Ok(actual), Ok(found)) if actual != hash.expected.hex() => {", "(Ok(actual), Ok(found)) if false && actual != hash.expected.hex() => {", "damage"),

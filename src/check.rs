@@ -1,6 +1,8 @@
 //! `check`: the store itself against what was imported, what its descriptors record and what its image cache claims;
 //! every finding, not only the first. Repair is in `repair.rs`.
 
+mod closure;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
@@ -25,12 +27,7 @@ use crate::{
     recorded::RecordedChecks,
     repair::Repair,
     report::{CheckReport, Finding},
-    snapshot::{
-        SNAPSHOT_FILE, Snapshot, V066_FILE, closure,
-        damage::{Damage, DamageKind},
-        is_there, labels,
-        scan::{SourceFile, scan},
-    },
+    snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels, scan::scan},
     store::{
         Store,
         image_cache::{CachedImage, cached_images, needed_files},
@@ -282,15 +279,7 @@ impl Look<'_> {
                 }
             }
         }
-        for folder in &snapshot.descriptor.folders {
-            match beneath::Folder::open(directory).and_then(|root| root.folder(folder)) {
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    self.report("folder-missing", &directory.join(folder), "msb needs it, even when it is empty")
-                }
-                Err(error) => self.report("file-unreadable", &directory.join(folder), error),
-            }
-        }
+        self.folders(snapshot);
         let unreferenced = self.closure(snapshot, &present, before);
         self.progress.end();
         let is_bad = self.found.findings.len() > before;
@@ -307,34 +296,6 @@ impl Look<'_> {
             self.found.snapshots.push(bad);
         }
         Ok(())
-    }
-
-    /// What a snapshot consists of beyond its table; gives the files that nothing names. Of a file that has a finding
-    /// since `before`, there is no second one.
-    fn closure(&mut self, snapshot: &Snapshot, present: &[SourceFile], before: usize) -> Vec<Damage> {
-        if present.is_empty() {
-            return Vec::new();
-        }
-        let directory = &snapshot.directory;
-        let paths = present.iter().map(|file| (&file.path, &file.at));
-        let verified = beneath::Folder::open(directory).and_then(|folder| {
-            closure::verify_in(&snapshot.descriptor, &folder, paths, self.jobs, self.progress.as_ref())
-        });
-        let damages = verified.unwrap_or_else(|error| {
-            self.report("file-unreadable", directory, error);
-            Vec::new()
-        });
-        let known: HashSet<String> = self.found.findings[before..].iter().map(|f| f.subject.clone()).collect();
-        let (unreferenced, damages): (Vec<_>, Vec<_>) = damages
-            .into_iter()
-            .filter(|damage| !known.contains(&self.subject(&directory.join(&damage.path))))
-            .partition(|damage| damage.kind == DamageKind::Unreferenced);
-        damages.iter().for_each(|damage| self.damage(directory, damage));
-        unreferenced
-    }
-
-    fn damage(&mut self, directory: &Path, damage: &Damage) {
-        self.report(damage.kind.code(), &directory.join(&damage.path), &damage.reason);
     }
 
     fn file(
