@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that what `make bench` compares with is there: packages of Debian as root, and the `msb` command (crate
-# microsandbox-cli), built into target/bench-tools. What cannot be had is left out of the comparison, and said.
+# Makes sure that what `make bench` compares with is there: packages of Debian as root, and the `msb` command, which
+# scripts/install-msb.sh builds. What cannot be had is left out of the comparison, and said.
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,9 +22,4 @@ for tool in "${!packages[@]}"; do
     command -v "$tool" >/dev/null 2>&1 || echo "missing: $tool (Debian package ${packages[$tool]})" >&2
 done
 
-version=0.7.13
-if ! command -v msb >/dev/null 2>&1 && ! target/bench-tools/bin/msb --version 2>/dev/null | grep -qF "$version"; then
-    echo "building msb $version"
-    cargo install --locked --quiet microsandbox-cli --version "$version" --no-default-features --root target/bench-tools ||
-        echo "missing: msb $version (its build failed)" >&2
-fi
+scripts/install-msb.sh

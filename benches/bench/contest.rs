@@ -20,8 +20,11 @@ const MIB: f64 = 1048576.0;
 
 /// `msb`, the packer of microsandbox 0.7.
 pub fn msb() -> Option<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-tools/bin/msb");
-    if own.is_file() { Some(own) } else { installed(&["msb"]) }
+    let from = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
+    // Where scripts/install-msb.sh puts it.
+    let built = cache.map(|cache| cache.join("snapcask-tools/bin/msb"));
+    from("MSB").or(built).filter(|path| path.is_file()).or_else(|| installed(&["msb"]))
 }
 
 /// Where the runs work, and what they have in common.
@@ -184,6 +187,16 @@ END"#,
         ));
         if let Some(theirs) = back.get(2) {
             rows.push(Row::ratio("import one / `msb snapshot import`", back[0].wall() / theirs.wall(), 0.45, ""));
+            let archive = self.against(
+                "import of an archive of msb",
+                &[
+                    Contestant::new("import of the archive", fresh, || self.import(&msb_bundle, &into)),
+                    Contestant::new("msb snapshot import", fresh, || self.msb_import(&msb_bundle, &into)),
+                ],
+            );
+            let ratio = archive[0].wall() / archive[1].wall();
+            let what = "import an archive of `msb` / `msb snapshot import` of the same file";
+            rows.push(Row::ratio(what, ratio, 0.6, times(&archive)));
         }
         rows
     }
