@@ -310,7 +310,7 @@ MUTANTS = {
     "a member that is there twice": ("src/msb_archive/unpack.rs", "if !again && !self.places.insert(member.place.clone()) {", "if !again && !self.places.insert(member.place.clone()) && false {", "msb_archive::damage"),
     "copies of a layer hold the same": ("src/msb_archive/unpack.rs", "if all.any(|other| Some(other.root) != root) {", "if false {", "msb_archive::complete"),
     "holes that are hashed count": ("src/msb_archive/unpack.rs", "if is_hashed(member.kind) { file.size } else { file.stored }", "file.stored", "msb_archive::damage"),
-    "the size of what is borrowed": ("src/msb_archive/complete.rs", "    if size != expected {", "    if false {", "msb_archive::complete"),
+    "the size of what is borrowed": ("src/msb_archive/complete.rs", "    if is_listed && size != expected {", "    if is_listed && false {", "msb_archive::complete"),
     "closures of archives": ("src/msb_archive/staged.rs", "if let Some(damage) = snapshot.damages(jobs, progress.as_ref())?.first() {", "if let (Some(damage), true) = (snapshot.damages(jobs, progress.as_ref())?.first(), false) {", "msb_archive::complete"),
     # fsyncs: export
     "fsync of a blob or archive": ("src/layout/output.rs", "        self.file.sync_all()\n", "        Ok(())\n", "durability"),

@@ -383,6 +383,7 @@ fn named(manifest: &Manifest, descriptor: &SnapshotDescriptor) -> std::result::R
     let mut named = HashSet::from([SNAPSHOT_FILE.to_owned(), LABELS_FILE.to_owned()]);
     named.extend(descriptor.payloads.iter().map(|(path, _)| path.to_string()));
     for volume in manifest.owned_volumes().map_err(|error| error.to_string())? {
+        named.extend(volume.directory_payloads().iter().map(|(path, _)| path.to_string_lossy().into_owned()));
         if let OwnedVolumeData::Disk { generation } = volume.data {
             named.extend(generation.layers.iter().map(|layer| format!("layers/{}.{}", layer.layer_id, layer.format)));
         }

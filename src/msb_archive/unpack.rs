@@ -336,17 +336,19 @@ impl<'a> Walk<'a> {
         let contents = output.as_ref().map(|output| output.contents.clone());
         let passed = self.pass(entries, &member, &name, &file, &runs, output, document.is_some())?;
         let copy = Copy { stored: file.stored, map: file.map.unwrap_or_default(), transport: passed.transport };
-        match (member.place, passed.document) {
-            (Place::Inventory, Some(bytes)) => {
-                self.walked.inventory = Some((bytes, true));
-                return Ok(());
+        if let Some(bytes) = passed.document {
+            match &member.place {
+                Place::Inventory => {
+                    self.walked.inventory = Some((bytes, true));
+                    return Ok(());
+                }
+                Place::Snapshot(owner, _) => {
+                    self.walked.descriptors.insert(owner.clone(), bytes);
+                }
+                Place::Layer(_) | Place::Cache(_) => {}
             }
-            (Place::Snapshot(owner, _), Some(bytes)) => {
-                self.walked.descriptors.insert(owner, bytes);
-            }
-            _ => {}
         }
-        let Member { kind, place, .. } = Member::parse(&name).or_else(|reason| self.fail(reason))?;
+        let Member { kind, place, .. } = member;
         match self.walked.members.get_mut(&name) {
             Some((observed, all)) => {
                 if observed.size != file.size {
