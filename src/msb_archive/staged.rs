@@ -74,10 +74,10 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Several archives as one: a snapshot that is in two of them must be the same in both.
+    /// Several archives as one: a snapshot that is in two of them must be the same in both, and all are one chain.
     ///
     /// # Errors
-    /// [`Error::InvalidBundle`].
+    /// [`Error::InvalidBundle`]; [`Error::Usage`] where they are several chains.
     pub fn merge(archives: Vec<Self>) -> Result<Self> {
         let names: Vec<String> = archives.iter().map(|archive| archive.name.clone()).collect();
         let mut left: Vec<StagedSnapshot> = Vec::new();
@@ -100,6 +100,11 @@ impl Staged {
                 return Err(Error::bundle(names.join(", "), "its snapshots are each other's parents"));
             };
             snapshots.push(left.remove(next));
+        }
+        if snapshots.windows(2).any(|pair| !pair[0].is_child_of(&pair[1])) {
+            let text =
+                format!("{} do not hold one chain of snapshots; name them one after the other", names.join(", "));
+            return Err(Error::Usage(text));
         }
         Ok(Self { name: names.join(", "), snapshots })
     }

@@ -6,12 +6,12 @@ use snapcask::{
     check_bundle::verify_bundle,
     convert::{ConvertOptions, convert},
     export::{Compression, Destination, Form},
-    import::BundleLocation,
+    import::{BundleLocation, ImportOptions, import},
     progress::Silent,
 };
 
 use super::writer::{ALL, ALONE, Archive};
-use crate::fixture::{Fixture, GENERATIONS, import_ok, run, succeeds, tree};
+use crate::fixture::{Fixture, GENERATIONS, import_ok, import_options, run, succeeds, tree};
 
 const SMALL: u64 = 16 << 20;
 
@@ -88,4 +88,20 @@ fn command_converts_and_says_what_is_no_archive() {
     assert_eq!(copied.status.code(), Some(2));
     let shown = succeeds(&run(["inspect", &archive]));
     assert!(shown.contains("archive of msb (microsandbox.snapshot-archive/1)"), "{shown}");
+}
+
+#[test]
+fn archives_of_several_chains_are_refused() {
+    let (one, two) = (Fixture::sized(GENERATIONS[2], SMALL), Fixture::sized(GENERATIONS[1], SMALL));
+    let archives =
+        [Archive::of(&one, ALONE).write(&one.path("a.msb")), Archive::of(&two, ALONE).write(&one.path("b.msb"))];
+    let sources: Vec<_> = archives.iter().map(|path| BundleLocation::Path(path.clone())).collect();
+    let bundle = one.path("c.tar");
+    let error = convert(&ConvertOptions { sources: sources.clone(), ..options(&archives[0], Form::Tar, &bundle) });
+    assert_eq!(error.unwrap_err().exit_code(), 2);
+    assert!(!bundle.exists());
+    let store = one.path("target");
+    let error = import(&ImportOptions { sources, ..import_options(&archives[0], &store) }).unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    assert!(!store.exists());
 }
