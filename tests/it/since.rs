@@ -164,6 +164,23 @@ fn import_completes_from_the_installed_parent() {
 }
 
 #[test]
+fn import_completes_from_a_parent_of_another_name_or_group() {
+    for generation in GENERATIONS {
+        let fixture = Fixture::sized(generation, SMALL);
+        let (base, thin, store) = (fixture.path("base.tar"), fixture.path("thin.tar"), fixture.path("target"));
+        export_whole(&fixture, "middle", Form::Tar, &base);
+        export_since(&fixture, "head", ancestor("middle"), Form::Tar, &thin);
+        let group = |name: &str| (generation == Generation::Final).then(|| name.to_owned());
+        let name = Some("renamed".to_owned());
+        import(&ImportOptions { name, group: group("team"), ..import_options(&base, &store) }).unwrap();
+        let report = import(&ImportOptions { group: group("other"), ..import_options(&thin, &store) }).unwrap();
+        let outcomes: Vec<_> = report.snapshots.iter().map(|snapshot| snapshot.outcome.unwrap()).collect();
+        assert_eq!(outcomes, [Outcome::Placed, Outcome::AlreadyThere, Outcome::AlreadyThere], "{generation:?}");
+        assert_same_snapshot(fixture.head(), report.snapshots[0].path.as_ref().unwrap());
+    }
+}
+
+#[test]
 fn import_without_the_base_names_every_layer_and_places_nothing() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);
     let (thin, store) = (fixture.path("thin.tar"), fixture.path("target"));
