@@ -187,6 +187,8 @@ fn archive(kind: Kind, source: &Source) -> Archives {
         source.msb.ok(&arguments);
         path
     };
+    // A parent without a group is found by the index alone.
+    source.msb.ok(&["snapshot", "reindex"]);
     let (youngest, older) = source.subjects.split_last().unwrap();
     let alone = export(youngest, "youngest", &[]);
     if kind == Kind::Stack {
@@ -280,7 +282,7 @@ impl Leg<'_> {
                 .iter()
                 .map(|row| {
                     let fields = ["snapshot_id", "digest", "parent_digest", "scope", "image_ref", "size_bytes"];
-                    let more = ["availability", "migration_state", "created_at"];
+                    let more = ["availability", "created_at"];
                     fields.iter().chain(&more).map(|field| row[field].to_string()).collect()
                 })
                 .collect();
