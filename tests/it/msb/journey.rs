@@ -294,9 +294,15 @@ impl Leg<'_> {
     }
 
     fn inspect_names(&self, msb: &Msb) -> Result<(), String> {
+        let theirs = placed::all(&self.journey.reference);
         self.each(msb, |subject, placed| {
             let name = &subject.name;
-            expect(placed.name.as_ref() == Some(name), || format!("{name} is named {:?}", placed.name))?;
+            // An archive names members of groups alone, and its head.
+            let expected = match self.packer {
+                Packer::Snapcask => Some(name.clone()),
+                Packer::Msb => theirs[&subject.id].name.clone(),
+            };
+            expect(placed.name == expected, || format!("{name} is named {:?}, not {expected:?}", placed.name))?;
             if placed.group.is_some() {
                 return inspected(&msb.tried(&["snapshot", "inspect", &placed.selector()])?, subject);
             }
@@ -353,8 +359,8 @@ impl Leg<'_> {
         expect(head["head"] == youngest.id.as_str(), || {
             format!("the head is {}, not {}", head["head"], youngest.name)
         })?;
-        self.list(&msb)?;
         self.compare(&msb)?;
+        self.list(&msb)?;
         Ok(Outcome::Works)
     }
 
@@ -368,12 +374,10 @@ impl Leg<'_> {
             Ok::<_, String>(update["head"].as_str().unwrap_or_default().to_owned())
         };
         let first = &self.journey.source.subjects[0];
-        for (selector, expected) in [
-            (group.clone(), youngest),
-            (format!("{group}:{}", first.name), first),
-            (group.clone(), first),
-            (format!("{group}:{}", youngest.name), youngest),
-        ] {
+        let of_first = placed.get(&first.id).ok_or_else(|| format!("{} did not arrive", first.name))?.selector();
+        for (selector, expected) in
+            [(group.clone(), youngest), (of_first, first), (group.clone(), first), (found.selector(), youngest)]
+        {
             let is = head(&selector)?;
             expect(is == expected.id, || format!("the head of {selector} is {is}, not {}", expected.id))?;
         }
@@ -424,7 +428,8 @@ impl Leg<'_> {
 
 /// `snapcask import` of all sources in one command.
 fn import(msb: &Msb, sources: &[PathBuf], more: &[&str]) -> Result<(), String> {
-    let mut arguments = vec!["import"];
+    // As msb does, which gives every tag the meaning that an archive says; "export again" finds the image by its tag alone.
+    let mut arguments = vec!["import", "--trust-image-tags"];
     arguments.extend(sources.iter().map(|path| path.to_str().unwrap()));
     arguments.extend(more);
     msb.snapcask(&arguments).map(|_| ())

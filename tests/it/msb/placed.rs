@@ -23,11 +23,12 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// How `msb` is told which one is meant.
+    /// How `msb` is told which one is meant: by name, by id where a member has none, by path where there is no group.
     pub fn selector(&self) -> String {
-        match (&self.group, &self.name) {
-            (Some(group), Some(name)) => format!("{group}:{name}"),
-            _ => self.path().to_owned(),
+        let id = self.directory.file_name().unwrap().to_str().unwrap();
+        match &self.group {
+            Some(group) => format!("{group}:{}", self.name.as_deref().unwrap_or(id)),
+            None => self.path().to_owned(),
         }
     }
 

@@ -139,7 +139,8 @@ fn old(msb: &Msb, image: &Image, kind: Kind) -> Vec<Subject> {
             Kind::Flat => (
                 "snapshot.json",
                 format!(
-                    r#"{{"schema":1,"artifact":"snapshot","scope":"disk","created_at":"{created}","parent":{parent_json},"image":{image},"source_sandbox":"app","state":{{"kind":"file","format":"raw","fstype":"ext4","upper":{{"file":"upper.ext4","size_bytes":{size},"integrity":null}}}},"labels":{{"team":"a"}},"extensions":{{}},"requires":[]}}"#
+                    r#"{{"schema":1,"artifact":"snapshot","scope":"disk","created_at":"{created}","parent":{parent_json},"image":{},"source_sandbox":"app","state":{{"kind":"file","format":"raw","fstype":"ext4","upper":{{"file":"upper.ext4","size_bytes":{size},"integrity":null}}}},"labels":{{"team":"a"}},"extensions":{{}},"requires":[]}}"#,
+                    ordered(&image)
                 ),
             ),
             _ => (
@@ -165,7 +166,7 @@ fn old(msb: &Msb, image: &Image, kind: Kind) -> Vec<Subject> {
     subjects
 }
 
-/// The image of an old descriptor, its reference first: `msb` derives the digest from the fields in this order.
+/// The image of an old descriptor, its reference first: a snapshot's digest is of its fields in the order that 0.6 wrote.
 fn ordered(image: &Value) -> String {
     format!(r#"{{"ref":{},"manifest_digest":{}}}"#, image["ref"], image["manifest_digest"])
 }
