@@ -389,8 +389,15 @@ fn named(manifest: &Manifest, descriptor: &SnapshotDescriptor) -> std::result::R
     named.extend(descriptor.payloads.iter().map(|(path, _)| path.to_string()));
     for volume in manifest.owned_volumes().map_err(|error| error.to_string())? {
         named.extend(volume.directory_payloads().iter().map(|(path, _)| path.to_string_lossy().into_owned()));
-        if let OwnedVolumeData::Disk { generation } = volume.data {
-            named.extend(generation.layers.iter().map(|layer| format!("layers/{}.{}", layer.layer_id, layer.format)));
+        match &volume.data {
+            OwnedVolumeData::Disk { generation } => {
+                named.extend(generation.layers.iter().map(|l| format!("layers/{}.{}", l.layer_id, l.format)));
+            }
+            OwnedVolumeData::Directory { files, .. } => {
+                let folder = format!("owned/{}", volume.mount_id);
+                named.extend(files.iter().map(|file| format!("{folder}/files/{}", file.digest)));
+                named.insert(format!("{folder}/directory.bin"));
+            }
         }
     }
     Ok(named)

@@ -21,7 +21,16 @@ pub enum Entry {
     File(u64, Digest),
 }
 
-/// Every file and empty folder below a directory, but what `ours` names.
+/// Whether the file that holds a member's name is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// As any other.
+    Compared,
+    /// It is left out.
+    Left,
+}
+
+/// Every file and empty folder below a directory, but what is ignored.
 pub fn contents(root: &Path, ignored: &dyn Fn(&str) -> bool) -> BTreeMap<String, Entry> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
@@ -50,9 +59,12 @@ pub fn contents(root: &Path, ignored: &dyn Fn(&str) -> bool) -> BTreeMap<String,
 }
 
 /// What one of two directories has and the other has not, or has otherwise.
-pub fn same(what: &str, ours: &Path, theirs: &Path) -> Result<(), String> {
-    // The record of an import is ours alone; msb leaves the lock of a migration and the files of 0.6.6 where it migrated.
-    let ignored = |path: &str| path == ".snapcask.json" || path == ".snapshot-migration.lock";
+pub fn same(what: &str, ours: &Path, theirs: &Path, names: Names) -> Result<(), String> {
+    // The record of an import is ours alone; msb leaves the lock of a migration where it migrated.
+    let ignored = |path: &str| {
+        matches!(path, ".snapcask.json" | ".snapshot-migration.lock")
+            || path == "group-member.json" && names == Names::Left
+    };
     let (ours, theirs) = (contents(ours, &ignored), contents(theirs, &ignored));
     let paths: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
     let mut differences = Vec::new();

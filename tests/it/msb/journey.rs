@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    compare,
+    compare::{self, Names},
     placed::{self, Placed},
     program::Msb,
     source::{Kind, Source, Subject},
@@ -360,7 +360,6 @@ impl Leg<'_> {
             format!("the head is {}, not {}", head["head"], youngest.name)
         })?;
         self.compare(&msb)?;
-        self.list(&msb)?;
         Ok(Outcome::Works)
     }
 
@@ -398,7 +397,12 @@ impl Leg<'_> {
                 // msb never imports without a group: what it makes of such a directory is what it makes of the source's.
                 None => &subject.directory,
             };
-            compare::same(&subject.name, &placed.directory, expected)?;
+            // Of snapshots that stood in no group, an archive of msb names the head alone; a bundle names all.
+            let names = match subject.group {
+                Some(_) => Names::Compared,
+                None => Names::Left,
+            };
+            compare::same(&subject.name, &placed.directory, expected, names)?;
             let (Some(ours), Some(expected)) = (&placed.group, &theirs[&subject.id].group) else { return Ok(()) };
             same_group(&msb.snapshots().join(ours), &self.journey.reference.snapshots().join(expected))
         })

@@ -8,8 +8,8 @@ use super::{
     source::Kind,
 };
 
-/// Whether failures fail the test: not before all parts that the cells need are in.
-const STRICT: bool = false;
+/// Steps that cannot pass yet, and why.
+const EXPECTED_TO_FAIL: [(Step, &str); 1] = [(Step::List, "import does not tell the index of msb yet")];
 
 /// One cell of a kind's row.
 struct Cell {
@@ -39,11 +39,13 @@ fn every_cell_passes(test: &str, kind: Kind) {
     }
     let mut wrong = Vec::new();
     for Cell { packer, step, ended } in run(kind) {
-        if let Err(said) = ended {
-            wrong.push(format!("{packer:?} {step:?}: {said}"));
+        match (ended, EXPECTED_TO_FAIL.iter().find(|(expected, _)| *expected == step)) {
+            (Err(said), None) => wrong.push(format!("{packer:?} {step:?}: {said}")),
+            (Ok(_), Some((_, why))) => println!("{packer:?} {step:?} passes, though {why}"),
+            _ => {}
         }
     }
-    assert!(wrong.is_empty() || !STRICT, "{kind:?}:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{kind:?}:\n{}", wrong.join("\n"));
 }
 
 macro_rules! kinds {
