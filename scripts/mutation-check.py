@@ -44,6 +44,15 @@ MUTANTS = {
         "            return Err(self.corrupt(format!(\"it ends after",
         "--lib verify",
     ),
+    # verifications: removals in groups of msb
+    "a head stays while others stay": ("src/remove/groups.rs", "return Err(Error::HeadStays { group: self.name.to_string(), head });", "return Ok(());", "remove_groups"),
+    "a removed head is cleared first": ("src/remove.rs", "        groups.apply()?;\n", "", "remove_groups"),
+    "a snapshot in use stays": ("src/remove.rs", "claims.push(DeletionLease::try_claim(path)?.ok_or_else(in_use)?);", "claims.extend(DeletionLease::try_claim(path)?);", "remove_groups"),
+    "a sandbox keeps its image": ("src/remove/prune.rs", "pruned.retain(|image| !needs(image));", "pruned.retain(|_| true);", "remove_groups"),
+    "a cache file in use stays": ("src/remove/prune.rs", "                    files.clear();\n", "", "remove_groups"),
+    "an open database is read with its WAL": ("src/store/sandboxes.rs", "if is_open { \"mode=ro\" }", "if false { \"mode=ro\" }", "--lib sandboxes"),
+    "a database is left without a WAL": ("src/store/sandboxes.rs", "\"mode=ro&immutable=1\"", "\"mode=ro\"", "--lib sandboxes"),
+    "a relative entry of PATH": ("src/store/index.rs", ".filter(|f| f.is_absolute())", "", "--lib index"),
     # verifications: documents
     "layers of manifest and config": (
         "src/bundle.rs", "if layer.digest != record.digest() {", "if false {", "hardening corruption layout_checks",
@@ -159,13 +168,13 @@ MUTANTS = {
         "src/repair.rs", "if let Err(error) = stage.check_exchange(&bad.directory) {", "if let (true, Err(error)) = (false, stage.check_exchange(&bad.directory)) {", "durability",
     ),
     "another image's metadata is not pruned": (
-        "src/remove.rs", "filter(|path| !path.as_str().starts_with(\"manifests/\"))", "filter(|_| true)", "remove",
+        "src/remove/prune.rs", "filter(|path| !path.as_str().starts_with(\"manifests/\"))", "filter(|_| true)", "remove",
     ),
     "a group that cannot be looked into": (
         "src/import/targets.rs", "        if seen(is_folder(&path))? {", "        if seen(is_folder(&path)).unwrap_or(false) {", "failing_disk",
     ),
     "a record that cannot be read, and pruning": (
-        "src/remove.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
+        "src/remove/prune.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
     ),
     "leftovers that cannot be looked for": ("src/store/place.rs", "    if is_there(destination)? { temporary", "    if destination.exists() { temporary", "failing_disk"),
     # thin bundles
@@ -535,7 +544,7 @@ MUTANTS = {
         "src/import/cache.rs", "if *is_metadata && Metadata::at(target)? == Metadata::at(staged)? => {}", "if *is_metadata => {}", "--lib import",
     ),
     "metadata of a removed image goes": (
-        "src/remove.rs", "needed.retain(|path| !path.as_str().starts_with(\"manifests/\"));", "", "image_tags",
+        "src/remove/prune.rs", "needed.retain(|path| !path.as_str().starts_with(\"manifests/\"));", "", "image_tags",
     ),
     "segments of a layer on export": ("src/layer/tar.rs", "if segments <= MAX_SEGMENTS {", "if true {", "--lib layer"),
     "an upload of other bytes": (
@@ -566,7 +575,7 @@ MUTANTS = {
         "src/repair.rs", "Some(record) if record.files.iter().filter(but_labels).eq(brought()) => Ok(Ok(same)),", "Some(_) if true => Ok(Ok(same)),", "check",
     ),
     "an unreadable child keeps its parent": ("src/remove.rs", "    if !options.orphan_children {\n", "    if false {\n", "remove"),
-    "what a VMDK names is needed": ("src/remove.rs", "        needed.extend(files);\n", "        let _ = files;\n", "remove"),
+    "what a VMDK names is needed": ("src/remove/prune.rs", "        needed.extend(files);\n", "        let _ = files;\n", "remove"),
     "force spares devices": ("src/layout/publish.rs", "if !kind.is_file() && is_special(path)? => {", "if false => {", "--lib layout"),
     "nothing is placed after a signal": (
         "src/temporary.rs", "        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);\n", "", "--lib temporary",

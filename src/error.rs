@@ -286,6 +286,16 @@ pub enum Error {
         /// The name that was asked for.
         name: String,
     },
+    /// A group would have a head that is gone.
+    #[error(
+        "{head} is the head of the group {group}, where others stay; --set-head MEMBER makes one of them the head, or remove these too"
+    )]
+    HeadStays {
+        /// The group.
+        group: String,
+        /// Its head.
+        head: String,
+    },
     /// msb or another snapcask uses the snapshot.
     #[error("{} is in use by msb or another snapcask; try again when that has ended", path.display())]
     InUse {
@@ -319,6 +329,14 @@ pub enum Error {
         path: PathBuf,
         /// What is in the way.
         reason: &'static str,
+    },
+    /// msb's database does not say what its sandboxes need.
+    #[error("cannot read msb's database {}: {reason}; nothing was removed, for a sandbox may need the images; leave out --prune-image", path.display())]
+    MsbDatabase {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The image cache lacks what the pinned image needs.
     #[error("cannot pack the image {image}: {reason}")]

@@ -1,8 +1,11 @@
 //! Removing snapshots from a store, with the chain in mind: a child is never left without its parent unless that is
-//! asked for, and a crash leaves every snapshot whole or gone.
+//! asked for, and a crash leaves every snapshot whole or gone. A group's head never goes while it is the head.
+
+mod groups;
+mod prune;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,18 +14,23 @@ use std::{
 
 use crate::{
     error::{Error, IoContext, Result},
-    model::{ImageRecord, SnapshotIdentity, TarPath},
+    model::SnapshotIdentity,
     progress::Progress,
     report::{RemoveReport, RemovedSnapshot},
     snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, scan, seen, size::allocated},
     store::{
         Store, Unreadable,
-        image_cache::{cached_images, files_for, named_files, needed_files},
+        deletion::Deletion,
+        index::{Change, Index},
+        lease::DeletionLease,
         lock,
         place::{Stage, sync_folder},
-        record::{ImportRecord, RECORD_FILE},
+        record::RECORD_FILE,
     },
 };
+
+use groups::Groups;
+use prune::{Prunable, Pruning};
 
 /// What to remove, and how.
 #[derive(Clone)]
@@ -37,6 +45,10 @@ pub struct RemoveOptions {
     pub orphan_children: bool,
     /// Remove the image-cache files that nothing needs any more.
     pub prune_image: bool,
+    /// The member that becomes the head of a group whose head is removed.
+    pub set_head: Option<String>,
+    /// How msb's database learns of the removal.
+    pub index: Index,
     /// Told about progress.
     pub progress: Arc<dyn Progress>,
 }
@@ -44,8 +56,9 @@ pub struct RemoveOptions {
 /// Removes snapshots.
 ///
 /// # Errors
-/// Those of [`Store::find`]; [`Error::HasChildren`]; [`Error::UnsafePath`] for what is not a folder of this store;
-/// [`Error::ImageCache`] where it cannot be told which image-cache files are needed. Then nothing was removed.
+/// Those of [`Store::find`]; [`Error::HasChildren`]; [`Error::HeadStays`]; [`Error::InUse`]; [`Error::InvalidGroup`];
+/// [`Error::UnsafePath`] for what is not a folder of this store; [`Error::ImageCache`] and [`Error::MsbDatabase`] where it
+/// cannot be told which image-cache files are needed. Then nothing was removed.
 pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
@@ -53,47 +66,82 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     let progress = options.progress.as_ref();
     let folders = [snapshots.as_path(), cache.as_path()];
     let lock = || if options.dry_run { lock::share(&folders, progress) } else { lock::take(&folders, progress) };
-    let (_locks, doomed) = lock::seen_under(&snapshots, lock, || doomed(&store, &options.snapshots))?;
-    let (all, unreadable) = store.all()?;
-    let staying = staying(&all, &doomed)?;
-    if !options.orphan_children {
-        no_child_is_hidden(&unreadable)?;
-    }
-    let orphans = orphans(&doomed, &staying);
-    if let (false, Some((parent, _))) = (options.orphan_children, orphans.first()) {
-        let children = orphans.iter().map(|(_, child)| display(child)).collect();
-        return Err(Error::HasChildren { snapshot: display(parent), children });
-    }
-    let cache_files = match options.prune_image {
-        true if unreadable.is_empty() => prunable(&cache, &doomed, &staying)?,
-        true => {
-            return Err(Error::ImageCache {
-                image: "of a removed snapshot".into(),
-                reason: format!(
-                    "{} cannot be read, so which images it needs is not known; see `snapcask check`, or leave out --prune-image",
-                    unreadable[0].0.display()
-                ),
-            });
+    let (locks, doomed) = lock::seen_under(&snapshots, lock, || doomed(&store, &options.snapshots))?;
+    let (mut orphaned, mut cache_files, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let mut check = || -> Result<()> {
+        let (all, unreadable) = store.all()?;
+        let staying = staying(&all, &doomed)?;
+        if !options.orphan_children {
+            no_child_is_hidden(&unreadable)?;
         }
-        false => Vec::new(),
+        let orphans = orphans(&doomed, &staying);
+        if let (false, Some((parent, _))) = (options.orphan_children, orphans.first()) {
+            let children = orphans.iter().map(|(_, child)| display(child)).collect();
+            return Err(Error::HasChildren { snapshot: display(parent), children });
+        }
+        orphaned = orphans.iter().map(|(_, child)| display(child)).collect();
+        if options.prune_image {
+            Prunable { files: cache_files, kept } = Prunable::find(&store, &doomed, &staying, &unreadable)?;
+        }
+        Ok(())
+    };
+    check()?;
+    let claims = if options.dry_run { Vec::new() } else { claim(&doomed)? };
+    let mut groups = Groups::of(&snapshots, &doomed, options.dry_run, progress)?;
+    groups.decide(options.set_head.as_deref())?;
+    if !options.dry_run {
+        // msb may have placed a child or started a sandbox before all was claimed.
+        check()?;
+    }
+    let pruning = match options.dry_run {
+        true => Pruning::default(),
+        false => Pruning::claim(&cache, &mut cache_files, &mut kept)?,
     };
     let mut report = RemoveReport {
         store: options.store.clone(),
         dry_run: options.dry_run,
         removed: doomed.iter().map(removed).collect(),
-        orphaned: orphans.iter().map(|(_, child)| display(child)).collect(),
+        orphaned,
+        heads: groups.updates(),
         cache_files: cache_files.iter().map(|path| cache.join(path)).collect(),
+        kept,
+        mended: groups.mended(),
+        index: None,
         allocated_bytes: 0,
         seconds: 0.0,
     };
     report.allocated_bytes =
         report.removed.iter().map(|r| &r.path).chain(&report.cache_files).map(|p| allocated(p)).sum();
     if !options.dry_run {
-        take_away(&snapshots, &doomed)?;
-        prune(&cache, &cache_files)?;
+        groups.apply()?;
+        take_away(&store, &doomed, progress)?;
+        pruning.run(&cache, &cache_files)?;
+        drop((pruning, groups, claims, locks));
+        // Where msb has no database, it knows of none of them.
+        if is_there(&store.msb_database())? {
+            report.index = Some(options.index.update(&store.root, Change::Removed, progress));
+        }
     }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// Claims all snapshots, as msb does before it removes one: nobody reads them, and nobody starts to.
+fn claim(doomed: &[Snapshot]) -> Result<Vec<DeletionLease>> {
+    let mut directories: Vec<&Snapshot> = doomed.iter().collect();
+    directories.sort_by(|a, b| a.directory.cmp(&b.directory));
+    let mut claims = Vec::new();
+    for snapshot in directories {
+        let path = &snapshot.directory;
+        let in_use = || Error::InUse { path: path.clone() };
+        claims.push(DeletionLease::try_claim(path)?.ok_or_else(in_use)?);
+        // msb may have removed or replaced it before that.
+        let now = Snapshot::of(path)?.ok_or_else(in_use)?;
+        if now.descriptor.digest != snapshot.descriptor.digest {
+            return Err(in_use());
+        }
+    }
+    Ok(claims)
 }
 
 pub(crate) fn display(snapshot: &Snapshot) -> String {
@@ -188,132 +236,20 @@ pub(crate) fn orphans<'a>(doomed: &'a [Snapshot], staying: &[&'a Snapshot]) -> V
     staying.iter().filter_map(lost).collect()
 }
 
-/// The image-cache files that only removed snapshots need, in the order in which they go: what names others first.
-fn prunable(cache: &Path, doomed: &[Snapshot], staying: &[&Snapshot]) -> Result<Vec<TarPath>> {
-    let images = |snapshots: &mut dyn Iterator<Item = &Snapshot>| -> Vec<ImageRecord> {
-        snapshots.filter_map(|s| s.descriptor.image.clone()).collect()
-    };
-    let kept = images(&mut staying.iter().copied());
-    let mut pruned = images(&mut doomed.iter());
-    pruned.retain(|image| !kept.iter().any(|other| other.manifest_digest == image.manifest_digest));
-    if pruned.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (cached, unreadable) = cached_images(cache)?;
-    if let Some((_, error)) = unreadable.into_iter().next() {
-        return Err(error);
-    }
-    let mut candidates = BTreeSet::new();
-    for image in &pruned {
-        // An image that is not whole was not pulled, or partly removed already: what is there of it goes.
-        match files_for(cache, image) {
-            // Its metadata may be under another name there than it travels by, which is another image's here.
-            Ok(files) => candidates.extend(
-                files.into_iter().map(|file| file.path).filter(|path| !path.as_str().starts_with("manifests/")),
-            ),
-            Err(Error::ImageCache { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let hex = image.manifest_digest.hex();
-        for own in [format!("vmdk/sha256_{hex}.vmdk"), format!("fsmeta/sha256_{hex}.erofs")] {
-            candidates.insert(own.parse::<TarPath>()?);
-        }
-        for other in cached.iter().filter(|c| c.manifest_digest == image.manifest_digest) {
-            candidates.insert(other.path.clone());
-            candidates.extend(other.layers.iter().cloned());
-        }
-    }
-    let mut needed = BTreeSet::new();
-    // Images without a snapshot are somebody's, too: by their metadata, or by their VMDK alone.
-    for (path, named) in named_files(cache)?.into_iter().filter(|(path, _)| !candidates.contains(path)) {
-        let files = named.map_err(|reason| Error::ImageCache {
-            image: "of a removed snapshot".into(),
-            reason: format!(
-                "{} cannot be read ({reason}), so which files it needs is not known; pull that image again, or leave out \
-                 --prune-image",
-                cache.join(&path).display()
-            ),
-        })?;
-        needed.extend(files);
-    }
-    // What came with a snapshot that stays.
-    for snapshot in staying {
-        let record = ImportRecord::read(&snapshot.directory).map_err(|reason| Error::ImageCache {
-            image: "of a removed snapshot".into(),
-            reason: format!(
-                "{} cannot be read ({reason}), so which files came with that snapshot is not known; see `snapcask check`, \
-                 or leave out --prune-image",
-                snapshot.directory.join(RECORD_FILE).display()
-            ),
-        })?;
-        needed.extend(record.into_iter().flat_map(|record| record.cache).map(|row| row.path));
-    }
-    for snapshot in staying {
-        let Some(image) = &snapshot.descriptor.image else { continue };
-        let there = cached.iter().any(|c| c.manifest_digest == image.manifest_digest)
-            || is_there(&cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex())))?;
-        if there {
-            let files = needed_files(cache, image, snapshot.descriptor.flat_root)?;
-            needed.extend(files.into_iter().map(|file| file.path));
-        }
-    }
-    // Metadata that goes is a removed image's, by whatever key others know theirs.
-    needed.retain(|path| !path.as_str().starts_with("manifests/"));
-    let mut files = Vec::new();
-    for path in candidates.difference(&needed) {
-        if is_there(&cache.join(path))? {
-            files.push(path.clone());
-        }
-    }
-    let rank = |path: &TarPath| match path.as_str().split('/').next() {
-        Some("vmdk") => 0,
-        Some("manifests") => 1,
-        _ => 2,
-    };
-    files.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
-    Ok(files)
-}
-
 /// Each snapshot leaves its place by one rename into a folder that the next run would remove; then that is removed.
-fn take_away(snapshots: &Path, doomed: &[Snapshot]) -> Result<()> {
+///
+/// A group's folder stays when its last member has gone, as msb leaves it, because msb may be about to place a member there.
+fn take_away(store: &Store, doomed: &[Snapshot], progress: &dyn Progress) -> Result<()> {
     if doomed.is_empty() {
         return Ok(());
     }
-    let stage = Stage::create(snapshots)?;
+    let snapshots = store.snapshots();
+    let stage = Stage::create(&snapshots)?;
     for (number, snapshot) in doomed.iter().enumerate() {
         let (from, to) = (&snapshot.directory, stage.path().join(number.to_string()));
-        let above = from.parent().unwrap_or(snapshots);
+        let _deletion = Deletion::record(store, from, progress)?;
         fs::rename(from, &to).context("remove", from)?;
-        sync_folder(above)?;
-        // A group goes with its last member.
-        if above != snapshots && is_empty_group(above)? {
-            let to = stage.path().join(format!("{number}-group"));
-            fs::rename(above, &to).context("remove", above)?;
-            sync_folder(snapshots)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_empty_group(folder: &Path) -> Result<bool> {
-    for entry in fs::read_dir(folder).context("read", folder)? {
-        if entry.context("read", folder)?.file_name() != GROUP_FILE {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn prune(cache: &Path, files: &[TarPath]) -> Result<()> {
-    if files.is_empty() {
-        return Ok(());
-    }
-    let stage = Stage::create(cache)?;
-    for (number, file) in files.iter().enumerate() {
-        let from = cache.join(file);
-        fs::rename(&from, stage.path().join(number.to_string())).context("remove", &from)?;
-        // In this order on disk too: an image's metadata never outlives its layers.
-        sync_folder(from.parent().unwrap_or(cache))?;
+        sync_folder(from.parent().unwrap_or(&snapshots))?;
     }
     Ok(())
 }

@@ -173,6 +173,8 @@ pub enum HeadCase {
     Ambiguous,
     /// The caller asked for it.
     Selected,
+    /// The group has no members any more.
+    Cleared,
 }
 
 /// What became of a group's head.
@@ -187,6 +189,28 @@ pub struct HeadUpdate {
     pub head: Option<String>,
     /// Why.
     pub case: HeadCase,
+}
+
+/// Whether msb's database knows what has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum IndexReport {
+    /// msb knows it.
+    Done,
+    /// There is no `msb` here: it knows after this command.
+    Command {
+        /// For a shell.
+        command: String,
+    },
+    /// `msb` failed; nothing else did.
+    Failed {
+        /// For a shell, to try again.
+        command: String,
+        /// What it said.
+        reason: String,
+    },
+    /// Nobody wanted it to know.
+    Off,
 }
 
 /// The report of an import.
@@ -214,6 +238,9 @@ pub struct ImportReport {
     /// Files of an earlier snapcask that msb can read now, a line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mended: Vec<String>,
+    /// Whether msb's database knows the snapshots; none where nothing changed, or not in the store's own folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexReport>,
     /// Wall time, seconds.
     pub seconds: f64,
 }
@@ -533,9 +560,20 @@ pub struct RemoveReport {
     pub removed: Vec<RemovedSnapshot>,
     /// Those that have lost their parent.
     pub orphaned: Vec<String>,
+    /// What became of the heads of groups.
+    pub heads: Vec<HeadUpdate>,
     /// Image-cache files that went too.
     #[serde(serialize_with = "lossy_list")]
     pub cache_files: Vec<PathBuf>,
+    /// Why image-cache files stay, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
+    /// Files of an earlier snapcask that msb can read now, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<String>,
+    /// Whether msb's database knows that they are gone; none where nothing was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexReport>,
     /// Bytes that all of it took on disk; blocks shared with others count, too.
     pub allocated_bytes: u64,
     /// Wall time, seconds.

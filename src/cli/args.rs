@@ -10,6 +10,7 @@ use snapcask::{
     Error, Result,
     export::{Compression, Form},
     reference::RegistryReference,
+    store::index::Index,
 };
 
 use super::{
@@ -206,6 +207,26 @@ impl StoreArg {
     }
 }
 
+/// Whether msb's database is told.
+#[derive(Args)]
+#[command(next_help_heading = None::<&'static str>)]
+pub struct IndexArg {
+    /// Do not run `msb`, which makes its database know what has changed ($MSB, else the first in $PATH)
+    #[arg(long)]
+    pub no_reindex: bool,
+}
+
+impl IndexArg {
+    /// How msb's database learns of changes.
+    pub fn resolve(&self) -> Index {
+        let variable = |name| std::env::var_os(name);
+        match self.no_reindex {
+            true => Index::Off,
+            false => Index::find(variable("MSB").as_deref(), variable("PATH").as_deref()),
+        }
+    }
+}
+
 /// How many threads.
 #[derive(Args)]
 #[command(next_help_heading = None::<&'static str>)]
@@ -395,6 +416,8 @@ pub struct ImportArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_FILES)]
     pub max_files: u64,
     #[command(flatten)]
+    pub index: IndexArg,
+    #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
     pub jobs: JobsArg,
@@ -516,9 +539,14 @@ pub struct RemoveArgs {
     /// Remove a parent even if children stay; they can still be used, but not exported with their parents
     #[arg(long)]
     pub orphan_children: bool,
-    /// Remove the image-cache files too that no other snapshot and no other cached image needs
+    /// Make MEMBER the head of a group whose head is removed while others stay
+    #[arg(long, value_name = "MEMBER")]
+    pub set_head: Option<String>,
+    /// Remove the image-cache files too that no other snapshot, no sandbox of msb and no other cached image needs
     #[arg(long)]
     pub prune_image: bool,
+    #[command(flatten)]
+    pub index: IndexArg,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]

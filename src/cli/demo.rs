@@ -17,7 +17,7 @@ use snapcask::{
     export::{Compression, Destination, ExportOptions, Form, export},
     import::{BundleLocation, ImportOptions, import},
     layer::extents::{data_extents, union},
-    store::{head::HeadRule, place::Stage},
+    store::{head::HeadRule, index::Index, place::Stage},
     temporary,
 };
 
@@ -119,6 +119,7 @@ fn steps(args: &DemoArgs) -> Result<()> {
         max_bytes: None,
         max_files: 1000,
         jobs,
+        index: Index::Off,
         progress: progress::for_output(&args.common),
     })?;
     say(&indent(&import_text::text(&imported)))?;

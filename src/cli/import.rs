@@ -10,7 +10,7 @@ use snapcask::{
     import::{BundleLocation, ImportOptions, import},
     reference::Version,
     registry::Options,
-    report::{HeadCase, HeadUpdate, ImportReport, Outcome, TagOutcome, TagReport},
+    report::{HeadCase, HeadUpdate, ImportReport, IndexReport, Outcome, TagOutcome, TagReport},
     store::head::HeadRule,
 };
 
@@ -85,6 +85,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
         max_bytes: args.max_bytes,
         max_files: args.max_files,
         jobs: args.jobs.resolve(),
+        index: args.index.resolve(),
         progress: progress::for_output(&args.common),
     })?;
     if args.common.json {
@@ -128,7 +129,24 @@ pub fn text(report: &ImportReport) -> String {
     if let Some(group) = &report.suggested_group {
         text += &format!("hint   relatives are in the group {group}; `--group {group}` imports into that group\n");
     }
+    text += &report.index.as_ref().map(index_line).unwrap_or_default();
     text + &format!("done   in {}\n", output::seconds(report.seconds))
+}
+
+/// Whether msb's database knows what has changed, for people.
+pub fn index_line(report: &IndexReport) -> String {
+    match report {
+        IndexReport::Done => "index  msb knows it\n".into(),
+        IndexReport::Command { command } => {
+            format!("index  msb is not in PATH; it knows this after `{}`\n", output::clean(command))
+        }
+        IndexReport::Failed { command, reason } => format!(
+            "index  warning: msb failed ({}), and nothing else did; run `{}`\n",
+            output::clean(reason),
+            output::clean(command)
+        ),
+        IndexReport::Off => String::new(),
+    }
 }
 
 /// What became of the head of a group, for people.
@@ -144,6 +162,7 @@ pub fn head_line(update: &HeadUpdate) -> String {
         }
         HeadCase::Ambiguous => "kept, because several new snapshots could be the head; `snapcask head` selects one",
         HeadCase::Selected => "selected",
+        HeadCase::Cleared => "the last member has gone",
     };
     format!("group  {group}, its head is {head}: {why}\n")
 }

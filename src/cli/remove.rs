@@ -6,7 +6,11 @@ use snapcask::{
     report::RemoveReport,
 };
 
-use super::{args::RemoveArgs, output, progress};
+use super::{
+    args::RemoveArgs,
+    import::{head_line, index_line},
+    output, progress,
+};
 
 /// Runs the verb.
 pub fn run(args: RemoveArgs) -> Result<()> {
@@ -16,6 +20,8 @@ pub fn run(args: RemoveArgs) -> Result<()> {
         dry_run: args.dry_run,
         orphan_children: args.orphan_children,
         prune_image: args.prune_image,
+        set_head: args.set_head,
+        index: args.index.resolve(),
         progress: progress::for_output(&args.common),
     })?;
     if args.common.json {
@@ -39,6 +45,14 @@ fn text(report: &RemoveReport) -> String {
     for path in &report.cache_files {
         text += &format!("{verb}  {}\n", output::clean(&path.display().to_string()));
     }
+    for line in &report.kept {
+        text += &format!("kept   {}\n", output::clean(line));
+    }
+    for line in &report.mended {
+        text += &format!("mended {}\n", output::clean(line));
+    }
+    text.extend(report.heads.iter().map(head_line));
+    text += &report.index.as_ref().map(index_line).unwrap_or_default();
     text + &format!(
         "{}, at most {} on disk, in {}\n",
         output::count(report.removed.len(), "snapshot"),

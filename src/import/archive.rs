@@ -114,7 +114,7 @@ impl Import<'_> {
         })?;
         let image_tags = cache.as_ref().map(|cache| cache.tags.clone()).unwrap_or_default();
         let published = self.publish(stage, incoming, group, cache, missing)?;
-        let Published { cache_files, snapshots, head, mended } = published;
+        let Published { cache_files, snapshots, head, mended, index } = published;
         Ok(ImportReport {
             source: staged.name.clone(),
             destination: self.destination.clone(),
@@ -124,6 +124,7 @@ impl Import<'_> {
             head,
             suggested_group,
             mended,
+            index,
             seconds: started.elapsed().as_secs_f64(),
         })
     }

@@ -19,6 +19,7 @@ use crate::{
         image_cache::{Belonging, check_belongs, is_document},
         image_metadata::Metadata,
         image_reference::{pinned_file, reference_file},
+        lease::Lease,
         place::{Stage, check_way, place_file, sync_if_ours},
         vmdk,
     },
@@ -188,6 +189,23 @@ impl StagedCache {
     /// [`Error::Io`].
     pub fn sync(&self) -> Result<()> {
         self.stage.sync()
+    }
+
+    /// Keeps msb from removing the files, those that are placed and those that are there already.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: one that was there is gone; the import can be run again.
+    pub fn lease(&self, progress: &dyn Progress) -> Result<Vec<Lease>> {
+        let mut paths: Vec<&Path> = self.found.iter().map(PathBuf::as_path).collect();
+        paths.extend(self.files.iter().map(|file| file.target.as_path()));
+        // One order for all, so that nobody waits for a lease while somebody waits for one of theirs.
+        paths.sort_unstable();
+        paths.dedup();
+        let leases = paths.into_iter().map(|path| Lease::shared(path, progress)).collect::<Result<_>>()?;
+        for path in &self.found {
+            fs::metadata(path).context("look at", path)?;
+        }
+        Ok(leases)
     }
 
     /// Renames everything into place below `cache`; gives all files, those that were there too.

@@ -23,6 +23,7 @@ use std::{
 use cache::{StagedCache, possible_places};
 use existing::is_or_was;
 use needed::explain;
+use place::Placing;
 use targets::{Place, Target, TargetGroup, Targets};
 
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
     reference::RegistryReference,
     registry,
     repair::{keep_below, record_of},
-    report::{HeadUpdate, ImportReport, Outcome, SnapshotReport},
+    report::{HeadUpdate, ImportReport, IndexReport, Outcome, SnapshotReport},
     restore::{Below, Restorer},
     same::{self, Existing, IncomingDescriptor, Same},
     settle::{Restored, Settler},
@@ -47,6 +48,7 @@ use crate::{
         Store,
         group::{MemberFile, write_staged_name},
         head::HeadRule,
+        index::{Change, Index},
         lease::Lease,
         lock::{self, StoreLock},
         place::{Stage, check_way, make_folders, place_file, sync_names},
@@ -200,6 +202,8 @@ pub struct ImportOptions {
     pub max_files: u64,
     /// Worker threads, at least 1.
     pub jobs: usize,
+    /// How msb's database learns of the snapshots.
+    pub index: Index,
     /// Told about progress.
     pub progress: Arc<dyn Progress>,
 }
@@ -252,6 +256,7 @@ struct Published {
     snapshots: Vec<SnapshotReport>,
     head: Option<HeadUpdate>,
     mended: Vec<String>,
+    index: Option<IndexReport>,
 }
 
 impl Import<'_> {
@@ -294,7 +299,7 @@ impl Import<'_> {
         finish_writeback(writeback, &stage)?;
         let image_tags = cache.as_ref().map(|cache| cache.tags.clone()).unwrap_or_default();
         let published = self.publish(&stage, incoming, group, cache, missing)?;
-        let Published { cache_files, mut snapshots, head, mended } = published;
+        let Published { cache_files, mut snapshots, head, mended, index } = published;
         snapshots.extend(beyond.iter().map(left_out));
         Ok(ImportReport {
             source: source.display(),
@@ -305,6 +310,7 @@ impl Import<'_> {
             head,
             suggested_group,
             mended,
+            index,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -335,8 +341,11 @@ impl Import<'_> {
             }
         }
         let mut cache_files = Vec::new();
+        // Until msb knows of the snapshots, its `image prune` would take what only they need.
+        let mut leases = Vec::new();
         if let Some(cache) = &cache {
             cache.sync()?;
+            leases = cache.lease(options.progress.as_ref())?;
             cache_files = cache.place(&self.store.cache())?;
         }
         let placing = self.place_all(stage, &mut incoming, group)?;
@@ -347,7 +356,20 @@ impl Import<'_> {
         sync_names(placed, &self.store.root)?;
         incoming.reverse();
         let snapshots = incoming.iter().enumerate().map(|(i, s)| s.report(incoming.get(i + 1))).collect();
-        Ok(Published { cache_files, snapshots, head: placing.head, mended: placing.mended })
+        let index = self.tell_msb(&incoming, &placing);
+        drop((leases, placing.leases));
+        Ok(Published { cache_files, snapshots, head: placing.head, mended: placing.mended, index })
+    }
+
+    /// Makes msb's database know what was placed in the store's own folder.
+    fn tell_msb(&self, incoming: &[Incoming], placing: &Placing) -> Option<IndexReport> {
+        let changed = incoming.iter().any(|s| s.outcome == Outcome::Placed) || !placing.mended.is_empty();
+        let is_own = self.options.dest.as_ref().is_none_or(|dest| {
+            let real = |path: &Path| path.canonicalize().ok();
+            real(dest).is_some_and(|dest| real(&self.store.snapshots()) == Some(dest))
+        });
+        let tell = || self.options.index.update(&self.store.root, Change::Placed, self.options.progress.as_ref());
+        (changed && is_own).then(tell)
     }
 
     /// The destination, made where it is missing, and the cache, locked. An import that fails at the same time may remove

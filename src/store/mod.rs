@@ -1,15 +1,18 @@
 //! Stores: finding snapshots by name, path, digest, id and group; the image cache.
 
+pub mod deletion;
 pub mod group;
 pub mod head;
 pub mod image_cache;
 pub mod image_metadata;
 pub mod image_reference;
+pub mod index;
 pub mod lease;
 pub mod lock;
 mod lookup;
 pub mod place;
 pub mod record;
+pub mod sandboxes;
 pub mod vmdk;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +43,11 @@ impl Store {
     /// `<store>/cache`.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
+    }
+
+    /// `<store>/db/msb.db`, which is msb's alone to write.
+    pub fn msb_database(&self) -> PathBuf {
+        self.root.join("db/msb.db")
     }
 
     /// Every readable snapshot, sorted by name, and every directory that is none with the reason.

@@ -82,6 +82,20 @@ fn texts_and_exit_codes() {
             1,
             s("p is the parent of a, b; remove these too, or use --orphan-children"),
         ),
+        (
+            Error::HeadStays { group: s("web"), head: s("snap_1") },
+            1,
+            s(
+                "snap_1 is the head of the group web, where others stay; --set-head MEMBER makes one of them the head, or remove these too",
+            ),
+        ),
+        (
+            Error::MsbDatabase { path: "/a".into(), reason: s("odd") },
+            1,
+            s(
+                "cannot read msb's database /a: odd; nothing was removed, for a sandbox may need the images; leave out --prune-image",
+            ),
+        ),
         (Error::UnsafePath { path: "/a".into(), reason: "odd" }, 1, s("cannot use /a: odd")),
         (Error::ImageCache { image: s("i"), reason: s("odd") }, 1, s("cannot pack the image i: odd")),
         (Error::CorruptBlob { digest, reason: s("odd") }, 3, format!("blob {hex} is corrupt: odd")),

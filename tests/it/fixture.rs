@@ -20,7 +20,7 @@ use snapcask::{
     model::Generation,
     progress::Silent,
     report::{ExportReport, ImportReport},
-    store::head::HeadRule,
+    store::{head::HeadRule, index::Index},
 };
 use tempfile::TempDir;
 
@@ -266,6 +266,7 @@ pub fn import_options(source: &Path, store: &Path) -> ImportOptions {
         max_bytes: None,
         max_files: 100_000,
         jobs: 2,
+        index: Index::Off,
         progress: Arc::new(Silent),
     }
 }
@@ -484,7 +485,7 @@ pub fn assert_same_snapshot(source: &Made, copy: &Path) {
 /// The command, with nothing of the caller's environment that could matter.
 pub fn command<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_snapcask"));
-    command.args(arguments).env_remove("MSB_HOME").stdin(Stdio::null());
+    command.args(arguments).env_remove("MSB_HOME").env_remove("MSB").stdin(Stdio::null());
     command
 }
 

@@ -376,6 +376,8 @@ fn pruning_goes_by_what_metadata_is_of() {
         orphan_children: false,
         prune_image: true,
         dry_run: false,
+        set_head: None,
+        index: snapcask::store::index::Index::Off,
         progress: Arc::new(Silent),
     };
     remove(&options).unwrap();

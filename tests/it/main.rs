@@ -31,6 +31,7 @@ mod property;
 mod reflink;
 mod registry;
 mod remove;
+mod remove_groups;
 mod round_trip;
 mod security_doc;
 mod signals;

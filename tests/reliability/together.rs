@@ -199,6 +199,8 @@ fn removal_of_all(store: &Path) -> RemoveOptions {
         dry_run: false,
         orphan_children: false,
         prune_image: false,
+        set_head: None,
+        index: snapcask::store::index::Index::Off,
         progress: Arc::new(Silent),
     }
 }
