@@ -143,7 +143,6 @@ fn at_once(
 
 /// `msb` imports and removes one chain while we import, export and remove another, in one group of one store.
 #[test]
-#[ignore = "wants the files and locks of msb's groups"]
 fn msb_and_snapcask_import_export_and_remove_in_one_group_at_once() {
     if !have("msb_and_snapcask_import_export_and_remove_in_one_group_at_once", &[]) {
         return;
@@ -184,7 +183,6 @@ fn msb_and_snapcask_import_export_and_remove_in_one_group_at_once() {
 
 /// Both import the very same snapshots into the same group, which is new: one of them places, the other finds them there.
 #[test]
-#[ignore = "wants the files and locks of msb's groups"]
 fn msb_and_snapcask_import_the_same_snapshots_at_once() {
     if !have("msb_and_snapcask_import_the_same_snapshots_at_once", &[]) {
         return;
