@@ -360,6 +360,7 @@ impl Leg<'_> {
             format!("the head is {}, not {}", head["head"], youngest.name)
         })?;
         self.compare(&msb)?;
+        self.list(&msb)?;
         Ok(Outcome::Works)
     }
 

@@ -8,6 +8,7 @@
 //! | [`stack`], [`full`] | what only a running sandbox could give, made by hand |
 //! | [`journey`] | one kind's way through both programs, step by step |
 //! | [`matrix`] | every kind both ways, the table of `docs/microsandbox.md` |
+//! | [`prune`], [`together`] | images that `msb` keeps; both programs at once |
 //! | [`compare`], [`placed`] | what stands in a store, file by file |
 
 mod captured;
