@@ -52,6 +52,10 @@ MUTANTS = {
     "a cache file in use stays": ("src/remove/prune.rs", "                    files.clear();\n", "", "remove_groups"),
     "an open database is read with its WAL": ("src/store/sandboxes.rs", "if is_open { \"mode=ro\" }", "if false { \"mode=ro\" }", "--lib sandboxes"),
     "a database is left without a WAL": ("src/store/sandboxes.rs", "\"mode=ro&immutable=1\"", "\"mode=ro\"", "--lib sandboxes"),
+    "image leases until msb knows": ("src/import/mod.rs", "leases = cache.lease(options.progress.as_ref())?;", "leases.truncate(0);", "index"),
+    "an export leases what it reads": ("src/export.rs", "        self.readers.extend(reader);\n", "        drop(reader);\n", "remove_groups"),
+    "a head that is gone is found": ("src/check/groups.rs", "Ok(GroupFile::Head(head)) if is_there(&folder.join(&head))? => {}", "Ok(GroupFile::Head(_)) if true => {}", "check_groups"),
+    "a name that two have is found": ("src/check/groups.rs", "if let Some(other) = names.get(&name) {", "if let (false, Some(other)) = (true, names.get(&name)) {", "check_groups"),
     "a relative entry of PATH": ("src/store/index.rs", ".filter(|f| f.is_absolute())", "", "--lib index"),
     # verifications: documents
     "layers of manifest and config": (

@@ -2,6 +2,7 @@
 //! every finding, not only the first. Repair is in `repair.rs`.
 
 mod closure;
+mod groups;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -29,10 +30,11 @@ use crate::{
     report::{CheckReport, Finding},
     snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels, scan::scan},
     store::{
-        Store,
+        Store, group, group_repair,
         image_cache::{CachedImage, cached_images, needed_files},
         image_metadata::Metadata,
         image_reference::{pinned_file, reference_file},
+        index::{Change, Index},
         lock,
         place::dead_stages,
         record::{ImportRecord, RECORD_FILE},
@@ -40,13 +42,35 @@ use crate::{
     temporary::{Folder, SCRATCH},
 };
 
+/// What a check repairs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repairs {
+    /// Nothing.
+    Nothing,
+    /// What needs no bundle: the files of groups.
+    Groups,
+    /// That, and what this bundle holds.
+    From(BundleLocation),
+}
+
+impl Repairs {
+    fn bundle(&self) -> Option<&BundleLocation> {
+        match self {
+            Self::From(location) => Some(location),
+            Self::Nothing | Self::Groups => None,
+        }
+    }
+}
+
 /// What to check, and how.
 #[derive(Clone)]
 pub struct CheckOptions {
     /// The store's folder.
     pub store: PathBuf,
-    /// A bundle to take from what is bad.
-    pub repair_from: Option<BundleLocation>,
+    /// What is repaired.
+    pub repair: Repairs,
+    /// How msb's database learns of what was repaired.
+    pub index: Index,
     /// Worker threads.
     pub jobs: usize,
     /// Told about progress.
@@ -112,24 +136,34 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
         return Err(Error::NotFound { what: "store", path: options.store.clone(), hint });
     }
     let folders = [snapshots.as_path(), cache.as_path()];
-    let _locks = match options.repair_from {
-        Some(_) => lock::take(&folders, progress)?,
-        None => lock::share(&folders, progress)?,
+    let locks = match options.repair {
+        Repairs::Nothing => lock::share(&folders, progress)?,
+        Repairs::Groups | Repairs::From(_) => lock::take(&folders, progress)?,
     };
     // Before the long look at the store: a source that is none says so at once.
-    let scratch = options.repair_from.as_ref().map(|_| Folder::create(&std::env::temp_dir(), SCRATCH)).transpose()?;
-    let source = options.repair_from.as_ref().zip(scratch.as_ref());
+    let bundle = options.repair.bundle();
+    let scratch = bundle.map(|_| Folder::create(&std::env::temp_dir(), SCRATCH)).transpose()?;
+    let source = bundle.zip(scratch.as_ref());
     let source = source.map(|(location, scratch)| location.open(scratch.path())).transpose()?;
     let mut found = look(&store, options.jobs, &options.progress)?;
-    let mut repaired = Vec::new();
+    let before = found.findings.clone();
+    if options.repair != Repairs::Nothing && found.findings.iter().any(|finding| is_of_group(finding.code)) {
+        for name in group::all(&snapshots)? {
+            group_repair::repair(&snapshots, &name, progress)?;
+        }
+        found = look(&store, options.jobs, &options.progress)?;
+    }
+    let mut refused = Vec::new();
     if let Some(source) = source.filter(|_| !found.findings.is_empty()) {
         let repair = Repair { store: &store, jobs: options.jobs, progress: &options.progress };
-        let refused = repair.run(source.as_ref(), &found)?;
-        let before = std::mem::take(&mut found.findings);
+        refused = repair.run(source.as_ref(), &found)?;
         found = look(&store, options.jobs, &options.progress)?;
-        repaired = before.into_iter().filter(|f| !found.findings.contains(f)).collect();
-        found.findings.extend(refused);
     }
+    let repaired: Vec<Finding> = before.into_iter().filter(|f| !found.findings.contains(f)).collect();
+    found.findings.extend(refused);
+    drop(locks);
+    let tell = || options.index.update(&store.root, Change::Placed, progress);
+    let index = (!repaired.is_empty()).then(tell);
     Ok(CheckReport {
         store: options.store.clone(),
         snapshots: found.counts.snapshots,
@@ -138,6 +172,7 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
         data_bytes: found.counts.data_bytes,
         findings: found.findings,
         repaired,
+        index,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
@@ -146,6 +181,7 @@ fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>) -> Result<Foun
     let mut look =
         Look { store, jobs, progress, found: Found::default(), cache: BTreeMap::new(), brought: HashMap::new() };
     look.leftovers()?;
+    look.groups()?;
     let (snapshots, unreadable) = store.all()?;
     look.found.counts.snapshots = snapshots.len() + unreadable.len();
     for (directory, reason) in unreadable {
@@ -158,6 +194,11 @@ fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>) -> Result<Foun
     let cached = look.images(&snapshots)?;
     look.cache_rows(&cached)?;
     Ok(look.found)
+}
+
+/// Whether a repair without a bundle mends it.
+fn is_of_group(code: &str) -> bool {
+    matches!(code, "group-outdated" | "group-lock-missing" | "head-missing")
 }
 
 struct Look<'a> {

@@ -38,6 +38,7 @@ use crate::{
     store::{
         Store,
         image_cache::{CacheContent, CacheFile, needed_files},
+        lease::Lease,
         lock,
         record::{ImportRecord, RECORD_FILE},
     },
@@ -131,6 +132,7 @@ pub(crate) fn pack_chain(
     let mut packer = Packer {
         options,
         target: target.as_mut(),
+        readers: Vec::new(),
         recorded: RecordedChecks::start(options.progress.clone())?,
         known: match &options.destination {
             Destination::Registry(_, registry) => registry.cache.as_deref().map(LayerCache::at),
@@ -288,6 +290,8 @@ struct Packer<'a> {
     recorded: RecordedChecks,
     /// Layers that earlier exports to a registry made.
     known: Option<LayerCache>,
+    /// Keep msb from removing what is read.
+    readers: Vec<Lease>,
     /// Those that this one made.
     learned: Vec<(Digest, KnownLayer)>,
     /// Cache layers already in the bundle, by path.
@@ -303,7 +307,10 @@ impl Packer<'_> {
     fn pack(&mut self, snapshot: &Snapshot, name: &SnapshotName, parent: Option<&Packed>) -> Result<Packed> {
         let left_out_before = self.left_out.len();
         let parent_beneath = parent.filter(|p| self.options.delta && p.stack.len() < MAX_STACK);
-        let OpenedSnapshot { files: opened, record: imported } = open_all(snapshot)?;
+        let OpenedSnapshot { files: opened, record: imported, reader } =
+            open_all(snapshot, self.options.progress.as_ref())?;
+        // Until the end, because a child is a delta over it.
+        self.readers.extend(reader);
         let key = self.layer_key(snapshot, &opened, parent_beneath);
         let (files, layer, record) = match self.known_layer(key.as_ref(), opened)? {
             Ok(known) => known,

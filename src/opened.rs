@@ -12,11 +12,12 @@ use crate::{
     beneath::Folder,
     error::{Error, IoContext, Result},
     layer_cache::Stamp,
+    progress::Progress,
     snapshot::{
         Snapshot,
         scan::{SourceFile, scan_in},
     },
-    store::record::ImportRecord,
+    store::{lease::Lease, record::ImportRecord},
 };
 
 /// A file of a snapshot.
@@ -35,6 +36,8 @@ pub struct OpenedSnapshot {
     pub files: Vec<Opened>,
     /// What an import says that they were, or what is wrong with that.
     pub record: std::result::Result<Option<ImportRecord>, String>,
+    /// Keeps msb from removing the snapshot.
+    pub reader: Option<Lease>,
 }
 
 /// Opens the snapshot, all from one directory and the one whose descriptor was read: an import may put another snapshot
@@ -42,7 +45,7 @@ pub struct OpenedSnapshot {
 ///
 /// # Errors
 /// [`Error::SourceChanged`]; [`Error::Io`]; [`Error::UnsafePath`] for what is no regular file.
-pub fn open_all(snapshot: &Snapshot) -> Result<OpenedSnapshot> {
+pub fn open_all(snapshot: &Snapshot, progress: &dyn Progress) -> Result<OpenedSnapshot> {
     let folder = Folder::open(&snapshot.directory)?;
     let record = ImportRecord::read_in(&folder);
     let scanned = scan_in(&folder, snapshot).map_err(|error| match error {
@@ -53,6 +56,7 @@ pub fn open_all(snapshot: &Snapshot) -> Result<OpenedSnapshot> {
         error => error,
     })?;
     let files: Vec<Opened> = scanned.into_iter().map(|source| open_source(&folder, source)).collect::<Result<_>>()?;
+    let reader = Lease::reader(&snapshot.directory, progress)?;
     let read = &snapshot.descriptor;
     let Some(found) = files.iter().find(|opened| opened.source.path == read.file) else {
         return Err(Error::SourceChanged { path: snapshot.directory.join(&read.file) });
@@ -63,7 +67,7 @@ pub fn open_all(snapshot: &Snapshot) -> Result<OpenedSnapshot> {
         return Err(changed());
     }
     found.file.read_exact_at(&mut bytes, 0).context("read", &found.source.absolute)?;
-    if bytes == read.bytes { Ok(OpenedSnapshot { files, record }) } else { Err(changed()) }
+    if bytes == read.bytes { Ok(OpenedSnapshot { files, record, reader }) } else { Err(changed()) }
 }
 
 fn open_source(folder: &Folder, source: SourceFile) -> Result<Opened> {

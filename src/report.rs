@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     digest::Digest,
-    model::{Generation, GroupName, ImageRecord, SnapshotConfig, SnapshotIdentity},
+    model::{Generation, GroupName, ImageRecord, MemberName, SnapshotConfig, SnapshotIdentity},
 };
 
 /// What import did with a snapshot.
@@ -211,6 +211,28 @@ pub enum IndexReport {
     },
     /// Nobody wanted it to know.
     Off,
+}
+
+/// The report of `head`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeadReport {
+    /// The store.
+    #[serde(serialize_with = "lossy")]
+    pub store: PathBuf,
+    /// The group.
+    pub group: GroupName,
+    /// The head before.
+    pub previous: Option<String>,
+    /// The head now.
+    pub head: Option<String>,
+    /// Its local name.
+    pub name: Option<MemberName>,
+    /// Whether the head is another now.
+    pub changed: bool,
+    /// Files of an earlier snapcask that msb can read now, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<String>,
 }
 
 /// The report of an import.
@@ -469,6 +491,10 @@ pub struct ArchiveReport {
 pub struct ListedSnapshot {
     /// Name, `group:member` for one in a group.
     pub name: String,
+    /// Its group.
+    pub group: Option<String>,
+    /// Whether it is the head of its group.
+    pub is_head: bool,
     /// Snapshot digest.
     pub digest: Digest,
     /// `snapshot_id`.
@@ -528,6 +554,9 @@ pub struct CheckReport {
     pub findings: Vec<Finding>,
     /// What was wrong and has been repaired.
     pub repaired: Vec<Finding>,
+    /// Whether msb's database knows what was repaired; none where nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexReport>,
     /// Wall time, seconds.
     pub seconds: f64,
 }

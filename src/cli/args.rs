@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapcask::{
     Error, Result,
     export::{Compression, Form},
+    model::GroupName,
     reference::RegistryReference,
     store::index::Index,
 };
@@ -89,6 +90,9 @@ pub enum Verb {
     /// Remove snapshots from a store, never a parent from under its children unless told
     #[command(after_help = EXIT_CODES)]
     Remove(RemoveArgs),
+    /// Read or select the head of a group: the member that the group's name alone means
+    #[command(after_help = EXIT_CODES)]
+    Head(HeadArgs),
     /// Make a store with three snapshots, export, verify, import and compare it
     #[command(after_help = EXIT_CODES)]
     Demo(DemoArgs),
@@ -116,6 +120,7 @@ impl Verb {
             Self::Check(a) => a.common.json,
             Self::Sync(a) => a.common.json,
             Self::Remove(a) => a.common.json,
+            Self::Head(a) => a.common.json,
             Self::Demo(a) => a.common.json,
             Self::Completions(_) => false,
         }
@@ -468,6 +473,9 @@ pub struct ListArgs {
     /// With --json: the files of the image cache too, for `sync`
     #[arg(long, hide = true, requires = "json")]
     pub image_files: bool,
+    /// Only the members of this group of msb
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<GroupName>,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
@@ -477,9 +485,14 @@ pub struct ListArgs {
 /// `check`.
 #[derive(Args)]
 pub struct CheckArgs {
+    /// Mend what needs no bundle: files of groups that an earlier snapcask wrote, missing locks, heads that are gone
+    #[arg(long)]
+    pub repair: bool,
     /// Take what is bad from this bundle (as for `import`), where it holds the very same; others wait meanwhile
     #[arg(long, value_name = "SOURCE")]
     pub repair_from: Option<OsString>,
+    #[command(flatten)]
+    pub index: IndexArg,
     #[command(flatten)]
     pub registry: RegistryArgs,
     #[command(flatten)]
@@ -547,6 +560,18 @@ pub struct RemoveArgs {
     pub prune_image: bool,
     #[command(flatten)]
     pub index: IndexArg,
+    #[command(flatten)]
+    pub store: StoreArg,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `head`.
+#[derive(Args)]
+pub struct HeadArgs {
+    /// A group, to read its head; GROUP:MEMBER, to make that member the head
+    #[arg(value_name = "GROUP[:MEMBER]")]
+    pub selector: String,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]

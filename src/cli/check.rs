@@ -2,7 +2,7 @@
 
 use snapcask::{
     Error, Result,
-    check::{CheckOptions, check},
+    check::{CheckOptions, Repairs, check},
     report::CheckReport,
 };
 
@@ -10,13 +10,15 @@ use super::{args::CheckArgs, import, output, progress, verify::findings};
 
 /// Runs the verb: every finding is printed (with `--quiet` too), then they are an error.
 pub fn run(args: CheckArgs) -> Result<()> {
+    let repair = match args.repair_from.as_deref() {
+        Some(source) => Repairs::From(import::location(source, &|| args.registry.resolve())?),
+        None if args.repair => Repairs::Groups,
+        None => Repairs::Nothing,
+    };
     let report = check(&CheckOptions {
         store: args.store.resolve()?,
-        repair_from: args
-            .repair_from
-            .as_deref()
-            .map(|source| import::location(source, &|| args.registry.resolve()))
-            .transpose()?,
+        repair,
+        index: args.index.resolve(),
         jobs: args.jobs.resolve(),
         progress: progress::for_output(&args.common),
     })?;
@@ -40,6 +42,7 @@ fn summary(report: &CheckReport) -> String {
     for finding in &report.repaired {
         text += &format!("repaired  {}  {}\n", finding.code, output::clean(&finding.subject));
     }
+    text += &report.index.as_ref().map(import::index_line).unwrap_or_default();
     let verdict = match report.findings.len() {
         0 => "good".into(),
         n => output::count(n, "finding"),

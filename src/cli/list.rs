@@ -1,6 +1,11 @@
 //! `snapcask list`.
 
-use std::{collections::HashMap, fs, io::ErrorKind, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    io::ErrorKind,
+    path::Path,
+};
 
 use snapcask::{
     Error, Result,
@@ -8,7 +13,10 @@ use snapcask::{
     model::SnapshotIdentity,
     report::{ListReport, ListedSnapshot},
     snapshot::{Snapshot, size::FullSize},
-    store::Store,
+    store::{
+        Store,
+        group::{GroupFile, is_group_at},
+    },
 };
 
 use super::{args::ListArgs, output};
@@ -17,13 +25,24 @@ use super::{args::ListArgs, output};
 pub fn run(args: &ListArgs) -> Result<()> {
     let store = Store::at(args.store.resolve()?);
     must_exist(&store.root)?;
-    let (found, unreadable) = store.all()?;
+    let (mut found, mut unreadable) = store.all()?;
+    let known: HashSet<SnapshotIdentity> = found.iter().flat_map(Snapshot::identities).collect();
+    if let Some(group) = &args.group {
+        let folder = store.snapshots().join(group.as_str());
+        if !is_group_at(&folder)? {
+            let hint = "; `snapcask list` shows the groups of the store".into();
+            return Err(Error::NotFound { what: "group", path: folder, hint });
+        }
+        found.retain(|snapshot| snapshot.group.as_deref() == Some(group.as_str()));
+        unreadable.retain(|(directory, _)| directory.starts_with(&folder));
+    }
     let places: HashMap<SnapshotIdentity, usize> =
         found.iter().enumerate().flat_map(|(i, s)| s.identities().into_iter().map(move |id| (id, i))).collect();
     let parents: Vec<Option<usize>> =
         found.iter().map(|s| s.descriptor.parent.as_ref().and_then(|p| places.get(p)).copied()).collect();
     let rows = tree(&parents);
-    let listed = rows.iter().map(|(i, _)| listed(&found[*i], parents[*i].is_some()));
+    let is_present = |snapshot: &Snapshot| snapshot.descriptor.parent.as_ref().is_some_and(|p| known.contains(p));
+    let listed = rows.iter().map(|(i, _)| listed(&found[*i], is_present(&found[*i])));
     let snapshots = listed.collect::<Result<_>>()?;
     let cache_files = args.image_files.then(|| image_files(&store.cache())).transpose()?;
     let report = ListReport { store: store.root, snapshots, unreadable, cache_files };
@@ -102,8 +121,15 @@ fn listed(snapshot: &Snapshot, parent_present: bool) -> Result<ListedSnapshot> {
     let d = &snapshot.descriptor;
     let full = FullSize::of(&snapshot.directory, d)?;
     let group = snapshot.group.as_ref().map(|g| format!("{g}:")).unwrap_or_default();
+    let head = match (&snapshot.group, snapshot.directory.parent()) {
+        // One that cannot be read is `check`'s to tell.
+        (Some(_), Some(folder)) => GroupFile::read(folder).ok(),
+        _ => None,
+    };
     Ok(ListedSnapshot {
         name: format!("{group}{}", snapshot.name),
+        group: snapshot.group.clone(),
+        is_head: matches!(head, Some(GroupFile::Head(head)) if Some(&head) == d.id.as_ref()),
         digest: d.digest,
         id: d.id.clone(),
         parent: d.parent.clone(),
@@ -132,7 +158,7 @@ fn text(report: &ListReport, lines: &[&str]) -> String {
             last += &format!("  (parent {} not in the store)", output::short_identity(parent));
         }
         rows.push([
-            format!("{lines}{}", output::clean(&snapshot.name)),
+            format!("{lines}{}{}", output::clean(&snapshot.name), if snapshot.is_head { " *" } else { "" }),
             output::short(&snapshot.digest),
             snapshot.generation.as_str().into(),
             output::size(snapshot.virtual_size),
@@ -183,6 +209,8 @@ mod tests {
     fn columns_line_up_and_a_missing_parent_is_said() {
         let snapshot = |name: &str, parent: Option<Digest>, image: &str| ListedSnapshot {
             name: name.into(),
+            group: None,
+            is_head: name == "a",
             digest: Digest::of(name.as_bytes()),
             id: None,
             parent: parent.map(SnapshotIdentity::Digest),
@@ -203,7 +231,7 @@ mod tests {
         assert_eq!(
             text(&report, &["", "└─ "]),
             "NAME   DIGEST               GENERATION     SIZE  CREATED  IMAGE\n\
-             a      sha256:ca978112ca1b  v066        1.0 GiB  -        alpine  (full, 3.0 MiB on disk)\n\
+             a *    sha256:ca978112ca1b  v066        1.0 GiB  -        alpine  (full, 3.0 MiB on disk)\n\
              └─ bb  sha256:3b64db95cb55  v066        1.0 GiB  -        al\\u{1b}pine  \
              (parent sha256:2d711642b726 not in the store)\n\
              s/junk: not readable: no descriptor\n"

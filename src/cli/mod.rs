@@ -7,6 +7,7 @@ mod copy;
 mod demo;
 mod destination;
 mod export;
+mod head;
 mod import;
 mod inspect;
 mod list;
@@ -199,6 +200,7 @@ fn dispatch(verb: Verb) -> Result<()> {
         Verb::Check(args) => check::run(args),
         Verb::Sync(args) => sync::run(args),
         Verb::Remove(args) => remove::run(args),
+        Verb::Head(args) => head::run(args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Completions(args) => {
             let mut script = Vec::new();

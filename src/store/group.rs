@@ -313,7 +313,13 @@ impl LockedGroup {
 /// # Errors
 /// [`Error::Io`].
 pub fn is_group_at(folder: &Path) -> Result<bool> {
-    let plain = fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_dir());
+    let plain = match fs::symlink_metadata(folder) {
+        // What is not ours to look at is no group of ours.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied) => {
+            false
+        }
+        metadata => metadata.context("look at", folder)?.is_dir(),
+    };
     Ok(plain && is_there(&folder.join(GROUP_FILE))? && !Snapshot::is_at(folder))
 }
 
@@ -487,7 +493,7 @@ fn encode(state: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(state).expect("strings and options encode")
 }
 
-fn write_head(folder: &Path, head: Option<&str>) -> Result<()> {
+pub(super) fn write_head(folder: &Path, head: Option<&str>) -> Result<()> {
     let state = GroupState { schema: GROUP_SCHEMA.into(), head: head.map(str::to_owned) };
     replace(folder, GROUP_FILE, &encode(&state))
 }
@@ -518,7 +524,7 @@ fn write_staged(path: &Path, bytes: &[u8]) -> Result<()> {
     file.sync_all().context("fsync", path)
 }
 
-fn is_file_at(file: &File, path: &Path) -> Result<bool> {
+pub(super) fn is_file_at(file: &File, path: &Path) -> Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let ours = file.metadata().context("look at", path)?;
     match fs::symlink_metadata(path) {

@@ -2,6 +2,7 @@
 
 pub mod deletion;
 pub mod group;
+pub mod group_repair;
 pub mod head;
 pub mod image_cache;
 pub mod image_metadata;

@@ -23,7 +23,13 @@ const SMALL: u64 = 16 << 20;
 
 fn options(store: &Path, repair_from: Option<&Path>) -> CheckOptions {
     let repair_from = repair_from.map(|path| BundleLocation::Path(path.into()));
-    CheckOptions { store: store.into(), repair_from, jobs: 2, progress: Arc::new(Silent) }
+    CheckOptions {
+        store: store.into(),
+        repair: repair_from.map_or(snapcask::check::Repairs::Nothing, snapcask::check::Repairs::From),
+        index: snapcask::store::index::Index::Off,
+        jobs: 2,
+        progress: Arc::new(Silent),
+    }
 }
 
 fn checked(store: &Path) -> CheckReport {
@@ -424,7 +430,7 @@ fn the_command() {
     let output = run(["check", "--store", store, "--quiet"]);
     assert!(fails(&output, 3).contains("1 finding"));
     let text = stdout(&output);
-    assert!(text.starts_with("file-corrupt  snapshots/base/snap_") && text.lines().count() == 1, "{text}");
+    assert!(text.starts_with("file-corrupt  snapshots/msb-") && text.lines().count() == 1, "{text}");
     let output = run(["check", "--store", store, "--json"]);
     fails(&output, 3);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();

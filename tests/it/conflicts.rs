@@ -301,18 +301,17 @@ fn a_directory_that_is_exchanged_is_not_mixed() {
         let text = std::fs::read_to_string(&descriptor).unwrap();
         std::fs::write(&descriptor, text.replace("2026-05-01", "2026-05-02")).unwrap();
         let snapshot = snapcask::snapshot::Snapshot::open(&made.directory).unwrap();
-        assert!(snapcask::opened::open_all(&snapshot).is_ok());
+        assert!(snapcask::opened::open_all(&snapshot, &snapcask::progress::Silent).is_ok());
         std::fs::rename(&made.directory, fixture.path("aside")).unwrap();
         std::fs::rename(&other, &made.directory).unwrap();
-        let error = snapcask::opened::open_all(&snapshot).err().unwrap();
+        let error = snapcask::opened::open_all(&snapshot, &snapcask::progress::Silent).err().unwrap();
         assert!(matches!(error, snapcask::Error::SourceChanged { .. }), "{error}");
     }
 }
 
 /// The files of a store's image cache that were imported, by folder.
 fn cache_file(store: &Path, folder: &str) -> PathBuf {
-    let mut found: Vec<_> =
-        fs::read_dir(store.join("cache").join(folder)).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut found: Vec<_> = files_in(&store.join("cache").join(folder));
     found.sort();
     found.remove(0)
 }
@@ -391,7 +390,13 @@ fn a_store_that_was_moved_takes_the_same_image_by_force() {
 /// The codes of what `check` finds.
 fn check(store: &Path) -> Vec<&'static str> {
     let progress = std::sync::Arc::new(snapcask::progress::Silent);
-    let options = snapcask::check::CheckOptions { store: store.into(), repair_from: None, jobs: 1, progress };
+    let options = snapcask::check::CheckOptions {
+        store: store.into(),
+        repair: snapcask::check::Repairs::Nothing,
+        index: snapcask::store::index::Index::Off,
+        jobs: 1,
+        progress,
+    };
     snapcask::check::check(&options).unwrap().findings.iter().map(|finding| finding.code).collect()
 }
 

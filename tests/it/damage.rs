@@ -23,7 +23,13 @@ use crate::{
 type Found<'a> = &'a [(&'a str, &'a str, &'a [&'a str])];
 
 fn check_store(store: &Path) -> Vec<Finding> {
-    let options = CheckOptions { store: store.into(), repair_from: None, jobs: 2, progress: Arc::new(Silent) };
+    let options = CheckOptions {
+        store: store.into(),
+        repair: snapcask::check::Repairs::Nothing,
+        index: snapcask::store::index::Index::Off,
+        jobs: 2,
+        progress: Arc::new(Silent),
+    };
     check(&options).unwrap().findings
 }
 

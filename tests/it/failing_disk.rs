@@ -400,7 +400,7 @@ fn a_repair_replaces_no_metadata_that_it_could_not_read() {
     import_ok(&bundle, &store);
     let path = metadata_of_a_newer_image(&store);
     let newer = fs::read(&path).unwrap();
-    let files = || fs::read_dir(store.join("cache/manifests")).unwrap().map(|entry| entry.unwrap().path());
+    let files = || files_in(&store.join("cache/manifests")).into_iter();
     let pinned = files().find(|file| file.extension().is_some_and(|e| e == "json") && *file != path).unwrap();
     let (mut failed, mut number) = (0, 0);
     loop {

@@ -197,6 +197,12 @@ pub fn write_group(folder: &Path, head: Option<&str>) {
     write(folder.join(".group.lock"), b"");
 }
 
+/// The files in a folder, without the folder of msb's locks; none where it is missing.
+pub fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
+}
+
 /// A member's name as msb 0.7 writes it.
 pub fn write_member(directory: &Path, name: &str) {
     let state = json!({ "schema": "microsandbox.snapshot-group-member/1", "name": name });
@@ -221,7 +227,7 @@ pub fn only_group(store: &Path) -> PathBuf {
 /// tag's path.
 pub fn metadata_of_a_newer_image(store: &Path) -> PathBuf {
     let folder = store.join("cache/manifests");
-    let mut newer = json_file(&fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path());
+    let mut newer = json_file(&files_in(&folder)[0]);
     let path = folder.join(format!("{}.json", Digest::of(IMAGE_REFERENCE.as_bytes()).hex()));
     let raw = r#"{"schemaVersion":2,"layers":[],"newer":true}"#;
     newer["raw_manifest_json"] = raw.into();

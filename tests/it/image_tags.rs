@@ -52,7 +52,14 @@ fn tags(report: &ImportReport) -> Vec<(&str, TagOutcome, Option<Digest>)> {
 
 fn checked(store: &Path, repair_from: Option<&Path>) -> CheckReport {
     let repair_from = repair_from.map(|path| BundleLocation::Path(path.into()));
-    check(&CheckOptions { store: store.into(), repair_from, jobs: 2, progress: Arc::new(Silent) }).unwrap()
+    check(&CheckOptions {
+        store: store.into(),
+        repair: repair_from.map_or(snapcask::check::Repairs::Nothing, snapcask::check::Repairs::From),
+        index: snapcask::store::index::Index::Off,
+        jobs: 2,
+        progress: Arc::new(Silent),
+    })
+    .unwrap()
 }
 
 fn codes(report: &CheckReport) -> Vec<&'static str> {
@@ -206,7 +213,7 @@ fn a_reference_that_is_pinned_to_the_image_has_its_own_key() {
         let (_fixture, bundle, store) = with_reference(&reference);
         let report = placed(&bundle, &store, false, false);
         assert_eq!(tags(&report), []);
-        let files: Vec<_> = fs::read_dir(store.join("cache/manifests")).unwrap().map(|e| e.unwrap().path()).collect();
+        let files: Vec<_> = files_in(&store.join("cache/manifests"));
         assert_eq!(files, [key(&store, &canonical)]);
         assert_eq!(codes(&checked(&store, None)), Vec::<&str>::new());
     }

@@ -2,6 +2,7 @@
 
 mod archives;
 mod check;
+mod check_groups;
 mod cli;
 mod conflicts;
 mod corruption;
@@ -18,7 +19,9 @@ mod full_snapshot;
 mod golden;
 mod groups;
 mod hardening;
+mod head;
 mod image_tags;
+mod index;
 mod interop;
 mod layout_checks;
 mod layouts;

@@ -233,3 +233,35 @@ fn image_cache_file_that_msb_uses_is_not_pruned() {
     assert!(report.kept[0].contains("msb uses"), "{:?}", report.kept);
     assert_eq!(whole_tree(&cache), before);
 }
+
+/// Tries to claim a snapshot whenever a phase of the export begins.
+struct Claims {
+    directory: PathBuf,
+    claimed: std::sync::Mutex<Vec<bool>>,
+}
+
+impl snapcask::progress::Progress for Claims {
+    fn begin(&self, _: &str, _: Option<u64>) {
+        let claimed = snapcask::store::lease::DeletionLease::try_claim(&self.directory).unwrap().is_some();
+        self.claimed.lock().unwrap().push(claimed);
+    }
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+#[test]
+fn snapshot_is_leased_until_its_export_has_ended() {
+    let (fixture, _) = group();
+    let directory = fixture.snapshots[0].directory.clone();
+    let claims = Arc::new(Claims { directory, claimed: Default::default() });
+    let options = snapcask::export::ExportOptions {
+        with_parents: true,
+        progress: claims.clone(),
+        ..fixture.export_options(snapcask::export::Form::Tar, &fixture.path("chain.tar"))
+    };
+    snapcask::export::export(&options).unwrap();
+    let claimed = claims.claimed.lock().unwrap().clone();
+    let last = claimed.iter().rposition(|claimed| *claimed).map_or(0, |last| last + 1);
+    assert!(claimed.len() - last > 3, "{claimed:?}");
+    assert!(snapcask::store::lease::DeletionLease::try_claim(&claims.directory).unwrap().is_some());
+}

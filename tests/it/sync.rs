@@ -124,7 +124,7 @@ fn sync_sends_image_files_once() {
 fn sync_passes_the_options_of_an_import_on() {
     let fixture = Fixture::sized(Generation::Final, SMALL);
     let (host, store) = (Host::new(&fixture), fixture.path("there"));
-    let tags = || fs::read_dir(store.join("cache/manifests")).map_or(0, Iterator::count);
+    let tags = || files_in(&store.join("cache/manifests")).len();
     succeeds(&host.sync(&fixture, "base", &store, &["--with-image", "--group", "team"]));
     let without = tags();
     let all = ["--with-image", "--group", "team", "--force", "--trust-image-tags"];

@@ -427,7 +427,13 @@ fn metadata_that_a_repair_would_misplace() {
     write(arena.bundle("evil.tar"), &evil.make().tar());
     let repair_from = Some(snapcask::import::BundleLocation::Path(arena.bundle("evil.tar")));
     let progress = std::sync::Arc::new(snapcask::progress::Silent);
-    let options = snapcask::check::CheckOptions { store: arena.store.clone(), repair_from, jobs: 1, progress };
+    let options = snapcask::check::CheckOptions {
+        store: arena.store.clone(),
+        repair: repair_from.map_or(snapcask::check::Repairs::Nothing, snapcask::check::Repairs::From),
+        index: snapcask::store::index::Index::Off,
+        jobs: 1,
+        progress,
+    };
     let findings = snapcask::check::check(&options).unwrap().findings;
     let codes: Vec<_> = findings.iter().map(|finding| finding.code).collect();
     assert_eq!(codes, ["cache-missing", "repair-refused"], "{findings:?}");

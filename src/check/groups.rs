@@ -1,0 +1,93 @@
+//! What a check finds in the files of groups: msb refuses every operation on a group in which one is wrong.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use super::Look;
+use crate::{
+    error::{IoContext, Result},
+    model::{GroupName, MemberName},
+    snapshot::{GROUP_FILE, MEMBER_FILE, Snapshot, is_folder, is_there, seen},
+    store::group::{GROUP_LOCK, GroupFile, MemberFile, is_group_at},
+};
+
+impl Look<'_> {
+    pub(super) fn groups(&mut self) -> Result<()> {
+        let snapshots = self.store.snapshots();
+        if !is_there(&snapshots)? {
+            return Ok(());
+        }
+        let mut folders = Vec::new();
+        for entry in fs::read_dir(&snapshots).context("list", &snapshots)? {
+            let entry = entry.context("list", &snapshots)?;
+            let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if !is_hidden && seen(is_folder(&entry.path()))? && seen(is_group_at(&entry.path()))? {
+                folders.push(entry.path());
+            }
+        }
+        folders.sort_unstable();
+        folders.iter().try_for_each(|folder| self.group(folder))
+    }
+
+    fn group(&mut self, folder: &Path) -> Result<()> {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Err(error) = name.parse::<GroupName>() {
+            self.report("group-name", folder, format!("msb cannot address it ({error}); rename the folder"));
+        }
+        if !is_there(&folder.join(GROUP_LOCK))? {
+            let text = "msb needs it, and a repair makes it";
+            self.report("group-lock-missing", &folder.join(GROUP_LOCK), text);
+        }
+        let file = folder.join(GROUP_FILE);
+        let outdated = "an earlier snapcask wrote it, and msb refuses it; a repair mends it";
+        match GroupFile::read(folder) {
+            Ok(GroupFile::NoHead) => {}
+            Ok(GroupFile::Old) => self.report("group-outdated", &file, outdated),
+            Ok(GroupFile::Invalid(reason)) => self.report("group-invalid", &file, format!("msb refuses it: {reason}")),
+            Ok(GroupFile::Head(head)) if is_there(&folder.join(&head))? => {}
+            Ok(GroupFile::Head(head)) => {
+                let text = format!(
+                    "its head {head} is not there; a repair clears it, `snapcask head {name}:MEMBER` selects one"
+                );
+                self.report("head-missing", &file, text);
+            }
+            Err(error) => self.report("file-unreadable", &file, error),
+        }
+        let mut names: HashMap<MemberName, String> = HashMap::new();
+        let mut members = Vec::new();
+        for entry in fs::read_dir(folder).context("list", folder)? {
+            let entry = entry.context("list", folder)?;
+            members.extend(entry.file_name().into_string().ok().filter(|name| name.starts_with("snap_")));
+        }
+        members.sort_unstable();
+        for id in members {
+            let directory = folder.join(&id);
+            // One that cannot be read has its own finding.
+            if let Ok(snapshot) = Snapshot::open(&directory)
+                && snapshot.descriptor.id.as_ref() != Some(&id)
+            {
+                self.report("group-invalid", &directory, "its name is not the snapshot_id of its descriptor");
+            }
+            let file = directory.join(MEMBER_FILE);
+            match MemberFile::read(&directory) {
+                Ok(MemberFile::Absent) => {}
+                Ok(MemberFile::Old(_)) => self.report("group-outdated", &file, outdated),
+                Ok(MemberFile::Invalid(reason)) => {
+                    self.report("group-invalid", &file, format!("msb refuses it: {reason}"));
+                }
+                Ok(MemberFile::Named(name)) => {
+                    if let Some(other) = names.get(&name) {
+                        self.report(
+                            "name-taken",
+                            &file,
+                            format!("{other} has the name {name} too; msb refuses the group"),
+                        );
+                    } else {
+                        names.insert(name, id);
+                    }
+                }
+                Err(error) => self.report("file-unreadable", &file, error),
+            }
+        }
+        Ok(())
+    }
+}
