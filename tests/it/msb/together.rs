@@ -20,7 +20,7 @@ use crate::{fixture::*, tally};
 
 /// Rounds of a test: a few with every build, all of them for the scoreboard.
 fn rounds() -> u32 {
-    std::env::var("SNAPCASK_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+    std::env::var("SNAPCASK_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
 }
 
 /// One chain of three, packed by both.
