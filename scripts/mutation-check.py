@@ -303,6 +303,8 @@ MUTANTS = {
     "a member's folder is its id": ("src/store/group.rs", "Some(member) if directory.file_name().is_some_and(|name| *name == *member.id) => {", "Some(member) => {", "groups"),
     "a head is a member": ("src/import/place.rs", "        group.check_head()?;\n", "", "groups"),
     "one id, one descriptor in a group": ("src/import/place.rs", "Some(existing) if existing.digest != member.digest => {", "Some(existing) if false && existing.digest != member.digest => {", "groups"),
+    "metadata that contradicts what comes": ("src/image_tags.rs", "&& !metadata.contradicts(incoming) =>", "=>", "hardening::poisoned"),
+    "what another tool placed in a group": ("src/import/place.rs", ".try_for_each(|folder| sync_if_ours(folder, Path::new(GROUP_FILE)))?;", ".try_for_each(|_| Ok::<(), Error>(()))?;", "durability"),
     "no circle of parents in a group": ("src/store/head.rs", "            if !chain.insert(at) || chain.len() > MAX_DEPTH {\n                return Err(circle(id));\n            }", "            if !chain.insert(at) {\n                break;\n            }", "--lib head"),
     "what msb uses is not replaced": ("src/import/place.rs", "Some(DeletionLease::try_claim(path)?.ok_or_else(|| Error::InUse { path: path.clone() })?)", "DeletionLease::try_claim(path)?", "groups"),
     "a lease is waited for": ("src/import/place.rs", "            placing.leases.push(Lease::shared(&snapshot.target.path, progress)?);\n", "            let _ = snapshot;\n", "groups"),
@@ -511,7 +513,7 @@ MUTANTS = {
         "src/image_tags.rs", "(false, _) => Self::None,", "(false, false) => Self::None,\n            (false, true) => Self::Replace,", "image_tags",
     ),
     "damaged metadata is no meaning": (
-        "src/image_tags.rs", "Some(metadata) if metadata.is_whole() => Self::Image,", "Some(metadata) if metadata.is_whole() || true => Self::Image,", "image_tags",
+        "src/image_tags.rs", "Some(metadata) if metadata.is_whole() && !", "Some(metadata) if !", "image_tags",
     ),
     "the pinned key is replaced by force only": (
         "src/image_tags.rs", "Standing::Damaged | Standing::Other if force =>", "Standing::Damaged | Standing::Other if force || true =>", "image_tags",

@@ -73,12 +73,18 @@ enum Standing {
 }
 
 impl Standing {
-    fn under(cache: &Path, path: &TarPath, image: &ImageRecord) -> Result<(Self, Option<Metadata>)> {
+    /// What stands at `path`, beside the metadata of `image` that comes.
+    fn under(
+        cache: &Path,
+        path: &TarPath,
+        image: &ImageRecord,
+        incoming: &Metadata,
+    ) -> Result<(Self, Option<Metadata>)> {
         let absolute = cache.join(path);
         let metadata = Metadata::at(&absolute)?;
         let standing = match &metadata {
             Some(metadata) if metadata.manifest_digest != image.manifest_digest => Self::Other,
-            Some(metadata) if metadata.is_whole() => Self::Image,
+            Some(metadata) if metadata.is_whole() && !metadata.contradicts(incoming) => Self::Image,
             Some(_) => Self::Damaged,
             None if crate::snapshot::is_there(&absolute)? => Self::Other,
             None => Self::Nothing,
@@ -87,19 +93,25 @@ impl Standing {
     }
 }
 
-/// Where the metadata of `image` goes in `cache`. With `force`, what is there and different is replaced.
+/// Where the metadata of `image`, `incoming`, goes in `cache`. With `force`, what is there and different is replaced.
 ///
 /// # Errors
 /// [`Error::DifferentFile`]: something else stands where only this image's metadata belongs, and `force` is not given.
 /// [`Error::Io`].
-pub(crate) fn destination(cache: &Path, image: &ImageRecord, trust: TagTrust, force: bool) -> Result<Destination> {
+pub(crate) fn destination(
+    cache: &Path,
+    image: &ImageRecord,
+    incoming: &Metadata,
+    trust: TagTrust,
+    force: bool,
+) -> Result<Destination> {
     let reference = ImageReference::of(&image.reference);
     let pinned = pinned_file(image)?;
     let path = reference_file(image)?;
     if path == pinned {
-        return Ok(Destination { put: put(cache, image, &pinned, force)?, path: pinned, tag: None });
+        return Ok(Destination { put: put(cache, image, incoming, &pinned, force)?, path: pinned, tag: None });
     }
-    let (standing, there) = Standing::under(cache, &path, image)?;
+    let (standing, there) = Standing::under(cache, &path, image, incoming)?;
     let report = |outcome| TagReport {
         reference: reference.canonical(),
         manifest_digest: image.manifest_digest,
@@ -116,12 +128,12 @@ pub(crate) fn destination(cache: &Path, image: &ImageRecord, trust: TagTrust, fo
         (Standing::Nothing, TagTrust::None) => TagOutcome::NotSet,
         (Standing::Other | Standing::Damaged, _) => TagOutcome::Kept,
     };
-    Ok(Destination { put: put(cache, image, &pinned, force)?, path: pinned, tag: Some(report(outcome)) })
+    Ok(Destination { put: put(cache, image, incoming, &pinned, force)?, path: pinned, tag: Some(report(outcome)) })
 }
 
 /// What is done under a key that can mean this image only.
-fn put(cache: &Path, image: &ImageRecord, pinned: &TarPath, force: bool) -> Result<Put> {
-    match Standing::under(cache, pinned, image)?.0 {
+fn put(cache: &Path, image: &ImageRecord, incoming: &Metadata, pinned: &TarPath, force: bool) -> Result<Put> {
+    match Standing::under(cache, pinned, image, incoming)?.0 {
         Standing::Image => Ok(Put::Kept),
         Standing::Nothing => Ok(Put::New),
         Standing::Damaged | Standing::Other if force => Ok(Put::Replaced),

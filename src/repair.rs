@@ -266,7 +266,7 @@ impl Repair<'_> {
         if metadata.manifest_digest != image.manifest_digest || !metadata.is_whole() {
             return Ok(Err("what the bundle holds is not the metadata of its snapshot's image".into()));
         }
-        let Destination { path, put, .. } = match destination(&cache, image, TagTrust::None, true) {
+        let Destination { path, put, .. } = match destination(&cache, image, &metadata, TagTrust::None, true) {
             Ok(destination) => destination,
             Err(error) => return Ok(Err(format!("{error}; move it away and repair again"))),
         };

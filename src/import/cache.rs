@@ -153,8 +153,8 @@ impl CacheImport<'_> {
     ) -> Result<()> {
         let mut taken: HashSet<TarPath> = HashSet::new();
         for (number, belonging) in images {
-            let (Some(image), Some((path, _))) = (brought[*number].image, &belonging.metadata) else { continue };
-            let Destination { path: to, put, tag } = destination(&self.cache, image, self.trust, self.force)?;
+            let (Some(image), Some((path, incoming))) = (brought[*number].image, &belonging.metadata) else { continue };
+            let Destination { path: to, put, tag } = destination(&self.cache, image, incoming, self.trust, self.force)?;
             if let Some(tag) = tag
                 && !staged.tags.iter().any(|known| known.reference == tag.reference)
             {

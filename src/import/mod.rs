@@ -42,7 +42,7 @@ use crate::{
     restore::{Below, Restorer},
     same::{self, Existing, IncomingDescriptor, Same},
     settle::{Restored, Settler},
-    snapshot::{MEMBER_FILE, is_there},
+    snapshot::{MEMBER_FILE, is_folder, is_there},
     storage::Source,
     store::{
         Store,
@@ -95,8 +95,7 @@ impl BundleLocation {
     pub fn open_any(&self, spool: &Path) -> Result<Opened> {
         let peeked = match self {
             Self::Stdin => Peeked::stdin()?,
-            // What cannot be read is refused there.
-            Self::Path(path) if path.is_dir() || !path.exists() => {
+            Self::Path(path) if is_folder(path)? || !is_there(path)? => {
                 return layout::open(path, spool).map(Opened::Bundle);
             }
             Self::Path(path) => Peeked::file(path)?,

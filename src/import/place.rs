@@ -57,6 +57,12 @@ impl Import<'_> {
             Some(group) => self.place_members(stage, incoming, group, &mut placing)?,
             None => self.change_installed(incoming, &mut placing)?,
         }
+        // Whoever placed a member need not have made its group durable.
+        let folders: BTreeSet<&Path> = incoming.iter().filter_map(|snapshot| snapshot.target.path.parent()).collect();
+        folders
+            .into_iter()
+            .filter(|folder| *folder != self.destination)
+            .try_for_each(|folder| sync_if_ours(folder, Path::new(GROUP_FILE)))?;
         Ok(placing)
     }
 

@@ -17,6 +17,7 @@ use crate::{
     store::{
         Store,
         group::{MemberFile, is_group_at},
+        place::check_way,
     },
 };
 
@@ -115,6 +116,10 @@ impl Import<'_> {
                 )));
             }
             all.push(target);
+        }
+        if all.iter().any(|target| target.path.parent() == Some(&folder)) {
+            // A link in the group's place is told as what it is.
+            check_way(&self.destination, &folder.join("member"))?;
         }
         let is_taken = is_there(&folder)? && !is_group_at(&folder)? || all.iter().any(|other| other.path == folder);
         if is_taken && all.iter().any(|target| target.path.parent() == Some(&folder)) {

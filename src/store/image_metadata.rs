@@ -76,6 +76,12 @@ impl Metadata {
         self.problems().is_empty()
     }
 
+    /// Whether one of the two is damaged, though each is whole in itself: both were read out of one config, and say
+    /// different things of it. (msb keeps manifests in encodings of its own, so these may differ.)
+    pub fn contradicts(&self, other: &Self) -> bool {
+        self.config_digest == other.config_digest && (self.layers != other.layers || self.config != other.config)
+    }
+
     /// The files of its layers.
     ///
     /// # Errors

@@ -33,7 +33,8 @@ struct Volatile {
 
 impl Volatile {
     fn happened(&mut self, call: &Call) {
-        if call.result < 0 || call.kind == Kind::Looks {
+        let holds_nothing = call.path.components().any(|part| is_lock_of_msb(part.as_os_str()));
+        if call.result < 0 || call.kind == Kind::Looks || holds_nothing {
             return;
         }
         let above = |path: &Path| path.parent().unwrap().to_path_buf();
@@ -491,11 +492,15 @@ fn without_flags_of_renames_imports_are_durable_and_replace_no_snapshot() {
         fixture.export_chain(Form::Tar, &bundle);
         let area = TempDir::new().unwrap();
         let store = area.path().join("store");
-        import_ok(&bundle, &store);
+        let mut place = import(&bundle, &store);
+        if generation == Generation::Final {
+            place.args(["--group", GROUP]);
+        }
+        assert!(place.status().unwrap().success());
         let whole = whole_tree(&store);
         fs::remove_dir_all(&store).unwrap();
         let mut volatile = Volatile::default();
-        let ended = watch_on(Renames::WithoutFlags, &mut import(&bundle, &store), area.path(), &mut volatile, None);
+        let ended = watch_on(Renames::WithoutFlags, &mut place, area.path(), &mut volatile, None);
         assert_eq!(ended, Ended::Code(0));
         volatile.assert_nothing_left(generation.as_str());
         assert_eq!(whole_tree(&store), whole);

@@ -214,6 +214,11 @@ pub fn group_for(generation: Generation) -> Option<String> {
     (generation == Generation::Final).then(|| GROUP.into())
 }
 
+/// Whether a name is that of a file that msb locks, or of their folder: they hold nothing, and stay for ever.
+pub fn is_lock_of_msb(name: &OsStr) -> bool {
+    matches!(name.to_str(), Some(".msb-leases" | ".groups.lock" | ".group.lock"))
+}
+
 /// The only group in the snapshots folder of a store.
 pub fn only_group(store: &Path) -> PathBuf {
     let is_group = |path: &PathBuf| path.join("group.json").is_file();
@@ -399,8 +404,7 @@ fn walk(root: &Path, whole: bool) -> BTreeMap<String, Identity> {
         for entry in entries {
             let entry = entry.unwrap();
             let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
-            // Files that msb locks hold nothing and stay for ever.
-            if matches!(name.as_str(), ".msb-leases" | ".groups.lock" | ".group.lock") {
+            if is_lock_of_msb(name.as_ref()) {
                 continue;
             }
             let bookkeeping = name.starts_with('.')

@@ -100,6 +100,7 @@ fn an_import_leaves_the_store_as_it_was() {
     assert!(!store.exists(), "{:?}", whole_tree(&store));
     succeeds(&run(["import", bundle.to_str().unwrap(), "--store", store.to_str().unwrap()]));
     let mut there = names(&snapshots);
+    there.retain(|name| !is_lock_of_msb(name.as_ref()));
     there.sort();
     assert_eq!(there, ["base", "head", "middle"]);
 }

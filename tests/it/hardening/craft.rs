@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use super::tar;
 use crate::{
-    fixture::{descriptor, import_options, random, write},
+    fixture::{descriptor, import_options, is_lock_of_msb, random, write},
     tally,
 };
 
@@ -237,6 +237,9 @@ impl Arena {
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).unwrap() {
                 let path = entry.unwrap().path();
+                if is_lock_of_msb(path.file_name().unwrap()) {
+                    continue;
+                }
                 let meta = fs::symlink_metadata(&path).unwrap();
                 let contents = if meta.is_dir() {
                     folders.push(path.clone());

@@ -110,7 +110,7 @@ fn what_we_write_is_what_others_see() {
         let store = fixture.path("target");
         import_ok(&bundle, &store);
         let placed = match generation {
-            snapcask::model::Generation::Final => store.join("snapshots/head").join(&fixture.head().identity),
+            snapcask::model::Generation::Final => only_group(&store).join(&fixture.head().identity),
             _ => store.join("snapshots/head"),
         };
         let placed = tree(&placed);

@@ -10,7 +10,9 @@ use snapcask::{
 };
 
 use super::craft::{Arena, Craft, DISK, NAME, SIZE, craft_refused, disk, snapshot_descriptor};
-use crate::fixture::{Fixture, GROUP, IMAGE_CONFIG, IMAGE_MANIFEST, IMAGE_REFERENCE, import_ok, import_options, write};
+use crate::fixture::{
+    Fixture, GROUP, IMAGE_CONFIG, IMAGE_MANIFEST, IMAGE_REFERENCE, files_in, import_ok, import_options, write,
+};
 
 /// A bundle whose table and layer hold these files too.
 fn with(paths: &[&str]) -> Craft {
@@ -396,8 +398,7 @@ fn cache_files_of_another_image() {
             let options = import_options(&arena.bundle("b.tar"), &arena.store);
             snapcask::import::import(&snapcask::import::ImportOptions { trust_image_tags, ..options }).unwrap();
             assert!(arena.store.join("cache").join(layer("1")).exists());
-            let placed: Vec<_> =
-                fs::read_dir(arena.store.join("cache/manifests")).unwrap().map(|e| e.unwrap().path()).collect();
+            let placed = files_in(&arena.store.join("cache/manifests"));
             assert_eq!(placed, [arena.store.join("cache").join(own(key))], "{name}");
         }
     }
@@ -438,7 +439,7 @@ fn metadata_that_a_repair_would_misplace() {
     let codes: Vec<_> = findings.iter().map(|finding| finding.code).collect();
     assert_eq!(codes, ["cache-missing", "repair-refused"], "{findings:?}");
     assert!(findings[1].message.contains("is not the metadata of its snapshot's image"), "{findings:?}");
-    assert_eq!(fs::read_dir(arena.store.join("cache/manifests")).unwrap().count(), 0);
+    assert_eq!(files_in(&arena.store.join("cache/manifests")).len(), 0);
 }
 
 /// The config says of the snapshot what its descriptor says; otherwise the cache of any image could be written to.
