@@ -6,9 +6,15 @@ use super::Look;
 use crate::{
     error::{IoContext, Result},
     model::{GroupName, MemberName},
-    snapshot::{GROUP_FILE, MEMBER_FILE, Snapshot, is_folder, is_there, seen},
-    store::group::{GROUP_LOCK, GroupFile, MemberFile, is_group_at},
+    snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, hides, is_folder, is_there, seen},
+    store::group::{GROUP_LOCK, GroupFile, MemberFile},
 };
+
+/// A folder with `group.json` and no descriptor of its own; what cannot be looked at is an error.
+fn is_group(folder: &Path) -> Result<bool> {
+    let there = |file: &str| is_there(&folder.join(file));
+    Ok(there(GROUP_FILE)? && !there(V066_FILE)? && !there(SNAPSHOT_FILE)?)
+}
 
 impl Look<'_> {
     pub(super) fn groups(&mut self) -> Result<()> {
@@ -20,7 +26,7 @@ impl Look<'_> {
         for entry in fs::read_dir(&snapshots).context("list", &snapshots)? {
             let entry = entry.context("list", &snapshots)?;
             let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            if !is_hidden && seen(is_folder(&entry.path()))? && seen(is_group_at(&entry.path()))? {
+            if !is_hidden && seen(is_folder(&entry.path()))? && seen(is_group(&entry.path()))? {
                 folders.push(entry.path());
             }
         }
@@ -62,10 +68,12 @@ impl Look<'_> {
         for id in members {
             let directory = folder.join(&id);
             // One that cannot be read has its own finding.
-            if let Ok(snapshot) = Snapshot::open(&directory)
-                && snapshot.descriptor.id.as_ref() != Some(&id)
-            {
-                self.report("group-invalid", &directory, "its name is not the snapshot_id of its descriptor");
+            match Snapshot::open(&directory) {
+                Ok(snapshot) if snapshot.descriptor.id.as_ref() != Some(&id) => {
+                    self.report("group-invalid", &directory, "its name is not the snapshot_id of its descriptor");
+                }
+                Err(error) if hides(&error) => self.report("file-unreadable", &directory, error),
+                _ => {}
             }
             let file = directory.join(MEMBER_FILE);
             match MemberFile::read(&directory) {
