@@ -17,6 +17,7 @@ use snapcask::{
     import::{BundleLocation, ImportOptions, import},
     progress::Silent,
     report::Outcome,
+    store::{head::HeadRule, index::Index},
 };
 use tempfile::TempDir;
 
@@ -33,6 +34,8 @@ fn options(bundle: PathBuf, store: PathBuf) -> ImportOptions {
         name: None,
         head_only: false,
         group: None,
+        head: HeadRule::Automatic,
+        index: Index::Off,
         force: false,
         orphan_children: false,
         trust_image_tags: false,

@@ -31,7 +31,7 @@ use crate::{
     model::{GroupName, MemberName, SnapshotIdentity},
     progress::Progress,
     report::HeadUpdate,
-    snapshot::{GROUP_FILE, MEMBER_FILE, Snapshot, is_folder, is_there},
+    snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, is_folder, is_there},
     temporary::{self, publish},
 };
 
@@ -320,7 +320,10 @@ pub fn is_group_at(folder: &Path) -> Result<bool> {
         }
         metadata => metadata.context("look at", folder)?.is_dir(),
     };
-    Ok(plain && is_there(&folder.join(GROUP_FILE))? && !Snapshot::is_at(folder))
+    if !plain || !is_there(&folder.join(GROUP_FILE))? {
+        return Ok(false);
+    }
+    Ok(!is_there(&folder.join(SNAPSHOT_FILE))? && !is_there(&folder.join(V066_FILE))?)
 }
 
 /// Held by whoever gives a new group its name.
