@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Import, Incoming, Published, cache::ImageFiles, finish_writeback, targets::Targets};
+use super::{Import, Incoming, Published, cache::ImageFiles, finish_writeback, local_name, targets::Targets};
 use crate::{
     bundle::Brought,
     error::{Error, IoContext, Result},
@@ -97,7 +97,9 @@ impl Import<'_> {
                     (snapshot.directory.clone(), Outcome::Placed, None)
                 }
             };
-            incoming.push(Incoming { brought, is_head, target, directory, outcome, existing, reader: None });
+            let installed_name = existing.is_some().then(|| local_name(&target.path)).transpose()?;
+            let reader = None;
+            incoming.push(Incoming { brought, is_head, target, directory, outcome, existing, installed_name, reader });
         }
         let images: Vec<ImageFiles> = staged
             .snapshots

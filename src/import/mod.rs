@@ -42,14 +42,14 @@ use crate::{
     restore::{Below, Restorer},
     same::{self, Existing, IncomingDescriptor, Same},
     settle::{Restored, Settler},
-    snapshot::{MEMBER_FILE, is_folder, is_there},
+    snapshot::{MEMBER_FILE, is_folder, is_there, seen},
     storage::Source,
     store::{
         Store,
         group::{MemberFile, write_staged_name},
         head::HeadRule,
         index::{Change, Index},
-        lease::Lease,
+        lease::{self, Lease},
         lock::{self, StoreLock},
         place::{Stage, check_way, make_folders, place_file, sync_names},
         record::{ImportRecord, RECORD_FILE},
@@ -221,6 +221,7 @@ pub fn import(options: &ImportOptions) -> Result<ImportReport> {
     let result = Import { options, store, destination }.run(started, &mut missing);
     missing.iter().for_each(|folder| temporary::forget(folder));
     if result.is_err() {
+        missing.iter().for_each(|folder| lease::remove_unused(folder));
         Stage::remove_empty(&missing);
     }
     result
@@ -243,6 +244,8 @@ struct Incoming<'a> {
     outcome: Outcome,
     /// What is installed already, where that is the outcome.
     existing: Option<Existing>,
+    /// Its name, where it is installed.
+    installed_name: Option<String>,
     /// Keeps msb from removing one that is installed while the next one is made from it.
     reader: Option<Lease>,
 }
@@ -342,19 +345,23 @@ impl Import<'_> {
         let mut cache_files = Vec::new();
         // Until msb knows of the snapshots, its `image prune` would take what only they need.
         let mut leases = Vec::new();
+        cache.iter().try_for_each(StagedCache::sync)?;
+        let placing = self.prepare_places(stage, &mut incoming, group.as_ref())?;
         if let Some(cache) = &cache {
-            cache.sync()?;
             leases = cache.lease(options.progress.as_ref())?;
             cache_files = cache.place(&self.store.cache())?;
         }
-        let placing = self.place_all(stage, &mut incoming, group)?;
+        let placing = self.place_all(stage, &mut incoming, group, placing)?;
         for child in incoming.iter().skip(1).filter(|s| s.outcome == Outcome::AlreadyThere) {
             self.has_parent_now(stage, child)?;
         }
         let placed = incoming.iter().map(|s| s.target.path.as_path()).chain(cache_files.iter().map(PathBuf::as_path));
         sync_names(placed, &self.store.root)?;
         incoming.reverse();
-        let snapshots = incoming.iter().enumerate().map(|(i, s)| s.report(incoming.get(i + 1))).collect();
+        let mut snapshots: Vec<_> = incoming.iter().enumerate().map(|(i, s)| s.report(incoming.get(i + 1))).collect();
+        if let (Some(head), Some(name)) = (snapshots.first_mut(), &options.name) {
+            head.name.clone_from(name);
+        }
         let index = self.tell_msb(&incoming, &placing);
         drop((leases, placing.leases));
         Ok(Published { cache_files, snapshots, head: placing.head, mended: placing.mended, index })
@@ -504,7 +511,11 @@ impl Import<'_> {
         let descriptor = || same::descriptor_in(bundled, restorer.source);
         if let Some((existing, reader)) = self.already_there(brought.config, &target.path, &descriptor)? {
             let (directory, outcome, existing) = (target.path.clone(), Outcome::AlreadyThere, Some(existing));
-            return Ok((Incoming { brought, is_head, target, directory, outcome, existing, reader }, None));
+            let installed_name = Some(local_name(&target.path)?);
+            return Ok((
+                Incoming { brought, is_head, target, directory, outcome, existing, installed_name, reader },
+                None,
+            ));
         }
         fs::create_dir(&directory).context("create", &directory)?;
         // The oldest of a chain may be a child of what neither travelled nor is here.
@@ -523,7 +534,8 @@ impl Import<'_> {
         let over_previous = below.is_some_and(|(_, below)| below.outcome == Outcome::Placed);
         let restored = Restored { bundled, directory: directory.clone(), inherited, over_previous };
         let outcome = Outcome::Placed;
-        let incoming = Incoming { brought, is_head, target, directory, outcome, existing: None, reader: None };
+        let (existing, installed_name, reader) = (None, None, None);
+        let incoming = Incoming { brought, is_head, target, directory, outcome, existing, installed_name, reader };
         Ok((incoming, Some(restored)))
     }
 
@@ -628,7 +640,12 @@ impl Incoming<'_> {
     fn report(&self, parent: Option<&Incoming>) -> SnapshotReport {
         let parent = parent.map(|p| p.brought.config.snapshot.digest);
         let mut report = SnapshotReport::of(self.brought.config, self.brought.manifest, parent);
-        report.name = name_at(&self.target).unwrap_or(report.name);
+        report.name = match (&self.target.place, &self.installed_name) {
+            (Place::Member { name: Some(name), .. }, _) => name.to_string(),
+            (Place::Member { id, name: None }, _) => id.clone(),
+            (Place::Installed, Some(name)) => name.clone(),
+            (Place::Folder | Place::Installed, _) => folder_name(&self.target.path),
+        };
         report.path = Some(self.target.path.clone());
         report.outcome = Some(self.outcome);
         report.more_files = self.existing.iter().flat_map(|e| &e.more).map(ToString::to_string).collect();
@@ -636,10 +653,14 @@ impl Incoming<'_> {
     }
 }
 
-/// What a snapshot is called where it is: a member's local name, else its folder's.
-fn name_at(target: &Target) -> Option<String> {
-    match MemberFile::read(&target.path) {
-        Ok(MemberFile::Named(name)) => Some(name.into()),
-        _ => target.path.file_name().map(|name| name.to_string_lossy().into_owned()),
+/// What an installed snapshot is called: a member's local name, else its folder's.
+fn local_name(directory: &Path) -> Result<String> {
+    match seen(MemberFile::read(directory).map(Some))? {
+        Some(MemberFile::Named(name)) => Ok(name.into()),
+        _ => Ok(folder_name(directory)),
     }
+}
+
+fn folder_name(directory: &Path) -> String {
+    directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Import, Incoming,
+    Import, Incoming, local_name,
     targets::{GroupOrigin, Installed, Place, Target, TargetGroup},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         group::{CreationLock, LockedGroup, Member, is_group_at, write_new},
         head::{HeadRule, check_ancestry, decide},
         lease::{DeletionLease, Lease},
-        place::{Placed, Stage, make_folders, place_directory, sync_folder, sync_if_ours},
+        place::{Placed, Stage, place_directory, sync_folder, sync_if_ours},
     },
 };
 
@@ -33,23 +33,46 @@ pub(super) struct Placing {
     pub mended: Vec<String>,
     /// Keep msb from removing what was placed.
     pub leases: Vec<Lease>,
+    /// The head of the new group that is in the stage.
+    staged: Option<HeadUpdate>,
 }
 
 impl Import<'_> {
+    /// Makes the locks and the new group that placing needs, because a full disk must say so before anything is visible.
+    pub(super) fn prepare_places(
+        &self,
+        stage: &Stage,
+        incoming: &mut [Incoming],
+        group: Option<&TargetGroup>,
+    ) -> Result<Placing> {
+        let mut placing = Placing::default();
+        let progress = self.options.progress.as_ref();
+        if let Some(group) = group {
+            let folder = self.destination.join(group.name.as_str());
+            if group.origin == GroupOrigin::Fresh || !is_group_at(&folder)? {
+                placing.staged = Some(self.stage_group(stage, incoming, &group.name)?);
+            }
+            drop(CreationLock::take(&self.destination, progress)?);
+        }
+        for snapshot in incoming.iter().filter(|s| s.outcome == Outcome::Placed && s.target.place == Place::Folder) {
+            if !is_there(&snapshot.target.path)? {
+                placing.leases.push(Lease::shared(&snapshot.target.path, progress)?);
+            }
+        }
+        Ok(placing)
+    }
+
     /// Gives every staged snapshot its place, oldest first, because a child is never visible without its parent.
     pub(super) fn place_all(
         &self,
         stage: &Stage,
         incoming: &mut [Incoming],
         group: Option<TargetGroup>,
+        mut placing: Placing,
     ) -> Result<Placing> {
-        let mut placing = Placing::default();
         for snapshot in incoming.iter_mut().filter(|s| s.outcome == Outcome::Placed) {
             if matches!(snapshot.target.place, Place::Member { .. }) {
                 continue;
-            }
-            if !is_there(&snapshot.target.path)? {
-                placing.leases.push(Lease::shared(&snapshot.target.path, self.options.progress.as_ref())?);
             }
             snapshot.outcome = self.place(snapshot)?;
         }
@@ -100,9 +123,11 @@ impl Import<'_> {
                     Joined::GroupIsGone => continue,
                 }
             }
-            let head = self.stage_group(stage, incoming, &group.name)?;
+            let head = match placing.staged.take() {
+                Some(head) => head,
+                None => self.stage_group(stage, incoming, &group.name)?,
+            };
             let staged = stage.path().join(STAGED_GROUP);
-            make_folders(&self.destination)?;
             let _lock = CreationLock::take(&self.destination, self.options.progress.as_ref())?;
             if group.origin == GroupOrigin::Fresh && self.find_installed(incoming)? {
                 if !incoming.iter().any(|snapshot| snapshot.outcome == Outcome::Placed) {
@@ -145,6 +170,7 @@ impl Import<'_> {
             self.compare_existing(snapshot.brought.config, &path, &descriptor)?;
             let staged = std::mem::replace(&mut snapshot.directory, path.clone());
             fs::remove_dir_all(&staged).context("remove", &staged)?;
+            snapshot.installed_name = Some(local_name(&path)?);
             snapshot.target = Target { path, place: Place::Installed };
             snapshot.outcome = Outcome::AlreadyThere;
             any = true;

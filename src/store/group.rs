@@ -24,7 +24,7 @@ use std::{
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::lease::{lock_exclusive, open_lock_file};
+use super::lease::{GROUPS_LOCK, lock_exclusive, open_lock_file};
 use crate::{
     beneath::Folder,
     error::{Error, IoContext, Result},
@@ -37,8 +37,6 @@ use crate::{
 
 /// Held by whoever changes a group.
 pub const GROUP_LOCK: &str = ".group.lock";
-/// Held by whoever makes a group.
-pub const GROUPS_LOCK: &str = ".groups.lock";
 /// Keeps a name of an earlier snapcask that msb would refuse.
 const OLD_NAME_FILE: &str = ".group-member.json.old";
 const GROUP_SCHEMA: &str = "microsandbox.snapshot-group/1";

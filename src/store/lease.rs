@@ -28,6 +28,8 @@ use crate::{
     temporary::{has_no_locks, publish},
 };
 
+/// Held by whoever makes a group.
+pub const GROUPS_LOCK: &str = ".groups.lock";
 /// The folder of lock files, in the folder of what they protect.
 pub const LEASES: &str = ".msb-leases";
 
@@ -100,6 +102,35 @@ impl DeletionLease {
         };
         Ok(Some(Self { _entry: entry, _descriptor: descriptor }))
     }
+}
+
+/// Removes the locks from a folder that a failed run has made, if it holds nothing else and nobody has one of them.
+pub fn remove_unused(folder: &Path) {
+    let Ok(entries) = names_in(folder) else { return };
+    let mut held = Vec::new();
+    for path in &entries {
+        let files = match path.file_name().and_then(|name| name.to_str()) {
+            Some(LEASES) => names_in(path).unwrap_or_default(),
+            Some(GROUPS_LOCK) => vec![path.clone()],
+            _ => return,
+        };
+        for file in files {
+            match open_lock_file(file) {
+                Ok((lock, path)) if try_lock(&lock, &path, Mode::Exclusive).is_ok_and(|ours| ours) => {
+                    held.push((lock, path))
+                }
+                _ => return,
+            }
+        }
+    }
+    for (_lock, path) in &held {
+        let _ = fs::remove_file(path);
+    }
+    let _ = fs::remove_dir(folder.join(LEASES));
+}
+
+fn names_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// A lock file that msb names, opened and made where it is missing; and its path.
@@ -209,6 +240,22 @@ mod tests {
         let name = "4b5e57f6eb2f42b9039b3d1e13929295f231749c510cbe341cd68036d9af97e2.lock";
         let names: Vec<_> = fs::read_dir(temp.path().join(LEASES)).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, [name]);
+    }
+
+    #[test]
+    fn unused_locks_go_and_locks_that_are_held_stay() {
+        let temp = tempfile::tempdir().unwrap();
+        let lease = Lease::shared(&temp.path().join("x"), &Silent).unwrap();
+        fs::write(temp.path().join(GROUPS_LOCK), "").unwrap();
+        remove_unused(temp.path());
+        assert_eq!(names_in(temp.path()).unwrap().len(), 2);
+        drop(lease);
+        fs::write(temp.path().join("other"), "").unwrap();
+        remove_unused(temp.path());
+        assert_eq!(names_in(temp.path()).unwrap().len(), 3);
+        fs::remove_file(temp.path().join("other")).unwrap();
+        remove_unused(temp.path());
+        assert_eq!(names_in(temp.path()).unwrap().len(), 0);
     }
 
     #[test]

@@ -6,9 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::fixture::{Identity, import_ok, whole_tree};
+use crate::fixture::{Identity, import_ok, is_lock_of_msb, whole_tree};
 
 type Tree = BTreeMap<String, Identity>;
+
+/// Stands for the name of a new group.
+const FRESH: &str = "msb-NEW";
 
 /// What a finished import looks like.
 pub struct StoreOracle {
@@ -22,10 +25,10 @@ impl StoreOracle {
     /// By an import of `bundle` into `store` (the VMDK names that path), which is removed again.
     pub fn new(bundle: &Path, store: &Path) -> Self {
         let report = import_ok(bundle, store);
-        let relative = |p: &PathBuf| p.strip_prefix(store).unwrap().to_str().unwrap().to_owned();
+        let relative = |p: &PathBuf| renamed(p.strip_prefix(store).unwrap().to_str().unwrap());
         let mut snapshots: Vec<String> = report.snapshots.iter().map(|s| relative(s.path.as_ref().unwrap())).collect();
         snapshots.reverse();
-        let whole = whole_tree(store);
+        let whole = named_tree(store);
         fs::remove_dir_all(store).unwrap();
         Self { store: store.into(), whole, snapshots }
     }
@@ -78,7 +81,7 @@ impl StoreOracle {
 
     /// Everything is there, and nothing else: no leftovers.
     pub fn check_complete(&self) -> Result<(), String> {
-        same_trees(&self.whole, &whole_tree(&self.store))
+        same_trees(&self.whole, &named_tree(&self.store))
     }
 
     pub fn clear(&self) {
@@ -92,9 +95,26 @@ fn is_cache_file(path: &str) -> bool {
     path.starts_with("cache/") && !path.ends_with('/')
 }
 
+/// The path with one name for every new group, because an import gives each another one.
+fn renamed(path: &str) -> String {
+    let is_fresh = |part: &str| {
+        part.strip_prefix("msb-")
+            .is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    path.split('/').map(|part| if is_fresh(part) { FRESH } else { part }).collect::<Vec<_>>().join("/")
+}
+
+/// The tree of a store, with the name of its new group replaced. Of several new groups each keeps its name: there must not
+/// be several.
+fn named_tree(store: &Path) -> Tree {
+    let tree = whole_tree(store);
+    let groups = tree.keys().filter(|path| renamed(path).ends_with(&format!("{FRESH}/"))).count();
+    if groups > 1 { tree } else { tree.into_iter().map(|(path, identity)| (renamed(&path), identity)).collect() }
+}
+
 /// The tree without what is under a temporary name.
 fn visible(store: &Path) -> Tree {
-    let mut tree = whole_tree(store);
+    let mut tree = named_tree(store);
     tree.retain(|path, _| !path.split('/').any(|part| part.starts_with(".snapcask-")));
     tree
 }
@@ -106,6 +126,7 @@ fn is_published(folder: &Path) -> bool {
         let (name, kind) = (entry.file_name(), entry.file_type());
         match kind {
             _ if name.as_encoded_bytes().starts_with(b".snapcask-") || name == "group.json" => false,
+            _ if is_lock_of_msb(&name) => false,
             Ok(kind) if kind.is_dir() => is_published(&entry.path()),
             Ok(_) => true,
             Err(_) => false,
