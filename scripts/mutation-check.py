@@ -52,7 +52,7 @@ MUTANTS = {
     "a cache file in use stays": ("src/remove/prune.rs", "                    files.clear();\n", "", "remove_groups"),
     "an open database is read with its WAL": ("src/store/sandboxes.rs", "if is_open { \"mode=ro\" }", "if false { \"mode=ro\" }", "--lib sandboxes"),
     "a database is left without a WAL": ("src/store/sandboxes.rs", "\"mode=ro&immutable=1\"", "\"mode=ro\"", "--lib sandboxes"),
-    "image leases until msb knows": ("src/import/mod.rs", "leases = cache.lease(options.progress.as_ref())?;", "leases.truncate(0);", "index"),
+    "image leases until msb knows": ("src/import/mod.rs", "let leases = cache.as_ref().map(|cache| cache.lease(options.progress.as_ref())).transpose()?;", "let leases = ();", "index"),
     "an export leases what it reads": ("src/export.rs", "        self.readers.extend(reader);\n", "        drop(reader);\n", "remove_groups"),
     "a head that is gone is found": ("src/check/groups.rs", "Ok(GroupFile::Head(head)) if is_there(&folder.join(&head))? => {}", "Ok(GroupFile::Head(_)) if true => {}", "check_groups"),
     "a name that two have is found": ("src/check/groups.rs", "if let Some(other) = names.get(&name) {", "if let (false, Some(other)) = (true, names.get(&name)) {", "check_groups"),
@@ -306,7 +306,8 @@ MUTANTS = {
     "metadata that contradicts what comes": ("src/image_tags.rs", "&& !metadata.contradicts(incoming) =>", "=>", "hardening::poisoned"),
     "what another tool placed in a group": ("src/import/place.rs", ".try_for_each(|folder| sync_if_ours(folder, Path::new(GROUP_FILE)))?;", ".try_for_each(|_| Ok::<(), Error>(()))?;", "durability"),
     "no circle of parents in a group": ("src/store/head.rs", "            if !chain.insert(at) || chain.len() > MAX_DEPTH {\n                return Err(circle(id));\n            }", "            if !chain.insert(at) {\n                break;\n            }", "--lib head"),
-    "what msb uses is not replaced": ("src/import/place.rs", "Some(DeletionLease::try_claim(path)?.ok_or_else(|| Error::InUse { path: path.clone() })?)", "DeletionLease::try_claim(path)?", "groups"),
+    "what msb uses is not replaced": ("src/import/place.rs", "                placing.claims.insert(path.clone(), claim(path)?);\n            }\n        }\n        if group", "            }\n        }\n        if group", "groups"),
+    "groups are checked before images are placed": ("src/import/mod.rs", "        let placing = self.prepare_places(stage, &mut incoming, group.as_ref())?;\n        let placed_cache = cache.as_ref().map(|cache| cache.place(&self.store.cache())).transpose()?;\n", "        let placed_cache = cache.as_ref().map(|cache| cache.place(&self.store.cache())).transpose()?;\n        let placing = self.prepare_places(stage, &mut incoming, group.as_ref())?;\n", "groups"),
     "a lease is waited for": ("src/import/place.rs", "        for snapshot in incoming.iter().filter(|s| member_of(s).is_some()) {\n", "        for snapshot in incoming.iter().filter(|_| false) {\n", "groups"),
     "fsync of what was found": ("src/import/mod.rs", "        sync_names(placed, &self.store.root)?;\n", "        let _ = placed;\n", "durability"),
     # verifications: archives of msb

@@ -210,7 +210,9 @@ pub struct ImportOptions {
 /// Runs an import. Blocking; the CLI runs it on a blocking thread.
 ///
 /// # Errors
-/// Whatever it is, the store is as before.
+/// What is wrong with the bundle, the group or the names, and a full disk, is found before anything is placed: the store is
+/// as before, up to lock files and mended files of a group. After an error while placing, what is placed is whole and
+/// verified, and a second run completes it.
 pub fn import(options: &ImportOptions) -> Result<ImportReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
@@ -342,15 +344,12 @@ impl Import<'_> {
                 }
             }
         }
-        let mut cache_files = Vec::new();
-        // Until msb knows of the snapshots, its `image prune` would take what only they need.
-        let mut leases = Vec::new();
         cache.iter().try_for_each(StagedCache::sync)?;
+        // Until msb knows of the snapshots, its `image prune` would take what only they need.
+        let leases = cache.as_ref().map(|cache| cache.lease(options.progress.as_ref())).transpose()?;
         let placing = self.prepare_places(stage, &mut incoming, group.as_ref())?;
-        if let Some(cache) = &cache {
-            leases = cache.lease(options.progress.as_ref())?;
-            cache_files = cache.place(&self.store.cache())?;
-        }
+        let placed_cache = cache.as_ref().map(|cache| cache.place(&self.store.cache())).transpose()?;
+        let cache_files = placed_cache.unwrap_or_default();
         let placing = self.place_all(stage, &mut incoming, group, placing)?;
         for child in incoming.iter().skip(1).filter(|s| s.outcome == Outcome::AlreadyThere) {
             self.has_parent_now(stage, child)?;

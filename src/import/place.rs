@@ -2,7 +2,7 @@
 //! members of a group that exists in the order of msb: leases, the group's lock, checks, renames, names, head.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -33,12 +33,27 @@ pub(super) struct Placing {
     pub mended: Vec<String>,
     /// Keep msb from removing what was placed.
     pub leases: Vec<Lease>,
+    /// Keep msb away from what is exchanged, by its path.
+    claims: BTreeMap<PathBuf, DeletionLease>,
     /// The head of the new group that is in the stage.
     staged: Option<HeadUpdate>,
+    /// What is done to a group that exists.
+    change: Option<GroupChange>,
+}
+
+/// A change of a group that exists and is locked.
+#[derive(Debug)]
+struct GroupChange {
+    group: LockedGroup,
+    /// `None` where the head is not asked about.
+    head: Option<HeadUpdate>,
+    /// A name for an installed member.
+    name: Option<(String, MemberName)>,
 }
 
 impl Import<'_> {
-    /// Makes the locks and the new group that placing needs, because a full disk must say so before anything is visible.
+    /// Makes the locks and the new group that placing needs, and checks the group that exists, because a full disk or an
+    /// invalid group must say so before anything is visible.
     pub(super) fn prepare_places(
         &self,
         stage: &Stage,
@@ -47,18 +62,18 @@ impl Import<'_> {
     ) -> Result<Placing> {
         let mut placing = Placing::default();
         let progress = self.options.progress.as_ref();
-        if let Some(group) = group {
-            let folder = self.destination.join(group.name.as_str());
-            if group.origin == GroupOrigin::Fresh || !is_group_at(&folder)? {
-                placing.staged = Some(self.stage_group(stage, incoming, &group.name)?);
+        for snapshot in incoming.iter().filter(|s| s.outcome == Outcome::Placed && member_of(s).is_none()) {
+            let path = &snapshot.target.path;
+            if !is_there(path)? {
+                placing.leases.push(Lease::shared(path, progress)?);
+            } else if self.options.force {
+                placing.claims.insert(path.clone(), claim(path)?);
             }
+        }
+        if group.is_some() {
             drop(CreationLock::take(&self.destination, progress)?);
         }
-        for snapshot in incoming.iter().filter(|s| s.outcome == Outcome::Placed && s.target.place == Place::Folder) {
-            if !is_there(&snapshot.target.path)? {
-                placing.leases.push(Lease::shared(&snapshot.target.path, progress)?);
-            }
-        }
+        self.plan_groups(stage, incoming, group, &mut placing)?;
         Ok(placing)
     }
 
@@ -74,11 +89,11 @@ impl Import<'_> {
             if matches!(snapshot.target.place, Place::Member { .. }) {
                 continue;
             }
-            snapshot.outcome = self.place(snapshot)?;
+            snapshot.outcome = self.place(snapshot, &mut placing)?;
         }
-        match group {
-            Some(group) => self.place_members(stage, incoming, group, &mut placing)?,
-            None => self.change_installed(incoming, &mut placing)?,
+        self.place_staged_group(stage, incoming, group, &mut placing)?;
+        if let Some(change) = placing.change.take() {
+            self.change_group(incoming, change, &mut placing)?;
         }
         // Whoever placed a member need not have made its group durable.
         let folders: BTreeSet<&Path> = incoming.iter().filter_map(|snapshot| snapshot.target.path.parent()).collect();
@@ -90,12 +105,11 @@ impl Import<'_> {
     }
 
     /// Renames one snapshot into place; with `force` it is exchanged for what is installed, unless msb uses that.
-    fn place(&self, snapshot: &Incoming) -> Result<Outcome> {
+    fn place(&self, snapshot: &Incoming, placing: &mut Placing) -> Result<Outcome> {
         let path = &snapshot.target.path;
-        let _claim = match self.options.force && is_there(path)? {
-            true => Some(DeletionLease::try_claim(path)?.ok_or_else(|| Error::InUse { path: path.clone() })?),
-            false => None,
-        };
+        if self.options.force && is_there(path)? && !placing.claims.contains_key(path) {
+            placing.claims.insert(path.clone(), claim(path)?);
+        }
         match place_directory(&self.destination, &snapshot.directory, path, self.options.force) {
             Ok(Placed::Placed) => Ok(Outcome::Placed),
             // Another import was faster: identical is as good as placed by us.
@@ -108,55 +122,66 @@ impl Import<'_> {
         }
     }
 
-    fn place_members(
+    /// Decides what becomes of groups. Locks one that exists, and stages a new one.
+    fn plan_groups(
         &self,
         stage: &Stage,
         incoming: &mut [Incoming],
-        mut group: TargetGroup,
+        group: Option<&TargetGroup>,
         placing: &mut Placing,
     ) -> Result<()> {
-        loop {
-            let folder = self.destination.join(group.name.as_str());
-            if group.origin == GroupOrigin::Asked && is_group_at(&folder)? {
-                match self.join(incoming, &group.name, placing)? {
-                    Joined::Done => return Ok(()),
-                    Joined::GroupIsGone => continue,
-                }
-            }
-            let head = match placing.staged.take() {
-                Some(head) => head,
-                None => self.stage_group(stage, incoming, &group.name)?,
-            };
-            let staged = stage.path().join(STAGED_GROUP);
-            let _lock = CreationLock::take(&self.destination, self.options.progress.as_ref())?;
-            if group.origin == GroupOrigin::Fresh && self.find_installed(incoming)? {
+        placing.change = match group {
+            Some(group) if group.origin == GroupOrigin::Asked => self.plan_join(incoming, &group.name, placing)?,
+            _ => self.plan_installed(incoming, placing)?,
+        };
+        let is_joined = |group: &TargetGroup| placing.change.as_ref().is_some_and(|c| *c.group.name() == group.name);
+        placing.staged = match group.filter(|group| !is_joined(group)) {
+            Some(group) => Some(self.stage_group(stage, incoming, &group.name)?),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Places the group that is staged. Somebody else may have made one of its name since, or installed its members.
+    fn place_staged_group(
+        &self,
+        stage: &Stage,
+        incoming: &mut [Incoming],
+        mut group: Option<TargetGroup>,
+        placing: &mut Placing,
+    ) -> Result<()> {
+        while let (Some(head), Some(target)) = (placing.staged.take(), &mut group) {
+            let folder = self.destination.join(target.name.as_str());
+            let lock = CreationLock::take(&self.destination, self.options.progress.as_ref())?;
+            let is_fresh = target.origin == GroupOrigin::Fresh;
+            if is_fresh && self.find_installed(incoming)? {
                 if !incoming.iter().any(|snapshot| snapshot.outcome == Outcome::Placed) {
                     return Ok(());
                 }
-                continue;
-            }
-            match place_directory(&self.destination, &staged, &folder, false) {
-                Ok(_) => {
-                    placing.head = Some(head);
-                    return Ok(());
-                }
-                // Somebody else made a group of this name meanwhile.
-                Err(Error::AlreadyExists { .. }) => match group.origin {
-                    GroupOrigin::Asked if is_group_at(&folder)? => {}
-                    GroupOrigin::Asked => return Err(Error::AlreadyExists { path: folder }),
-                    GroupOrigin::Fresh => {
-                        group = TargetGroup::fresh(&self.destination)?;
-                        let folder = self.destination.join(group.name.as_str());
+            } else {
+                match place_directory(&self.destination, &stage.path().join(STAGED_GROUP), &folder, false) {
+                    Ok(_) => placing.head = Some(head),
+                    Err(Error::AlreadyExists { .. }) if is_fresh => {
+                        *target = TargetGroup::fresh(&self.destination)?;
+                        let folder = self.destination.join(target.name.as_str());
                         for snapshot in incoming.iter_mut() {
                             if let Place::Member { id, .. } = &snapshot.target.place {
                                 snapshot.target.path = folder.join(id);
                             }
                         }
                     }
-                },
-                Err(error) => return Err(error),
+                    Err(Error::AlreadyExists { .. }) if is_group_at(&folder)? => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if placing.head.is_none() {
+                // The next plan may wait for the lock of a group, which nobody does who holds this one.
+                drop(lock);
+                placing.change = None;
+                self.plan_groups(stage, incoming, group.as_ref(), placing)?;
             }
         }
+        Ok(())
     }
 
     /// Finds new members that another import has placed meanwhile: they stay where that put them. Tells whether there are any.
@@ -205,17 +230,22 @@ impl Import<'_> {
         Ok(head)
     }
 
-    /// Places new members in a group that exists.
-    fn join(&self, incoming: &mut [Incoming], name: &GroupName, placing: &mut Placing) -> Result<Joined> {
+    /// Locks the group that exists, and checks that the new members may go there.
+    fn plan_join(
+        &self,
+        incoming: &mut [Incoming],
+        name: &GroupName,
+        placing: &mut Placing,
+    ) -> Result<Option<GroupChange>> {
         let progress = self.options.progress.as_ref();
+        if !is_group_at(&self.destination.join(name.as_str()))? {
+            return Ok(None);
+        }
         // msb takes the leases first; the other order could wait for a removal that waits for the group's lock.
         for snapshot in incoming.iter().filter(|s| member_of(s).is_some()) {
             placing.leases.push(Lease::shared(&snapshot.target.path, progress)?);
         }
-        let Some(mut group) = LockedGroup::lock(&self.destination, name, progress)? else {
-            placing.leases.clear();
-            return Ok(Joined::GroupIsGone);
-        };
+        let Some(group) = LockedGroup::lock(&self.destination, name, progress)? else { return Ok(None) };
         placing.mended.extend_from_slice(group.mended());
         group.check_head()?;
         let mut members = group.members().clone();
@@ -238,18 +268,30 @@ impl Import<'_> {
         }
         check_ancestry(&members)?;
         let candidates = candidates(incoming, group.folder());
-        let update = decide(name, group.head(), &candidates, &members, self.options.head)?;
+        let head = Some(decide(name, group.head(), &candidates, &members, self.options.head)?);
+        let name = self.name_for_head(incoming, &group)?;
+        Ok(Some(GroupChange { group, head, name }))
+    }
+
+    /// Places new members in a group that exists, then changes names and the head.
+    fn change_group(&self, incoming: &mut [Incoming], change: GroupChange, placing: &mut Placing) -> Result<()> {
+        let GroupChange { mut group, head, name } = change;
         for snapshot in incoming.iter_mut().filter(|s| s.outcome == Outcome::Placed) {
-            if matches!(snapshot.target.place, Place::Member { .. }) {
-                snapshot.outcome = self.place(snapshot)?;
+            let is_new = matches!(snapshot.target.place, Place::Member { .. });
+            if is_new && snapshot.target.path.parent() == Some(group.folder()) {
+                snapshot.outcome = self.place(snapshot, placing)?;
             }
         }
-        self.name_head(incoming, &mut group)?;
+        if let Some((id, name)) = name {
+            group.name_member(&id, name)?;
+        }
         sync_folder(group.folder())?;
         sync_if_ours(group.folder(), Path::new(GROUP_FILE))?;
-        group.apply(&update)?;
-        placing.head = Some(update);
-        Ok(Joined::Done)
+        if let Some(head) = head {
+            group.apply(&head)?;
+            placing.head = Some(head);
+        }
+        Ok(())
     }
 
     /// Takes the name of a new member away, because another one got it meanwhile; the head's was chosen and is an error.
@@ -264,60 +306,58 @@ impl Import<'_> {
         sync_folder(&snapshot.directory)
     }
 
-    /// `--name` and `--set-head` for a snapshot that is installed, where nothing becomes a member of a group.
-    fn change_installed(&self, incoming: &mut [Incoming], placing: &mut Placing) -> Result<()> {
+    /// `--name` and `--set-head` for a snapshot that is installed, and that no new member joins.
+    fn plan_installed(&self, incoming: &[Incoming], placing: &mut Placing) -> Result<Option<GroupChange>> {
         if self.options.name.is_none() && self.options.head == HeadRule::Automatic {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(head) = incoming.last().filter(|head| head.target.place == Place::Installed) else { return Ok(()) };
-        let Some(id) = head.brought.config.snapshot.id.clone() else { return Ok(()) };
-        let Some(name) = group_of(&head.target.path, &self.destination) else { return Ok(()) };
-        let Some(mut group) = LockedGroup::lock(&self.destination, &name, self.options.progress.as_ref())? else {
-            return Ok(());
+        let Some(head) = incoming.last().filter(|head| head.target.place == Place::Installed) else { return Ok(None) };
+        let Some(id) = head.brought.config.snapshot.id.clone() else { return Ok(None) };
+        let Some(name) = group_of(&head.target.path, &self.destination) else { return Ok(None) };
+        let Some(group) = LockedGroup::lock(&self.destination, &name, self.options.progress.as_ref())? else {
+            return Ok(None);
         };
         placing.mended.extend_from_slice(group.mended());
-        self.name_head(incoming, &mut group)?;
-        if self.options.head == HeadRule::Select {
-            let members = group.members().clone();
-            let update = decide(&name, group.head(), &BTreeSet::from([id]), &members, self.options.head)?;
-            group.apply(&update)?;
-            placing.head = Some(update);
-        }
-        Ok(())
+        let head = match self.options.head {
+            HeadRule::Automatic => None,
+            rule => Some(decide(&name, group.head(), &BTreeSet::from([id]), group.members(), rule)?),
+        };
+        let name = self.name_for_head(incoming, &group)?;
+        Ok(Some(GroupChange { group, head, name }))
     }
 
-    /// Gives an installed head the name that `--name` asks for.
-    fn name_head(&self, incoming: &[Incoming], group: &mut LockedGroup) -> Result<()> {
-        let Some(asked) = &self.options.name else { return Ok(()) };
+    /// The name that `--name` asks for, where it has to be given to an installed head.
+    fn name_for_head(&self, incoming: &[Incoming], group: &LockedGroup) -> Result<Option<(String, MemberName)>> {
+        let Some(asked) = &self.options.name else { return Ok(None) };
         let Some(head) = incoming.last().filter(|head| head.target.path.parent() == Some(group.folder())) else {
-            return Ok(());
+            return Ok(None);
         };
         let name: MemberName = asked.parse()?;
-        let Some(member) = head.brought.config.snapshot.id.as_ref().and_then(|id| group.members().get(id)).cloned()
-        else {
-            return Ok(());
+        let Some(member) = head.brought.config.snapshot.id.as_ref().and_then(|id| group.members().get(id)) else {
+            return Ok(None);
         };
-        if let Some(existing) = member.name {
-            if existing == name {
-                return Ok(());
+        let (id, group_name) = (member.id.clone(), group.name().to_string());
+        if let Some(existing) = &member.name {
+            if *existing == name {
+                return Ok(None);
             }
-            let (group, existing, name) = (group.name().to_string(), existing.to_string(), name.to_string());
-            return Err(Error::AlreadyNamed { group, id: member.id, existing, name });
+            let (existing, name) = (existing.to_string(), name.to_string());
+            return Err(Error::AlreadyNamed { group: group_name, id, existing, name });
         }
         if let Some(holder) = group.members().values().find(|other| other.name.as_ref() == Some(&name)) {
-            let (holder, group) = (holder.id.clone(), group.name().to_string());
-            return Err(Error::NameTaken { group, name: name.to_string(), holder });
+            let holder = holder.id.clone();
+            return Err(Error::NameTaken { group: group_name, name: name.to_string(), holder });
         }
-        group.name_member(&member.id, name)
+        Ok(Some((id, name)))
     }
 }
 
 /// The new group's name in the stage.
 const STAGED_GROUP: &str = "group";
 
-enum Joined {
-    Done,
-    GroupIsGone,
+/// Claims what is installed at `path`, which is exchanged.
+fn claim(path: &Path) -> Result<DeletionLease> {
+    DeletionLease::try_claim(path)?.ok_or_else(|| Error::InUse { path: path.into() })
 }
 
 /// The member that a staged snapshot becomes.

@@ -53,6 +53,13 @@ impl Chain {
     fn store(&self, name: &str) -> std::path::PathBuf {
         self.fixture.path(name)
     }
+
+    /// A bundle of the head without its parents.
+    fn head_alone(&self) -> std::path::PathBuf {
+        let bundle = self.fixture.path("head-alone.tar");
+        export(&self.fixture.export_options(Form::Tar, &bundle)).unwrap();
+        bundle
+    }
 }
 
 #[test]
@@ -295,6 +302,50 @@ fn group_files_that_nobody_knows_are_an_error_and_stay() {
     assert!(matches!(error, Error::InvalidGroup { .. } | Error::NameTaken { .. }), "{error}");
 }
 
+/// What is wrong with a group or a name is found before the image is in the cache and before a parent is placed.
+#[test]
+fn import_into_group_that_fails_places_nothing() {
+    let chain = Chain::new();
+    let bundle = chain.fixture.path("whole.tar");
+    chain.fixture.export_chain(Form::Tar, &bundle);
+    let store = chain.store("target");
+    let web = store.join("snapshots/web");
+    import(&into_group(&chain.bundles[0], &store, "web")).unwrap();
+    let good = fs::read_to_string(web.join("group.json")).unwrap();
+    let fails = |options: &ImportOptions, what: &str| {
+        let before = whole_tree(&store);
+        let error = import(options).unwrap_err();
+        assert_eq!(whole_tree(&store), before, "{what}");
+        assert_eq!(fs::read_dir(store.join("cache")).map_or(0, |entries| entries.count()), 0, "{what}");
+        error
+    };
+    fs::write(web.join("group.json"), "{}").unwrap();
+    let error = fails(&into_group(&bundle, &store, "web"), "an invalid group");
+    assert!(matches!(error, Error::InvalidGroup { .. }), "{error}");
+    fs::write(web.join("group.json"), good.replace(&chain.id(0), &format!("snap_{:032x}", 7))).unwrap();
+    let error = fails(&into_group(&bundle, &store, "web"), "a dangling head");
+    assert!(matches!(error, Error::InvalidGroup { .. }), "{error}");
+    fs::write(web.join("group.json"), &good).unwrap();
+
+    // The head is installed without its parents, under a name.
+    import(&ImportOptions { head_only: true, ..into_group(&chain.head_alone(), &store, "heads") }).unwrap();
+    let named = ImportOptions { name: Some("other".into()), ..import_options(&bundle, &store) };
+    let error = fails(&named, "a head that has a name");
+    assert!(matches!(error, Error::AlreadyNamed { .. }), "{error}");
+    let error = fails(&ImportOptions { group: Some("heads".into()), ..named.clone() }, "the same in its group");
+    assert!(matches!(error, Error::AlreadyNamed { .. }), "{error}");
+
+    // Without a name it gets the one that is asked for, though its parents go to a group of their own.
+    let head = store.join("snapshots/heads").join(chain.id(2));
+    fs::remove_file(head.join("group-member.json")).unwrap();
+    let report = import(&named).unwrap();
+    assert_eq!(
+        (report.snapshots[0].outcome, report.snapshots[1].outcome),
+        (Some(Outcome::AlreadyThere), Some(Outcome::Placed))
+    );
+    assert_eq!(json_file(&head.join("group-member.json"))["name"], "other");
+}
+
 #[test]
 fn import_waits_for_the_locks_of_msb() {
     let chain = Chain::new();
@@ -334,6 +385,11 @@ fn force_replaces_no_snapshot_that_msb_reads() {
     let error = import(&options).unwrap_err();
     assert!(matches!(error, Error::InUse { .. }), "{error}");
     assert_eq!(whole_tree(&store), before);
+    let whole = chain.fixture.path("whole.tar");
+    chain.fixture.export_chain(Form::Tar, &whole);
+    let error = import(&ImportOptions { sources: into_group(&whole, &store, "web").sources, ..options.clone() });
+    assert!(matches!(error, Err(Error::InUse { .. })), "{error:?}");
+    assert_eq!(files_in(&store.join("cache/manifests")).len(), 0, "images are placed");
     drop(reader);
     import(&options).unwrap();
 }
