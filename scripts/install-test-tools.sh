@@ -19,6 +19,7 @@ jq|jq|checks of JSON output in shell
 qemu-img|qemu-utils|stacks of qcow2 layers
 qemu-io|qemu-utils|stacks of qcow2 layers
 strace|strace|signals at moments that are made long
+openssl|openssl|the certificate that the documentation of registries makes
 '
 
 # Some tools stand in sbin folders that an ordinary user does not have in PATH.

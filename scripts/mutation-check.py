@@ -602,6 +602,19 @@ MUTANTS = {
     "credentials stay with their host": (
         "src/registry/auth.rs", "if url.origin() != self.base.origin() {\n            return None;", "if false {\n            return None;", "registry",
     ),
+    "no user information of a redirect": ("src/registry/client.rs", "        let _ = (url.set_username(\"\"), url.set_password(None));\n", "", "registry::auth"),
+    "a certificate that is trusted itself has dates": ("src/registry/trust.rs", "            check_dates(certificate, now)?;\n", "", "registry::tls"),
+    "a certificate that is trusted itself is for a host": (
+        "src/registry/trust.rs", ".and_then(|one| verify_server_name(&one, name)) {", ".map(|_| ()) {", "registry::tls",
+    ),
+    "only the very certificate": ("src/registry/trust.rs", "trusted.as_ref() == certificate.as_ref();", "!trusted.is_empty() || trusted.as_ref() == certificate.as_ref();", "registry::tls"),
+    "a server of trusted certificate has its key, TLS 1.2": ("src/registry/trust.rs", "        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)", "        let _ = (message, certificate, signed);\n        Ok(HandshakeSignatureValid::assertion())", "registry::tls"),
+    "a server of trusted certificate has its key, TLS 1.3": ("src/registry/trust.rs", "        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)", "        let _ = (message, certificate, signed);\n        Ok(HandshakeSignatureValid::assertion())", "registry::tls"),
+    "a server of any certificate has its key, TLS 1.2": ("src/registry/trust.rs", "        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)", "        let _ = (message, certificate, signed);\n        Ok(HandshakeSignatureValid::assertion())", "registry::tls"),
+    "a server of any certificate has its key, TLS 1.3": ("src/registry/trust.rs", "        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)", "        let _ = (message, certificate, signed);\n        Ok(HandshakeSignatureValid::assertion())", "registry::tls"),
+    "the registry alone is shown who we are": ("src/registry/way.rs", "if tls.has_keys() { build(tls.others(host)?)? } else { ours.clone() };", "ours.clone();", "registry::tls"),
+    "a certificate of a file is one": ("src/registry/pem.rs", "        RootCertStore::empty().add(one.clone()).map_err(|_| damaged())?;\n", "", "registry::tls"),
+    "a file of certificates has some": ("src/registry/pem.rs", "    match found.is_empty() {", "    match false {", "registry::tls"),
     "a manifest's digest": ("src/registry/repository.rs", "&& Digest::of(&bytes) != *digest", "&& false && Digest::of(&bytes) != *digest", "registry"),
     "a range begins as asked": (
         "src/registry/source.rs", "if first_of_range(&range) != Some(self.offset) {", "if false {", "registry",

@@ -145,6 +145,7 @@ pub(crate) fn code(error: &Error) -> &'static str {
         | Error::Forbidden { .. }
         | Error::Refused { .. }
         | Error::Unreachable { .. }
+        | Error::Obstructed { .. }
         | Error::Protocol { .. } => READ_FAILED,
         _ => "document-invalid",
     }

@@ -61,6 +61,14 @@ pub enum Error {
         /// Why it is refused.
         reason: &'static str,
     },
+    /// What should name a registry does not.
+    #[error("invalid registry {text:?}: {reason}; it is written HOST[:PORT]")]
+    InvalidHost {
+        /// What was given, cut to 300 characters.
+        text: String,
+        /// Why it is refused.
+        reason: &'static str,
+    },
     /// A snapshot's descriptor is not one that we can read.
     #[error("invalid snapshot descriptor {}: {reason}", path.display())]
     InvalidDescriptor {
@@ -498,6 +506,16 @@ pub enum Error {
         /// What went wrong last.
         reason: String,
     },
+    /// A server that is not trusted, trusts us not, or is spoken to in the wrong way.
+    #[error("cannot {operation}: {server} {reason}")]
+    Obstructed {
+        /// Host and port, of the registry or of where it sends us.
+        server: String,
+        /// What was being done.
+        operation: String,
+        /// What is wrong, and what to do: a sentence whose subject is the server.
+        reason: String,
+    },
     /// A registry answered what it must not.
     #[error("the registry {registry} breaks the protocol: {reason}")]
     Protocol {
@@ -565,12 +583,21 @@ impl Error {
         Self::InvalidReference { text: text.chars().take(300).collect(), reason }
     }
 
+    /// A registry's name that does not parse.
+    pub fn invalid_host(text: &str, reason: &'static str) -> Self {
+        Self::InvalidHost { text: text.chars().take(300).collect(), reason }
+    }
+
     /// The exit code: 1 failed, 2 usage, 3 verification failed, 4 not found, 5 already exists.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoAncestor { .. } => 2,
             Self::Remote { code, .. } => *code,
-            Self::Usage(_) | Self::InvalidName { .. } | Self::InvalidReference { .. } | Self::Ambiguous { .. } => 2,
+            Self::Usage(_)
+            | Self::InvalidName { .. }
+            | Self::InvalidReference { .. }
+            | Self::InvalidHost { .. }
+            | Self::Ambiguous { .. } => 2,
             Self::RecordedIntegrity { .. }
             | Self::DamagedSnapshot { .. }
             | Self::CorruptBlob { .. }

@@ -46,7 +46,7 @@ impl FromStr for Host {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let fail = |reason| Err(Error::invalid_reference(text, reason));
+        let fail = |reason| Err(Error::invalid_host(text, reason));
         let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((address, rest)) => {
                 if address.parse::<std::net::Ipv6Addr>().is_err() {
@@ -187,6 +187,7 @@ impl FromStr for RegistryReference {
         // The reason of a part is said of the whole.
         let part = |error: Error| match error {
             Error::InvalidReference { reason, .. } | Error::InvalidName { reason, .. } => fail(reason),
+            Error::InvalidHost { reason, .. } => fail(reason),
             Error::InvalidDigest { reason, .. } => fail(reason),
             other => other,
         };

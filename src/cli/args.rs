@@ -644,7 +644,8 @@ mod tests {
     #[test]
     fn only_registry_options_stand_under_registry() {
         use clap::CommandFactory;
-        let ours = ["plain-http", "ca-file", "insecure", "username", "password-stdin", "mount-from"];
+        let ours =
+            ["plain-http", "tls", "ca-file", "cert", "key", "insecure", "username", "password-stdin", "mount-from"];
         for verb in Cli::command().get_subcommands() {
             for option in verb.get_arguments() {
                 let under = option.get_help_heading() == Some("Registry");

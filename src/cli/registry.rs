@@ -13,7 +13,7 @@ use snapcask::{
     error::IoContext,
     export::{Destination, Form},
     reference::{Host, RegistryReference, Repository, SCHEME},
-    registry::{self, Credentials, Options, TagChange, TagChanges, TagOutcome},
+    registry::{self, ClientCertificate, Credentials, Options, TagChange, TagChanges, TagOutcome, Transport},
     report::TagsReport,
 };
 
@@ -26,12 +26,21 @@ const MAX_PASSWORD: u64 = 64 << 10;
 #[derive(Args)]
 #[command(next_help_heading = "Registry")]
 pub struct RegistryArgs {
-    /// Plain HTTP, also to a host that is not this machine
+    /// Plain HTTP, also to a host that is not this machine; `--plain-http=false` means --tls
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub plain_http: Option<bool>,
+    /// TLS, also to this machine
     #[arg(long)]
-    pub plain_http: bool,
+    pub tls: bool,
     /// Trust the certificates in this PEM file too
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// The certificate (PEM) to show to a registry that asks who we are
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// The private key (PEM) of --cert
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// Take any certificate
     #[arg(long)]
     pub insecure: bool,
@@ -50,8 +59,18 @@ impl RegistryArgs {
             Some(username) => Some(Credentials::basic(username, &password()?)?),
             None => None,
         };
+        let transport = match (self.tls, self.plain_http) {
+            (true, Some(true)) => {
+                return Err(Error::Usage("--tls contradicts --plain-http; leave one of them out".into()));
+            }
+            (true, _) | (_, Some(false)) => Transport::Tls,
+            (_, Some(true)) => Transport::PlainHttp,
+            (false, None) => Transport::Automatic,
+        };
+        let pair = self.cert.clone().zip(self.key.clone());
         Ok(Options {
-            plain_http: self.plain_http,
+            transport,
+            client_certificate: pair.map(|(certificate, key)| ClientCertificate { certificate, key }),
             ca_file: self.ca_file.clone(),
             insecure: self.insecure,
             credentials,

@@ -2,11 +2,17 @@
 
 use std::{error::Error as _, io};
 
+use rustls::AlertDescription;
+
+use super::trust::Distrust;
+
 /// What is known to lie behind a failed exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// No certificate for this host, or none that is trusted.
-    Certificate,
+    Distrust(Distrust),
+    /// What answers refuses to speak TLS with us.
+    Alert(AlertDescription),
     /// What answers does not speak TLS.
     NoTls,
     /// The resolver knows no such host.
@@ -26,9 +32,14 @@ pub(super) fn cause_of(error: &(dyn std::error::Error + 'static)) -> Cause {
         let io = error.downcast_ref::<io::Error>();
         let inside = io.and_then(io::Error::get_ref).map(|inside| inside as &(dyn std::error::Error + 'static));
         match error.downcast_ref() {
-            Some(rustls::Error::InvalidCertificate(_)) => return Cause::Certificate,
             Some(rustls::Error::InvalidMessage(_)) => return Cause::NoTls,
-            _ => {}
+            Some(rustls::Error::AlertReceived(alert)) if is_lasting(*alert) => return Cause::Alert(*alert),
+            Some(other) => {
+                if let Some(distrust) = Distrust::of(other) {
+                    return Cause::Distrust(distrust);
+                }
+            }
+            None => {}
         }
         if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
             return Cause::Refused;
@@ -41,6 +52,11 @@ pub(super) fn cause_of(error: &(dyn std::error::Error + 'static)) -> Cause {
         }
     }
     Cause::Other
+}
+
+/// Whether another attempt would be answered with the same alert.
+fn is_lasting(alert: AlertDescription) -> bool {
+    !matches!(alert, AlertDescription::CloseNotify | AlertDescription::UserCanceled | AlertDescription::InternalError)
 }
 
 /// An error with its causes, and without its URL, whose query may be a secret.

@@ -9,9 +9,8 @@
 
 use std::{
     future::Future,
-    io,
     sync::{
-        Arc, Once,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,18 +25,17 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     auth::{Authenticator, Scope, TokenRequest, bearer, challenge, registry_of},
-    cause::{Cause, cause_of, explain},
+    cause::{Cause, cause_of},
     options::{Options, Retry},
     payload::{Content, Payload},
     response::{Response, STALL},
+    way::{To, Way},
 };
 use crate::{
     error::{Error, IoContext, Result},
     reference::Host,
 };
 
-/// Time for a connection, TLS included.
-const CONNECT: Duration = Duration::from_secs(15);
 /// Longest wait for the end of an upload: a registry may copy and hash what it got.
 pub(super) const COMMIT: Duration = Duration::from_secs(900);
 /// Most attempts to reach a registry that has not answered yet and refuses the connection: it may be starting.
@@ -112,8 +110,7 @@ impl Drop for Runtime {
 pub(super) struct Client {
     _runtime: Runtime,
     handle: Handle,
-    http: reqwest::Client,
-    base: Url,
+    way: Way,
     host: Host,
     auth: Authenticator,
     /// Whether anything has answered: what fails afterwards is a network that comes and goes.
@@ -123,32 +120,13 @@ pub(super) struct Client {
 
 impl Client {
     pub fn new(host: &Host, options: &Options) -> Result<Self> {
-        static PROVIDER: Once = Once::new();
-        // If the program that we are part of has chosen another, that one stands.
-        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("snapcask-http")
             .enable_all()
             .build()
             .context("start the threads for", host.to_string())?;
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(CONNECT)
-            .http1_only()
-            .user_agent(concat!("snapcask/", env!("CARGO_PKG_VERSION")))
-            .tls_danger_accept_invalid_certs(options.insecure);
-        if host.is_loopback() {
-            builder = builder.no_proxy();
-        }
-        if let Some(path) = &options.ca_file {
-            let pem = std::fs::read(path).context("read", path)?;
-            let invalid = |e: reqwest::Error| Error::io("read certificates from", path, io::Error::other(explain(e)));
-            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem).map_err(invalid)?);
-        }
-        let base = base_url(host, options)?;
-        let http = builder.build().map_err(|e| Error::Protocol { registry: host.to_string(), reason: explain(e) })?;
+        let way = Way::new(host, options)?;
         let credentials = match &options.credentials {
             Some(given) => Some(given.clone()),
             None => options.files.find(host)?,
@@ -156,9 +134,8 @@ impl Client {
         Ok(Self {
             handle: runtime.handle().clone(),
             _runtime: Runtime(Some(runtime)),
-            http,
-            auth: Authenticator::new(base.clone(), credentials),
-            base,
+            auth: Authenticator::new(way.base().clone(), credentials),
+            way,
             host: host.clone(),
             reached: AtomicBool::new(false),
             retry: options.retry,
@@ -172,7 +149,7 @@ impl Client {
 
     /// An address on the registry.
     pub fn url(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
+        let mut url = self.way.base().clone();
         url.set_path(path);
         url
     }
@@ -180,8 +157,10 @@ impl Client {
     /// An address that the registry names, relative to the one that was asked.
     pub fn resolve(&self, asked: &Url, location: &str) -> Result<Url> {
         let broken = |reason: String| Error::Protocol { registry: self.registry(), reason };
-        let url = asked.join(location).map_err(|e| broken(format!("it names a Location that is no URL ({e})")))?;
-        let downgraded = url.scheme() != "https" && self.base.scheme() == "https";
+        let mut url = asked.join(location).map_err(|e| broken(format!("it names a Location that is no URL ({e})")))?;
+        // `reqwest` makes credentials of it, and they are not ours. A URL that can be fetched takes both changes.
+        let _ = (url.set_username(""), url.set_password(None));
+        let downgraded = url.scheme() != "https" && self.way.base().scheme() == "https";
         if downgraded || !matches!(url.scheme(), "http" | "https") {
             return Err(broken(format!("it names a Location that is not reached by https ({})", registry_of(&url))));
         }
@@ -190,7 +169,7 @@ impl Client {
 
     /// Whether `url` is an address of this registry itself: the same scheme, host and port.
     pub fn is_own(&self, url: &Url) -> bool {
-        url.origin() == self.base.origin()
+        url.origin() == self.way.base().origin()
     }
 
     /// One request with as many attempts as are worth it. Answers that are failures are answers.
@@ -253,7 +232,8 @@ impl Client {
 
     fn authenticated(&self, request: &Request, url: &Url) -> std::result::Result<Response, Failure> {
         let sent = self.auth.header_for(url, &request.scope);
-        let response = self.exchange(request, url, sent.as_ref())?;
+        let to = if self.is_own(url) { To::Ours } else { To::Others };
+        let response = self.exchange(to, request, url, sent.as_ref())?;
         if response.status() != StatusCode::UNAUTHORIZED || !self.is_own(url) {
             return Ok(response);
         }
@@ -264,7 +244,7 @@ impl Client {
         let fetch = |token| self.fetch_token(token, &request.operation);
         match self.auth.answer(&challenge, &request.scope, sent.as_ref(), fetch).map_err(Failure::Fatal)? {
             None => Ok(response),
-            Some(answer) => self.exchange(request, url, Some(&answer)),
+            Some(answer) => self.exchange(to, request, url, Some(&answer)),
         }
     }
 
@@ -278,7 +258,7 @@ impl Client {
         let mut attempt = 0;
         let response = loop {
             attempt += 1;
-            match self.exchange(&request, &token.url, token.authorization.as_ref()) {
+            match self.exchange(To::Ours, &request, &token.url, token.authorization.as_ref()) {
                 Ok(response) if attempt < self.retry.attempts && is_passing(response.status()) => {
                     self.retry.wait(attempt, response.retry_after());
                 }
@@ -303,11 +283,13 @@ impl Client {
     /// The bare exchange: one request, one response.
     fn exchange(
         &self,
+        to: To,
         request: &Request,
         url: &Url,
         authorization: Option<&HeaderValue>,
     ) -> std::result::Result<Response, Failure> {
-        let mut builder = self.http.request(request.method.clone(), url.clone()).headers(request.headers.clone());
+        let http = self.way.client(to);
+        let mut builder = http.request(request.method.clone(), url.clone()).headers(request.headers.clone());
         if let Some(authorization) = authorization {
             builder = builder.header(header::AUTHORIZATION, authorization.clone());
         }
@@ -319,23 +301,30 @@ impl Client {
         }
         let inner = self.handle.block_on(watched(builder.send(), &moved, request.patience)).map_err(Failure::Broken)?;
         let inner = inner.map_err(|error| self.failure(error, &request.operation))?;
+        if inner.status() == StatusCode::BAD_REQUEST
+            && !self.reached.load(Ordering::Relaxed)
+            && let Some(reason) = self.way.misunderstands(url)
+        {
+            return Err(Failure::Fatal(obstructed(url, &request.operation, reason)));
+        }
         self.reached.store(true, Ordering::Relaxed);
         Ok(Response { inner, handle: self.handle.clone() })
     }
 
     /// Whether what broke is worth another attempt.
     fn failure(&self, error: reqwest::Error, operation: &str) -> Failure {
-        let cause = cause_of(&error);
-        let reason = explain(error);
-        let lasting = |hint: &str| Failure::Fatal(self.unreachable_after(1, operation, reason.clone() + hint));
+        let (cause, answered) = (cause_of(&error), self.reached.load(Ordering::Relaxed));
+        // These do not heal by themselves, whatever answered before.
+        if let (Some(reason), Some(url)) = (self.way.obstacle(&error, &cause, answered), error.url()) {
+            return Failure::Fatal(obstructed(url, operation, reason));
+        }
+        let hint = self.way.check_the_name(&error);
+        let reason = self.way.told(error);
         match cause {
-            // These do not heal by themselves, whatever answered before.
-            Cause::Certificate => lasting("; --ca-file FILE trusts another certificate, --insecure takes any"),
-            Cause::NoTls => lasting("; it may speak plain HTTP, which --plain-http allows"),
-            _ if self.reached.load(Ordering::Relaxed) => Failure::Broken(reason),
-            Cause::UnknownHost => lasting("; check the name of the registry"),
+            _ if answered => Failure::Broken(reason),
+            Cause::UnknownHost => Failure::Fatal(self.unreachable_after(1, operation, reason + &hint)),
             Cause::Refused => Failure::Refused(reason),
-            Cause::Other => Failure::Broken(reason),
+            _ => Failure::Broken(reason),
         }
     }
 
@@ -350,6 +339,9 @@ impl Client {
             404 => Error::RemoteNotFound { registry, operation, what, hint: String::new() },
             code => {
                 let hint = match code {
+                    400 if self.way.lacks_key() => {
+                        "; it wants to be shown a certificate: --cert FILE and --key FILE name one"
+                    }
                     413 => "; the registry, or a proxy before it, limits the size of a request or of a blob",
                     429 => "; the registry limits how much may be asked of it: wait, and run the same command again",
                     507 => "; the registry has no room, or a quota is used up",
@@ -361,17 +353,9 @@ impl Client {
     }
 }
 
-/// Plain HTTP for this machine, unless something says TLS; for others only when it is asked for.
-fn base_url(host: &Host, options: &Options) -> Result<Url> {
-    let tls_asked = options.ca_file.is_some() || options.insecure;
-    let plain = options.plain_http || (host.is_loopback() && !tls_asked);
-    let name = match (host.name(), host.port()) {
-        ("docker.io" | "index.docker.io", None) => "registry-1.docker.io".to_owned(),
-        _ => host.to_string(),
-    };
-    format!("{}://{name}/", if plain { "http" } else { "https" })
-        .parse()
-        .map_err(|_| Error::invalid_reference(&host.to_string(), "the host is none that a URL can hold"))
+/// A server that is not to be spoken to in this way.
+fn obstructed(url: &Url, operation: &str, reason: String) -> Error {
+    Error::Obstructed { server: registry_of(url), operation: operation.into(), reason }
 }
 
 /// Whether the same request may be answered otherwise a little later.

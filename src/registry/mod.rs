@@ -3,6 +3,8 @@
 //! ```text
 //! options, credentials     how a registry is spoken to, and as whom
 //! auth                     who gets to see credentials
+//! tls, trust, system       whom we believe to be the registry; pem, certs_d: certificates of files and folders
+//! way, proxies, probe      how a registry is reached, what stands between, what a port speaks that answers oddly
 //! client                   requests: attempts, redirects, bounds
 //! payload, response, cause what a request carries, what comes back, and why nothing did
 //! repository, tags         what a repository has
@@ -16,6 +18,7 @@
 
 mod auth;
 mod cause;
+mod certs_d;
 mod changes;
 mod client;
 mod credentials;
@@ -24,22 +27,30 @@ mod memory;
 mod options;
 mod parts;
 mod payload;
+mod pem;
+mod probe;
+mod proxies;
 mod referrers;
 mod repository;
 mod response;
 mod source;
+mod system;
 mod tags;
 mod target;
+mod tls;
+mod trust;
 mod upload;
+mod way;
 mod writer;
 
 use std::path::PathBuf;
 
 use reqwest::Method;
 
+pub use certs_d::CertificateFolders;
 pub use changes::{TagChange, TagChanges, TagOutcome};
 pub use credentials::{CredentialFiles, Credentials, Secret};
-pub use options::{CHUNK, Options, Retry};
+pub use options::{CHUNK, ClientCertificate, Options, Retry, Transport};
 
 use crate::{
     error::{Error, Result},

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    certs_d::CertificateFolders,
     changes::TagChanges,
     credentials::{CredentialFiles, Credentials},
 };
@@ -16,10 +17,14 @@ use crate::reference::Repository;
 /// How a registry is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Plain HTTP, also to hosts that are not this machine.
-    pub plain_http: bool,
+    /// Plain HTTP or TLS.
+    pub transport: Transport,
     /// Certificates (PEM) that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// What proves to the registry who we are, where it asks for a certificate.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Where more certificates are, for each registry.
+    pub certificate_folders: CertificateFolders,
     /// Any certificate is taken.
     pub insecure: bool,
     /// Credentials of the command line; without, those of the files.
@@ -43,6 +48,27 @@ pub struct Options {
     pub tag_changes: TagChanges,
 }
 
+/// Plain HTTP or TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain HTTP to this machine, unless certificates are named for it; TLS to all others.
+    #[default]
+    Automatic,
+    /// Plain HTTP to any.
+    PlainHttp,
+    /// TLS to any.
+    Tls,
+}
+
+/// A certificate of ours, and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, and the chain behind it (PEM).
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
+}
+
 /// The size of a chunk. A request costs a registry a sync of its disk: pushing 173 MB to docker-registry 2.8 on loopback
 /// took 0.96 s in chunks of 4 MiB, 0.80 s in chunks of 8, 0.76 s in chunks of 16, which take twice the memory.
 pub const CHUNK: usize = 8 << 20;
@@ -58,8 +84,10 @@ impl Default for Options {
     /// As the environment says.
     fn default() -> Self {
         Self {
-            plain_http: false,
+            transport: Transport::default(),
             ca_file: None,
+            client_certificate: None,
+            certificate_folders: CertificateFolders::of_environment(),
             insecure: false,
             credentials: None,
             files: CredentialFiles::of_environment(),

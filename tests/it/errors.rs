@@ -24,6 +24,7 @@ fn texts_and_exit_codes() {
             2,
             s("invalid reference \"oci://x\": odd; it is written oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]"),
         ),
+        (Error::invalid_host("host/x", "odd"), 2, s("invalid registry \"host/x\": odd; it is written HOST[:PORT]")),
         (Error::InvalidDescriptor { path: "/a".into(), reason: s("odd") }, 1, s("invalid snapshot descriptor /a: odd")),
         (Error::InvalidSnapshot { directory: "/a".into(), reason: s("odd") }, 1, s("invalid snapshot /a: odd")),
         (
@@ -189,6 +190,11 @@ fn texts_and_exit_codes() {
             Error::Unreachable { registry: s("h"), operation: s("push x"), attempts: 1, reason: s("odd") },
             1,
             s("cannot push x: no luck with h after 1 attempt: odd"),
+        ),
+        (
+            Error::Obstructed { server: s("h:1"), operation: s("push x"), reason: s("is odd; mend it") },
+            1,
+            s("cannot push x: h:1 is odd; mend it"),
         ),
         (Error::Protocol { registry: s("h"), reason: s("odd") }, 1, s("the registry h breaks the protocol: odd")),
         (

@@ -74,6 +74,30 @@ fn uploads_and_blobs_elsewhere_get_no_credentials() {
     }
 }
 
+/// `reqwest` would make a header of it, for whoever the URL leads to.
+#[test]
+fn user_information_in_a_redirect_is_never_sent() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let (bundle, _) = chain_in_a_folder(&fixture);
+    let (server, other) = (Server::start(), Server::start());
+    push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    push(&bundle, &other.reference("vm"), &options(None)).unwrap();
+    let named = |server: &Server| server.base().replace("http://", "http://eve:guess@");
+    for (known, place) in [(known(options(None)), &other), (options(None), &other), (options(None), &server)] {
+        other.behave(Default::default());
+        server.behave(Behaviour { uploads_at: Some(named(place)), ..Default::default() });
+        let _ = push(&bundle, &server.reference("new"), &known);
+        let _ = pull(&place.reference("vm:head"), &known, &fixture.path("a.tar"), Form::Tar);
+        server.behave(Behaviour { blobs_at: Some(named(&other)), ..Default::default() });
+        pull(&server.reference("vm:head"), &known, &fixture.path("a.tar"), Form::Tar).unwrap();
+        assert!(!other.log().is_empty() && !server.log().is_empty());
+        for seen in server.log().iter().chain(&other.log()) {
+            assert_eq!(seen.authorization, None, "{seen:?}");
+            assert!(!seen.head.contains("guess") && !seen.head.contains("ZXZlOmd1ZXNz"), "{seen:?}");
+        }
+    }
+}
+
 #[test]
 fn a_realm_elsewhere_is_refused() {
     let fixture = Fixture::sized(Generation::Flat, SMALL);

@@ -8,6 +8,8 @@ mod moves;
 mod real;
 mod server;
 mod thin;
+mod tls;
+mod tls_front;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -17,7 +19,7 @@ use snapcask::{
     export::{Destination, ExportOptions, Form, export},
     import::{BundleLocation, ImportOptions, import},
     progress::Silent,
-    registry::{CredentialFiles, Options, Retry},
+    registry::{CertificateFolders, CredentialFiles, Options, Retry},
     report::{CopyReport, ExportReport, ImportReport},
 };
 
@@ -28,6 +30,7 @@ pub fn options(cache: Option<&Path>) -> Options {
     let moment = Duration::from_millis(2);
     Options {
         files: CredentialFiles::default(),
+        certificate_folders: CertificateFolders::default(),
         cache: cache.map(Into::into),
         retry: Retry { attempts: 5, first: moment, longest: moment * 4, longest_asked: Duration::from_secs(2) },
         chunk: 64 << 10,
