@@ -433,7 +433,7 @@ pub enum Error {
     },
     /// A registry wants credentials, or refuses those that it was given.
     #[error(
-        "cannot {operation}: {registry} refuses the credentials, or wants some ({reason}); run `snapcask login {registry}`"
+        "cannot {operation}: {registry} refuses the credentials, or wants some ({reason}); run `snapcask login {registry}`{hint}"
     )]
     Unauthorized {
         /// Host and port.
@@ -442,6 +442,8 @@ pub enum Error {
         operation: String,
         /// What the registry said.
         reason: String,
+        /// What else may be the cause, beginning with a separator; may be empty.
+        hint: String,
     },
     /// A registry refuses the user and the password that are to be kept for it.
     #[error(
@@ -455,7 +457,7 @@ pub enum Error {
     },
     /// A registry does not allow it.
     #[error(
-        "cannot {operation}: {registry} does not allow it ({reason}); the credentials lack the right, or a quota is used up"
+        "cannot {operation}: {registry} does not allow it ({reason}); the credentials lack the right, or a quota is used up{hint}"
     )]
     Forbidden {
         /// Host and port.
@@ -464,6 +466,8 @@ pub enum Error {
         operation: String,
         /// What the registry said.
         reason: String,
+        /// What else may be the cause, beginning with a separator; may be empty.
+        hint: String,
     },
     /// A registry has no such thing.
     #[error("cannot {operation}: {registry} has no such {what}{hint}")]

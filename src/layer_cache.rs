@@ -172,7 +172,7 @@ impl LayerCache {
         let rest = serde_json::to_vec(stored).map_err(|e| Error::io("write a record in", folder, e.into()))?;
         let prefix = OsStr::new(".snapcask-record-");
         temporary::reclaim(folder, prefix, "")?;
-        let (path, mut file) = temporary::make_file(folder, prefix, "")?;
+        let (path, mut file) = temporary::make_file(folder, prefix, "", 0o600)?;
         let sum = format!("{}\n", Digest::of(&rest));
         let written = file
             .write_all(sum.as_bytes())

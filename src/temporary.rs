@@ -14,7 +14,7 @@ use std::{
     io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, MetadataExt},
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
@@ -186,12 +186,15 @@ pub fn make_folder(parent: &Path, prefix: &OsStr, suffix: &str, mode: u32) -> Re
     })
 }
 
-/// Makes an empty file as [`make_folder`] does, open for reading and writing.
+/// Makes an empty file as [`make_folder`] does, open for reading and writing. Its mode is what the mask of the process
+/// leaves of `mode`, from the beginning: whoever could open it before a later change could read what comes after.
 ///
 /// # Errors
 /// [`Error::Io`]: `parent` cannot be written to.
-pub fn make_file(parent: &Path, prefix: &OsStr, suffix: &str) -> Result<(PathBuf, File)> {
-    make(parent, prefix, suffix, |path| OpenOptions::new().read(true).write(true).create_new(true).open(path))
+pub fn make_file(parent: &Path, prefix: &OsStr, suffix: &str, mode: u32) -> Result<(PathBuf, File)> {
+    make(parent, prefix, suffix, |path| {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
+    })
 }
 
 fn make(
@@ -337,8 +340,8 @@ mod tests {
         let living = Folder::create(place.path(), ".x-").unwrap();
         let (dead_folder, lock) = make_folder(place.path(), ".x-".as_ref(), "", 0o755).unwrap();
         fs::write(dead_folder.join("half"), b"x").unwrap();
-        let (dead_file, file) = make_file(place.path(), ".x-".as_ref(), ".partial").unwrap();
-        let (living_file, held) = make_file(place.path(), ".x-".as_ref(), ".partial").unwrap();
+        let (dead_file, file) = make_file(place.path(), ".x-".as_ref(), ".partial", 0o666).unwrap();
+        let (living_file, held) = make_file(place.path(), ".x-".as_ref(), ".partial", 0o666).unwrap();
         let foreign = place.path().join("x-foreign");
         fs::write(&foreign, b"x").unwrap();
         std::os::unix::fs::symlink(&foreign, place.path().join(".x-link")).unwrap();
@@ -359,7 +362,7 @@ mod tests {
     #[test]
     fn what_was_taken_for_dead_is_made_again() {
         let place = tempfile::tempdir().unwrap();
-        let (path, file) = make_file(place.path(), ".x-".as_ref(), "").unwrap();
+        let (path, file) = make_file(place.path(), ".x-".as_ref(), "", 0o666).unwrap();
         let other = File::open(&path).unwrap();
         assert!(!hold(&other, &path).unwrap(), "somebody else has the lock");
         drop(file);

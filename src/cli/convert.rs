@@ -6,14 +6,14 @@ use snapcask::{
     Error, Result,
     convert::{ConvertOptions, convert},
     export::{Destination, Form},
-    reference::Version,
+    reference::{Host, Version},
 };
 
 use super::{args::ConvertArgs, destination, export, import, output, progress, registry};
 
 /// Runs the verb. The report goes to standard error when the bundle goes to standard output.
 pub fn run(args: ConvertArgs) -> Result<()> {
-    let options = || args.registry.resolve();
+    let options = |host: &Host| args.registry.options_for(host);
     let (destination, form) = match registry::destination(&args.output, &options)? {
         Some(_) if args.plain_tar || args.format.is_some() => {
             return Err(Error::Usage("a registry has one form; leave --format and --plain-tar out".into()));

@@ -18,7 +18,9 @@ use snapcask::{
 
 use super::{
     args::{Common, FormArg, JobsArg, StoreArg, parse_compression},
-    destination, import, output, progress,
+    destination,
+    ends::EndArgs,
+    import, output, progress,
     registry::{self, MountArg, RegistryArgs},
 };
 
@@ -66,6 +68,8 @@ pub struct CopyFlags {
     pub jobs: JobsArg,
     #[command(flatten)]
     pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub ends: EndArgs,
     #[command(flatten)]
     pub mount: MountArg,
     #[command(flatten)]
@@ -125,8 +129,8 @@ pub fn pull(args: PullArgs) -> Result<()> {
 }
 
 /// Standard input is either the bundle or the password.
-fn refuse_two_inputs(source: &OsStr, registry: &RegistryArgs) -> Result<()> {
-    match source == "-" && registry.password_stdin {
+fn refuse_two_inputs(source: &OsStr, password: bool) -> Result<()> {
+    match source == "-" && password {
         true => Err(Error::Usage(
             "standard input cannot be both the bundle (-) and the password; use `snapcask login`".into(),
         )),
@@ -135,29 +139,23 @@ fn refuse_two_inputs(source: &OsStr, registry: &RegistryArgs) -> Result<()> {
 }
 
 fn run_with(source: &OsStr, output: &OsStr, flags: &CopyFlags) -> Result<()> {
-    refuse_two_inputs(source, &flags.registry)?;
-    let options = flags.registry.resolve()?;
+    refuse_two_inputs(source, flags.registry.password_stdin || flags.ends.reads_stdin())?;
     let hosts = [registry::reference(source)?, registry::reference(output)?].map(|r| r.map(|r| r.host));
-    if let [Some(from), Some(to)] = &hosts
-        && from != to
-        && options.credentials.is_some()
-    {
-        return Err(Error::Usage(format!("--username could mean {from} or {to}; use `snapcask login` for both")));
-    }
+    let [from, to] = &hosts;
+    let ends = flags.ends.resolve(&flags.registry, from.as_ref(), to.as_ref())?;
     let terminal = std::io::stdout().is_terminal();
-    let mount = || flags.mount.apply(options.clone());
-    let (destination, form) = match registry::destination(output, &mount)? {
+    let (destination, form) = match registry::destination(output, &|host| flags.mount.apply(ends.destination(host)?))? {
         Some(_) if flags.format.is_some() => {
             return Err(Error::Usage("a registry has one form; leave --format out".into()));
         }
         Some(found) => found,
         None => destination::resolve(output, flags.format.map(Into::into), false, terminal)?,
     };
-    let (source, tag) = import::tagged_location(source, flags.tag.clone(), &|| Ok(options.clone()))?;
+    let (source, tag) = import::tagged_location(source, flags.tag.clone(), &|host| ends.source(host))?;
     copy_and_tell(
         CopyOptions {
             source,
-            bases: import::locations(&flags.base, &|| Ok(options.clone()))?,
+            bases: import::locations(&flags.base, &|host| ends.source(host))?,
             tag,
             destination,
             form,
@@ -175,8 +173,8 @@ pub fn push(args: PushArgs) -> Result<()> {
         let text = format!("{:?} is no registry; it is written oci://HOST/REPOSITORY[:TAG]", args.output);
         return Err(Error::Usage(text));
     };
-    refuse_two_inputs(&args.what, &args.registry)?;
-    let options: Options = args.mount.apply(args.registry.resolve()?)?;
+    refuse_two_inputs(&args.what, args.registry.password_stdin)?;
+    let options: Options = args.mount.apply(args.registry.options_for(&reference.host)?)?;
     let asked = match &reference.version {
         Some(Version::Tag(tag)) => Some(tag.to_string()),
         Some(Version::Digest(_)) => {
@@ -187,7 +185,7 @@ pub fn push(args: PushArgs) -> Result<()> {
     let destination = Destination::Registry(reference, Box::new(options.clone()));
     let (jobs, progress) = (args.jobs.resolve(), progress::for_output(&args.common));
     if is_bundle(&args.what) {
-        let (source, tag) = import::tagged_location(&args.what, args.tag, &|| Ok(options.clone()))?;
+        let (source, tag) = import::tagged_location(&args.what, args.tag, &|host| args.registry.options_for(host))?;
         let options = CopyOptions {
             source,
             bases: Vec::new(),

@@ -5,18 +5,22 @@ use std::{ffi::OsStr, io::IsTerminal};
 use snapcask::{
     Error, Result,
     export::{Destination, ExportOptions, Form, export},
-    reference::Version,
-    registry::Options,
+    reference::{Host, Version},
     report::{ExportReport, SnapshotReport},
     since::Since,
 };
 
-use super::{args::ExportArgs, copy::is_bundle, destination, import, output, progress, registry};
+use super::{
+    args::ExportArgs,
+    copy::is_bundle,
+    destination, import, output, progress,
+    registry::{self, OptionsFor},
+};
 
 /// Runs the verb. The report goes to standard error when the bundle goes to standard output.
 pub fn run(args: ExportArgs) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
-    let options = || args.mount.apply(args.registry.resolve()?);
+    let options = |host: &Host| args.mount.apply(args.registry.options_for(host)?);
     let (destination, form) = match (&args.onto, &args.output) {
         (Some(layout), _) => (Destination::Onto(layout.clone()), Form::Dir),
         (None, Some(output)) => destination_of(output, &args, &options, terminal)?,
@@ -41,7 +45,11 @@ pub fn run(args: ExportArgs) -> Result<()> {
         form,
         with_parents: args.with_parents,
         with_image: args.with_image,
-        since: args.since.iter().map(|base| since(base, &|| args.registry.resolve())).collect::<Result<_>>()?,
+        since: args
+            .since
+            .iter()
+            .map(|base| since(base, &|host| args.registry.options_for(host)))
+            .collect::<Result<_>>()?,
         delta: !args.no_delta,
         compression: args.compression,
         tag: registry::one_tag(named, args.tag)?,
@@ -63,7 +71,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
 fn destination_of(
     output: &OsStr,
     args: &ExportArgs,
-    options: &dyn Fn() -> Result<Options>,
+    options: OptionsFor<'_>,
     terminal: bool,
 ) -> Result<(Destination, Form)> {
     match registry::destination(output, options)? {
@@ -76,7 +84,7 @@ fn destination_of(
 }
 
 /// What `--since` names: a bundle if it is one, else a snapshot of the store.
-fn since(base: &OsStr, options: &dyn Fn() -> Result<Options>) -> Result<Since> {
+fn since(base: &OsStr, options: OptionsFor<'_>) -> Result<Since> {
     if is_bundle(base) {
         return Ok(Since::Bundle(import::location(base, options)?));
     }

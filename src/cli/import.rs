@@ -8,18 +8,22 @@ use std::{
 use snapcask::{
     Error, Result,
     import::{BundleLocation, ImportOptions, import},
-    reference::Version,
-    registry::Options,
+    reference::{Host, Version},
     report::{HeadCase, HeadUpdate, ImportReport, IndexReport, Outcome, TagOutcome, TagReport},
     store::head::HeadRule,
 };
 
-use super::{args::ImportArgs, export, output, progress, registry};
+use super::{
+    args::ImportArgs,
+    export, output, progress,
+    registry::{self, OptionsFor},
+};
 
 /// The bundle that an argument names; nobody types one on a terminal.
-pub fn location(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> Result<BundleLocation> {
+pub fn location(argument: &OsStr, options: OptionsFor<'_>) -> Result<BundleLocation> {
     if let Some(reference) = registry::reference(argument)? {
-        return Ok(BundleLocation::Registry(reference, Box::new(options()?)));
+        let options = Box::new(options(&reference.host)?);
+        return Ok(BundleLocation::Registry(reference, options));
     }
     match argument == "-" {
         true if stdin().is_terminal() => Err(Error::Usage(
@@ -35,7 +39,7 @@ pub fn location(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> Resu
 pub fn tagged_location(
     argument: &OsStr,
     tag: Option<String>,
-    options: &dyn Fn() -> Result<Options>,
+    options: OptionsFor<'_>,
 ) -> Result<(BundleLocation, Option<String>)> {
     match (location(argument, options)?, tag) {
         (BundleLocation::Registry(reference, options), Some(tag)) if reference.version.is_none() => {
@@ -50,13 +54,13 @@ pub fn tagged_location(
 }
 
 /// The bundles that several arguments name.
-pub fn locations(arguments: &[OsString], options: &dyn Fn() -> Result<Options>) -> Result<Vec<BundleLocation>> {
+pub fn locations(arguments: &[OsString], options: OptionsFor<'_>) -> Result<Vec<BundleLocation>> {
     arguments.iter().map(|argument| location(argument, options)).collect()
 }
 
 /// Runs the verb.
 pub fn run(args: ImportArgs) -> Result<()> {
-    let options = || args.registry.resolve();
+    let options = |host: &Host| args.registry.options_for(host);
     let (sources, tag) = match args.sources.as_slice() {
         [only] => {
             let (source, tag) = tagged_location(only, args.tag, &options)?;

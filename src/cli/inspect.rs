@@ -19,7 +19,7 @@ use super::{args::InspectArgs, copy::is_bundle, import::location, output};
 /// Runs the verb: a bundle if the argument is one, else a snapshot of the store.
 pub fn run(args: &InspectArgs) -> Result<()> {
     let report = if is_bundle(&args.what) {
-        inspect_bundle(&location(&args.what, &|| args.registry.resolve())?)?
+        inspect_bundle(&location(&args.what, &|host| args.registry.options_for(host))?)?
     } else {
         let Some(reference) = args.what.to_str() else {
             return Err(Error::Usage(format!("{:?} is neither a bundle nor the name of a snapshot", args.what)));

@@ -6,12 +6,15 @@ mod convert;
 mod copy;
 mod demo;
 mod destination;
+mod ends;
 mod export;
 mod head;
 mod import;
 mod inspect;
 mod list;
+mod login;
 mod output;
+mod password;
 mod progress;
 mod registry;
 mod remove;
@@ -89,6 +92,7 @@ pub fn run(cli: Cli) -> ExitCode {
             }
         }
     });
+    password::show_again();
     let (message, code) = match ended {
         Ended::Returned(Ok(())) => return ExitCode::SUCCESS,
         // The JSON report with the findings is printed; a second object after it would be no JSON.
@@ -192,8 +196,8 @@ fn dispatch(verb: Verb) -> Result<()> {
         Verb::Pull(args) => copy::pull(args),
         Verb::Copy(args) => copy::run(args),
         Verb::Tags(args) => registry::tags(&args),
-        Verb::Login(args) => registry::login(&args),
-        Verb::Logout(args) => registry::logout(&args),
+        Verb::Login(args) => login::login(&args),
+        Verb::Logout(args) => login::logout(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::List(args) => list::run(&args),

@@ -1,26 +1,18 @@
 //! Registries on the command line: how they are spoken to, what `oci://` means, and the verbs that need nothing else.
 
-use std::{
-    ffi::OsStr,
-    io::{IsTerminal, Read, stdin},
-    path::PathBuf,
-};
+use std::{cell::OnceCell, ffi::OsStr, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use snapcask::{
     Error, Result,
-    error::IoContext,
     export::{Destination, Form},
-    reference::{Host, RegistryReference, Repository, SCHEME},
+    reference::{Host, RegistryReference, Repository},
     registry::{self, ClientCertificate, Credentials, Options, TagChange, TagChanges, TagOutcome, Transport},
     report::TagsReport,
 };
 
-use super::{args::Common, output};
-
-/// Longest password that is read from standard input, in bytes.
-const MAX_PASSWORD: u64 = 64 << 10;
+use super::{args::Common, output, password};
 
 /// How a registry is spoken to.
 #[derive(Args)]
@@ -44,21 +36,40 @@ pub struct RegistryArgs {
     /// Take any certificate
     #[arg(long)]
     pub insecure: bool,
-    /// The user, instead of the one in the credentials files
-    #[arg(long, value_name = "NAME", requires = "password_stdin")]
+    /// The user, instead of the one in the credentials files; the password is asked for on the terminal
+    #[arg(long, short, value_name = "NAME")]
     pub username: Option<String>,
     /// Read the user's password from standard input
     #[arg(long, requires = "username")]
     pub password_stdin: bool,
+    /// Whose password it is.
+    #[arg(skip)]
+    given: OnceCell<(Host, Credentials)>,
 }
 
 impl RegistryArgs {
-    /// Ready options. Reads the password, once.
-    pub fn resolve(&self) -> Result<Options> {
-        let credentials = match &self.username {
-            Some(username) => Some(Credentials::basic(username, &password()?)?),
-            None => None,
+    /// Ready options for a registry. Asks for the password, once.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]: another registry got the user's password already.
+    pub fn options_for(&self, host: &Host) -> Result<Options> {
+        let credentials = match (&self.username, self.given.get()) {
+            (None, _) => None,
+            (Some(_), Some((known, given))) if known == host => Some(given.clone()),
+            (Some(_), Some((known, _))) => {
+                let text = format!("--username could mean {known} or {host}; use `snapcask login` for both");
+                return Err(Error::Usage(text));
+            }
+            (Some(username), None) => {
+                let given = password::given(username, host, self.password_stdin, "--password-stdin")?;
+                Some(self.given.get_or_init(|| (host.clone(), given)).1.clone())
+            }
         };
+        self.options_with(credentials)
+    }
+
+    /// The same with these credentials.
+    pub fn options_with(&self, credentials: Option<Credentials>) -> Result<Options> {
         let transport = match (self.tls, self.plain_http) {
             (true, Some(true)) => {
                 return Err(Error::Usage("--tls contradicts --plain-http; leave one of them out".into()));
@@ -96,21 +107,6 @@ impl MountArg {
     }
 }
 
-fn password() -> Result<String> {
-    if stdin().is_terminal() {
-        return Err(Error::Usage(
-            "a password is not read from a terminal; redirect the input (`< password-file`)".into(),
-        ));
-    }
-    let mut text = String::new();
-    stdin().lock().take(MAX_PASSWORD).read_to_string(&mut text).context("read", "standard input")?;
-    match text.trim_end_matches(['\r', '\n']) {
-        // A secret that is not set, in most cases.
-        "" => Err(Error::Usage("the password on standard input is empty".into())),
-        password => Ok(password.to_owned()),
-    }
-}
-
 /// The reference, if the argument means a registry.
 pub fn reference(argument: &OsStr) -> Result<Option<RegistryReference>> {
     match argument.to_str().filter(|text| RegistryReference::is_meant_by(text)) {
@@ -119,12 +115,14 @@ pub fn reference(argument: &OsStr) -> Result<Option<RegistryReference>> {
     }
 }
 
+/// How a registry is spoken to.
+pub type OptionsFor<'a> = &'a dyn Fn(&Host) -> Result<Options>;
+
 /// A registry as a destination, if the argument means one.
-pub fn destination(argument: &OsStr, options: &dyn Fn() -> Result<Options>) -> Result<Option<(Destination, Form)>> {
-    match reference(argument)? {
-        Some(reference) => Ok(Some((Destination::Registry(reference, Box::new(options()?)), Form::Registry))),
-        None => Ok(None),
-    }
+pub fn destination(argument: &OsStr, options: OptionsFor<'_>) -> Result<Option<(Destination, Form)>> {
+    let Some(reference) = reference(argument)? else { return Ok(None) };
+    let options = Box::new(options(&reference.host)?);
+    Ok(Some((Destination::Registry(reference, options), Form::Registry)))
 }
 
 /// The head's tag: a reference's, or that of `--tag`, but not two.
@@ -199,65 +197,9 @@ pub fn tags(args: &TagsArgs) -> Result<()> {
     if reference.version.is_some() {
         return Err(Error::Usage(format!("{reference} names one tag; leave it out to list all of them")));
     }
-    let tags = registry::tags(&reference, &args.registry.resolve()?)?;
+    let tags = registry::tags(&reference, &args.registry.options_for(&reference.host)?)?;
     if args.common.json {
         return output::json(&TagsReport { repository: reference.to_string(), tags });
     }
     output::print(&tags.iter().map(|tag| format!("{tag}\n")).collect::<String>())
-}
-
-/// `login`.
-#[derive(Args)]
-pub struct LoginArgs {
-    /// HOST[:PORT]
-    pub host: String,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-    #[command(flatten)]
-    pub common: Common,
-}
-
-/// `logout`.
-#[derive(Args)]
-pub struct LogoutArgs {
-    /// HOST[:PORT]
-    pub host: String,
-    #[command(flatten)]
-    pub common: Common,
-}
-
-fn host(text: &str) -> Result<Host> {
-    text.strip_prefix(SCHEME).unwrap_or(text).parse()
-}
-
-/// Keeps credentials that the registry takes.
-pub fn login(args: &LoginArgs) -> Result<()> {
-    let host = host(&args.host)?;
-    let Some(username) = &args.registry.username else {
-        return Err(Error::Usage("name the user with --username and give the password with --password-stdin".into()));
-    };
-    let options = args.registry.resolve()?;
-    let Some(Credentials::Basic { password, .. }) = options.credentials.clone() else {
-        return Err(Error::Usage("a password is needed".into()));
-    };
-    let path = registry::login(&host, username, &password, &options)?;
-    said(&args.common, &host, "logged in", &format!("logged in to {host}; {} knows it now\n", path.display()))
-}
-
-/// Forgets the credentials of a registry.
-pub fn logout(args: &LogoutArgs) -> Result<()> {
-    let host = host(&args.host)?;
-    let (state, text) = match registry::logout(&host, &Options::default())? {
-        true => ("logged out", format!("logged out of {host}\n")),
-        false => ("not logged in", format!("there were no credentials for {host}\n")),
-    };
-    said(&args.common, &host, state, &text)
-}
-
-fn said(common: &Common, host: &Host, state: &str, text: &str) -> Result<()> {
-    match (common.json, common.quiet) {
-        (true, _) => output::json(&serde_json::json!({ "registry": host.to_string(), "state": state })),
-        (false, true) => Ok(()),
-        (false, false) => output::print(text),
-    }
 }

@@ -72,7 +72,7 @@ impl Partial {
     /// A new empty file that will become `destination`.
     pub(super) fn file(destination: &Path, force: bool) -> Result<(Self, File)> {
         refuse_existing_file(destination, force)?;
-        Self::new(destination, force, |parent, prefix| temporary::make_file(parent, prefix, SUFFIX))
+        Self::new(destination, force, |parent, prefix| temporary::make_file(parent, prefix, SUFFIX, 0o666))
     }
 
     /// A new empty folder that will become `destination`.

@@ -32,13 +32,8 @@ pub(super) struct OfHost {
     pub keys: Vec<Arc<CertifiedKey>>,
     /// What this user may not read, with the reason: it may be what is missing.
     pub unreadable: Vec<String>,
-}
-
-impl OfHost {
-    /// Whether there is nothing for this registry.
-    pub fn is_empty(&self) -> bool {
-        self.authorities.is_empty() && self.keys.is_empty() && self.unreadable.is_empty()
-    }
+    /// Whether there are files for this registry, readable or not. A folder above that is for root alone says nothing.
+    pub is_named: bool,
 }
 
 impl CertificateFolders {
@@ -94,7 +89,9 @@ fn read_folder(folder: &Path, provider: &CryptoProvider, found: &mut OfHost) -> 
     let Some(paths) = readable(list(folder), found)? else { return Ok(()) };
     for path in &paths {
         let sibling = |extension: &str| path.with_extension(extension);
-        match path.extension().and_then(OsStr::to_str) {
+        let extension = path.extension().and_then(OsStr::to_str);
+        found.is_named |= matches!(extension, Some("crt" | "cert" | "key"));
+        match extension {
             Some("crt") => {
                 let read = readable(pem::certificates(path), found)?;
                 found.authorities.extend(read.into_iter().flatten());

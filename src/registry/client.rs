@@ -26,6 +26,7 @@ use tokio::{runtime::Handle, time::timeout};
 use super::{
     auth::{Authenticator, Scope, TokenRequest, bearer, challenge, registry_of},
     cause::{Cause, cause_of},
+    credential_files::Found,
     options::{Options, Retry},
     payload::{Content, Payload},
     response::{Response, STALL},
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     error::{Error, IoContext, Result},
-    reference::Host,
+    reference::{Host, Repository},
 };
 
 /// Longest wait for the end of an upload: a registry may copy and hash what it got.
@@ -113,13 +114,16 @@ pub(super) struct Client {
     way: Way,
     host: Host,
     auth: Authenticator,
+    /// What may know credentials, and cannot be asked.
+    not_asked: Vec<String>,
     /// Whether anything has answered: what fails afterwards is a network that comes and goes.
     reached: AtomicBool,
     pub retry: Retry,
 }
 
 impl Client {
-    pub fn new(host: &Host, options: &Options) -> Result<Self> {
+    /// For one repository, or for the registry itself: they may have credentials of their own.
+    pub fn new(host: &Host, repository: Option<&Repository>, options: &Options) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("snapcask-http")
@@ -127,9 +131,9 @@ impl Client {
             .build()
             .context("start the threads for", host.to_string())?;
         let way = Way::new(host, options)?;
-        let credentials = match &options.credentials {
-            Some(given) => Some(given.clone()),
-            None => options.files.find(host)?,
+        let Found { credentials, not_asked } = match &options.credentials {
+            Some(given) => Found { credentials: Some(given.clone()), not_asked: Vec::new() },
+            None => options.files.find(host, repository)?,
         };
         Ok(Self {
             handle: runtime.handle().clone(),
@@ -137,6 +141,7 @@ impl Client {
             auth: Authenticator::new(way.base().clone(), credentials),
             way,
             host: host.clone(),
+            not_asked,
             reached: AtomicBool::new(false),
             retry: options.retry,
         })
@@ -328,14 +333,19 @@ impl Client {
         }
     }
 
+    /// What cannot be asked for credentials, at the end of what a refusal says.
+    fn not_asked(&self) -> String {
+        self.not_asked.iter().map(|one| format!("; {one}")).collect()
+    }
+
     /// The error that a failure is. `what` is what 404 says is not there.
     pub fn refusal(&self, response: Response, operation: &str, what: &'static str) -> Error {
         let (registry, operation) = (self.registry(), operation.to_owned());
         let status = response.status();
         let reason = response.reason();
         match status.as_u16() {
-            401 => Error::Unauthorized { registry, operation, reason },
-            403 => Error::Forbidden { registry, operation, reason },
+            401 => Error::Unauthorized { registry, operation, reason, hint: self.not_asked() },
+            403 => Error::Forbidden { registry, operation, reason, hint: self.not_asked() },
             404 => Error::RemoteNotFound { registry, operation, what, hint: String::new() },
             code => {
                 let hint = match code {

@@ -1,7 +1,7 @@
 //! Registries: the only home of HTTP.
 //!
 //! ```text
-//! options, credentials     how a registry is spoken to, and as whom
+//! options, credentials     how a registry is spoken to, and as whom; credential_files, _keys, _helper: who knows them
 //! auth                     who gets to see credentials
 //! tls, trust, system       whom we believe to be the registry; pem, certs_d: certificates of files and folders
 //! way, proxies, probe      how a registry is reached, what stands between, what a port speaks that answers oddly
@@ -21,6 +21,9 @@ mod cause;
 mod certs_d;
 mod changes;
 mod client;
+mod credential_files;
+mod credential_helper;
+mod credential_keys;
 mod credentials;
 mod http_date;
 mod memory;
@@ -43,13 +46,12 @@ mod upload;
 mod way;
 mod writer;
 
-use std::path::PathBuf;
-
 use reqwest::Method;
 
 pub use certs_d::CertificateFolders;
 pub use changes::{TagChange, TagChanges, TagOutcome};
-pub use credentials::{CredentialFiles, Credentials, Secret};
+pub use credential_files::{CredentialFiles, Kept};
+pub use credentials::{Credentials, Secret};
 pub use options::{CHUNK, ClientCertificate, Options, Retry, Transport};
 
 use crate::{
@@ -85,13 +87,13 @@ pub fn tags(reference: &RegistryReference, options: &Options) -> Result<Vec<Stri
     tags::list(&repository::Repo::to_pull(reference, options)?)
 }
 
-/// Asks the registry whether it takes these credentials, and keeps them if it does. The file that names them.
+/// Asks the registry whether it takes these credentials, and keeps them if it does.
 ///
 /// # Errors
 /// [`crate::Error::LoginRefused`]: it does not; nothing was kept.
-pub fn login(host: &Host, username: &str, password: &Secret, options: &Options) -> Result<PathBuf> {
+pub fn login(host: &Host, username: &str, password: &Secret, options: &Options) -> Result<Kept> {
     let credentials = Credentials::basic(username, password.expose())?;
-    let client = Client::new(host, &Options { credentials: Some(credentials), ..options.clone() })?;
+    let client = Client::new(host, None, &Options { credentials: Some(credentials), ..options.clone() })?;
     let request = Request::new(Method::GET, client.url("/v2/"), &auth::Scope::default(), format!("log in to {host}"));
     // Who is told to run `snapcask login` after this did so.
     let refused = |error| match error {

@@ -8,9 +8,7 @@ use std::{
 };
 
 use super::{
-    certs_d::CertificateFolders,
-    changes::TagChanges,
-    credentials::{CredentialFiles, Credentials},
+    certs_d::CertificateFolders, changes::TagChanges, credential_files::CredentialFiles, credentials::Credentials,
 };
 use crate::reference::Repository;
 

@@ -34,13 +34,21 @@ impl Repo {
     /// To read from.
     pub fn to_pull(reference: &RegistryReference, options: &Options) -> Result<Self> {
         let scope = Scope::pull(reference.repository.as_str());
-        Ok(Self { client: Client::new(&reference.host, options)?, name: reference.repository.clone(), scope })
+        Ok(Self {
+            client: Client::new(&reference.host, Some(&reference.repository), options)?,
+            name: reference.repository.clone(),
+            scope,
+        })
     }
 
     /// To read from and write to.
     pub fn to_push(reference: &RegistryReference, options: &Options) -> Result<Self> {
         let scope = Scope::push(reference.repository.as_str());
-        Ok(Self { client: Client::new(&reference.host, options)?, name: reference.repository.clone(), scope })
+        Ok(Self {
+            client: Client::new(&reference.host, Some(&reference.repository), options)?,
+            name: reference.repository.clone(),
+            scope,
+        })
     }
 
     /// How messages call it.

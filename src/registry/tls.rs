@@ -54,7 +54,7 @@ impl Tls {
             Transport::PlainHttp => OfHost::default(),
             _ => options.certificate_folders.read(host, &provider)?,
         };
-        let is_asked = options.ca_file.is_some() || options.insecure || key.is_some() || !found.is_empty();
+        let is_asked = options.ca_file.is_some() || options.insecure || key.is_some() || found.is_named;
         let is_used = match options.transport {
             Transport::PlainHttp => false,
             Transport::Tls => true,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::{ClientBuilder, Url, redirect::Policy};
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 
 use super::{
     cause::{Cause, explain},
@@ -91,6 +91,8 @@ impl Way {
             Cause::Alert(alert) => Some(self.tls.meaning_of(*alert)),
             Cause::NoTls if is_direct && probe::speaks_http(asked) => Some(self.speaks_plain_http()),
             Cause::NoTls => Some("does not speak TLS".into()),
+            // The alert that says so may be lost, because the connection is closed behind it.
+            _ if is_odd && self.tls.lacks_key() => Some(self.tls.meaning_of(AlertDescription::CertificateRequired)),
             _ if is_odd && asked.scheme() == "https" && probe::speaks_http(asked) => Some(self.speaks_plain_http()),
             _ if is_odd && asked.scheme() == "http" => self.misunderstands(asked),
             _ => None,

@@ -506,7 +506,7 @@ fn write_name(directory: &Path, name: &MemberName) -> Result<()> {
 
 /// Replaces a file by one rename, durably.
 fn replace(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let (temporary, mut file) = temporary::make_file(folder, PREFIX.as_ref(), "")?;
+    let (temporary, mut file) = temporary::make_file(folder, PREFIX.as_ref(), "", 0o666)?;
     let target = folder.join(name);
     let written =
         file.write_all(bytes).context("write", &temporary).and_then(|()| file.sync_all().context("fsync", &temporary));

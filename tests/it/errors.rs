@@ -155,9 +155,9 @@ fn texts_and_exit_codes() {
             s("size is 2, over the limit of 1; raise it"),
         ),
         (
-            Error::Unauthorized { registry: s("h:1"), operation: s("list tags"), reason: s("odd") },
+            Error::Unauthorized { registry: s("h:1"), operation: s("list tags"), reason: s("odd"), hint: s("; so") },
             1,
-            s("cannot list tags: h:1 refuses the credentials, or wants some (odd); run `snapcask login h:1`"),
+            s("cannot list tags: h:1 refuses the credentials, or wants some (odd); run `snapcask login h:1`; so"),
         ),
         (
             Error::LoginRefused { registry: s("h:1"), reason: s("odd") },
@@ -167,9 +167,11 @@ fn texts_and_exit_codes() {
             ),
         ),
         (
-            Error::Forbidden { registry: s("h:1"), operation: s("list tags"), reason: s("odd") },
+            Error::Forbidden { registry: s("h:1"), operation: s("list tags"), reason: s("odd"), hint: s("; so") },
             1,
-            s("cannot list tags: h:1 does not allow it (odd); the credentials lack the right, or a quota is used up"),
+            s(
+                "cannot list tags: h:1 does not allow it (odd); the credentials lack the right, or a quota is used up; so",
+            ),
         ),
         (
             Error::RemoteNotFound { registry: s("h"), operation: s("pull x"), what: "repository", hint: s("; look") },

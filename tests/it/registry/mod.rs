@@ -2,8 +2,11 @@
 
 mod auth;
 mod cli;
+mod credentials;
 mod cuts;
 mod faults;
+mod home;
+mod login;
 mod moves;
 mod real;
 mod server;

@@ -10,6 +10,7 @@ use std::{
 use snapcask::model::Generation;
 
 use super::{
+    home::*,
     server::{Behaviour, Server},
     tls_front::*,
     *,
@@ -17,9 +18,6 @@ use super::{
 use crate::interop::tools::have;
 
 const YEARS: (i32, i32) = (2020, 2100);
-const PROXIES: [&str; 8] =
-    ["ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"];
-
 /// A machine without certificates, credentials and proxies, and a registry with the tags `base`, `head` and `middle` in `vm`.
 struct Machine {
     folder: tempfile::TempDir,
@@ -31,10 +29,7 @@ impl Machine {
         let (fixture, server) = (Fixture::sized(Generation::Flat, 16 << 20), Server::start());
         push_snapshot(&fixture, "head", &server.reference("vm"), &options(None)).unwrap();
         server.behave(Behaviour::default());
-        let folder = tempfile::tempdir().unwrap();
-        chmod(folder.path(), 0o755);
-        fs::create_dir(folder.path().join("none")).unwrap();
-        Self { folder, server }
+        Self { folder: home(), server }
     }
 
     fn front(&self, identity: &Identified, clients: &Clients<'_>) -> TlsFront {
@@ -52,20 +47,7 @@ impl Machine {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = command(arguments);
-        for name in PROXIES {
-            command.env_remove(name);
-        }
-        command
-            .current_dir(self.folder.path())
-            .env("HOME", self.folder.path())
-            .env("SSL_CERT_DIR", self.path("none"))
-            .env_remove("SSL_CERT_FILE")
-            .env_remove("XDG_CONFIG_HOME")
-            .env_remove("XDG_RUNTIME_DIR")
-            .env_remove("DOCKER_CONFIG")
-            .env_remove("REGISTRY_AUTH_FILE");
-        command
+        command_at(self.folder.path(), arguments)
     }
 
     fn tags(&self, place: &str, more: &[&str]) -> Output {
@@ -77,12 +59,6 @@ impl Machine {
     fn lists(&self, place: &str, more: &[&str]) {
         assert_eq!(succeeds(&self.tags(place, more)).lines().count(), 3);
     }
-}
-
-/// Exactly this error, and this code.
-#[track_caller]
-fn says(output: &Output, code: i32, text: &str) {
-    assert_eq!(fails(output, code), format!("snapcask: error: {text}\n"));
 }
 
 #[test]
@@ -386,6 +362,23 @@ fn files_that_this_user_may_not_read_are_passed_over_and_told() {
     };
     assert_eq!(succeeds(&as_nobody()).lines().count(), 3);
     assert_eq!(front.shown(), 0);
+    // Nor does a folder above that is for root alone mean anything: a registry on this machine is asked in plain HTTP.
+    let above = machine.path(".config/containers");
+    machine.file(".config/containers/auth.json", "{}");
+    chmod(&above, 0o700);
+    let plain = machine.server.reference("vm");
+    let plainly = || machine.command(&["tags", &plain]).uid(65534).gid(65534).output().unwrap();
+    assert_eq!(succeeds(&plainly()).lines().count(), 3);
+    machine.server.behave(Behaviour { basic: Some("ann:secret"), ..Default::default() });
+    let text = format!(
+        "cannot list the tags of {plain}: 127.0.0.1:{0} refuses the credentials, or wants some (UNAUTHORIZED: so it is); run \
+         `snapcask login 127.0.0.1:{0}`; cannot open {1}/auth.json: Permission denied (os error 13)",
+        machine.server.port,
+        above.display()
+    );
+    says(&plainly(), 1, &text);
+    machine.server.behave(Behaviour::default());
+    fs::remove_dir_all(&above).unwrap();
     // The error for what is missing names what could not be read.
     fs::set_permissions(&ca, fs::Permissions::from_mode(0o600)).unwrap();
     let text = format!(
