@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -33,7 +34,7 @@ impl Scope {
 }
 
 /// What a registry asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     Basic,
     Bearer { realm: String, service: Option<String> },
@@ -118,12 +119,23 @@ pub(super) struct TokenRequest {
     pub form: Option<String>,
 }
 
+/// How long a token that was renewed in vain is not taken for an expired one again.
+const BELIEVED: Duration = Duration::from_secs(60);
+
+/// What was got for a scope.
+struct Known {
+    header: HeaderValue,
+    challenge: Challenge,
+    /// When it was renewed, because it might have expired, and had not.
+    renewed_in_vain: Option<Instant>,
+}
+
 /// The credentials for one registry, and what was got for them.
 pub(super) struct Authenticator {
     /// The registry's own address: scheme, host and port.
     base: Url,
     credentials: Option<Credentials>,
-    answers: Mutex<HashMap<Scope, HeaderValue>>,
+    answers: Mutex<HashMap<Scope, Known>>,
 }
 
 impl Authenticator {
@@ -131,7 +143,7 @@ impl Authenticator {
         Self { base, credentials, answers: Mutex::new(HashMap::new()) }
     }
 
-    fn answers(&self) -> MutexGuard<'_, HashMap<Scope, HeaderValue>> {
+    fn answers(&self) -> MutexGuard<'_, HashMap<Scope, Known>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -140,7 +152,23 @@ impl Authenticator {
         if url.origin() != self.base.origin() {
             return None;
         }
-        self.answers().get(scope).cloned()
+        self.answers().get(scope).map(|known| known.header.clone())
+    }
+
+    /// The challenge to answer anew after 403: some registries say so of a token that has expired.
+    pub fn perhaps_expired(&self, scope: &Scope, refused: &HeaderValue) -> Option<Challenge> {
+        let answers = self.answers();
+        let known = answers.get(scope)?;
+        let is_believed = known.renewed_in_vain.is_some_and(|when| when.elapsed() < BELIEVED);
+        let is_token = matches!(known.challenge, Challenge::Bearer { .. });
+        (is_token && !is_believed && known.header == *refused).then(|| known.challenge.clone())
+    }
+
+    /// A new token is refused as well: it is not for its age.
+    pub fn had_not_expired(&self, scope: &Scope) {
+        if let Some(known) = self.answers().get_mut(scope) {
+            known.renewed_in_vain = Some(Instant::now());
+        }
     }
 
     /// Answers a challenge of the registry: a header that is not `refused`, or none if there is no other.
@@ -156,8 +184,8 @@ impl Authenticator {
     ) -> Result<Option<HeaderValue>> {
         // Locked meanwhile: many threads that are refused at once need one token.
         let mut answers = self.answers();
-        if let Some(known) = answers.get(scope).filter(|known| Some(*known) != refused) {
-            return Ok(Some(known.clone()));
+        if let Some(known) = answers.get(scope).filter(|known| Some(&known.header) != refused) {
+            return Ok(Some(known.header.clone()));
         }
         let header = match challenge {
             Challenge::Basic => match &self.credentials {
@@ -169,7 +197,8 @@ impl Authenticator {
             }
         };
         let Some(header) = header.filter(|header| Some(header) != refused) else { return Ok(None) };
-        answers.insert(scope.clone(), header.clone());
+        let known = Known { header: header.clone(), challenge: challenge.clone(), renewed_in_vain: None };
+        answers.insert(scope.clone(), known);
         Ok(Some(header))
     }
 
@@ -297,6 +326,30 @@ mod tests {
             assert_eq!(ours.header_for(&url.parse().unwrap(), &scope).is_some(), sent, "{url}");
         }
         assert_eq!(ours.header_for(&"https://r.example/".parse().unwrap(), &Scope::push("a")), None);
+    }
+
+    #[test]
+    fn token_is_taken_for_expired_once_and_a_password_never() {
+        let ours = authenticator("https://r.example/");
+        let (scope, other) = (Scope::pull("a"), bearer("other").unwrap());
+        let get = |refused: Option<&HeaderValue>, token: &str| {
+            ours.answer(&bearer_at("https://r.example/t"), &scope, refused, |_| Ok(bearer(token).unwrap()))
+                .unwrap()
+                .unwrap()
+        };
+        assert_eq!(ours.perhaps_expired(&scope, &other), None);
+        let first = get(None, "1");
+        assert_eq!(ours.perhaps_expired(&scope, &other), None, "a newer one is there");
+        assert_eq!(ours.perhaps_expired(&scope, &first), Some(bearer_at("https://r.example/t")));
+        let second = get(Some(&first), "2");
+        ours.had_not_expired(&scope);
+        assert_eq!(ours.perhaps_expired(&scope, &second), None);
+        let third = get(Some(&second), "3");
+        assert!(ours.perhaps_expired(&scope, &third).is_some());
+
+        let never = |_| panic!("no token is needed");
+        let basic = ours.answer(&Challenge::Basic, &Scope::push("a"), None, never).unwrap().unwrap();
+        assert_eq!(ours.perhaps_expired(&Scope::push("a"), &basic), None);
     }
 
     #[test]

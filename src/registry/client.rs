@@ -239,6 +239,19 @@ impl Client {
         let sent = self.auth.header_for(url, &request.scope);
         let to = if self.is_own(url) { To::Ours } else { To::Others };
         let response = self.exchange(to, request, url, sent.as_ref())?;
+        if response.status() == StatusCode::FORBIDDEN
+            && let Some(sent) = &sent
+            && let Some(challenge) = self.auth.perhaps_expired(&request.scope, sent)
+        {
+            let fetch = |token| self.fetch_token(token, &request.operation);
+            let renewed = self.auth.answer(&challenge, &request.scope, Some(sent), fetch).map_err(Failure::Fatal)?;
+            let Some(answer) = renewed else { return Ok(response) };
+            let response = self.exchange(to, request, url, Some(&answer))?;
+            if response.status() == StatusCode::FORBIDDEN {
+                self.auth.had_not_expired(&request.scope);
+            }
+            return Ok(response);
+        }
         if response.status() != StatusCode::UNAUTHORIZED || !self.is_own(url) {
             return Ok(response);
         }

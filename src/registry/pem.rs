@@ -74,6 +74,10 @@ fn read(path: &Path, operation: &'static str) -> Result<Vec<u8>> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(Error::io(operation, path, io::Error::other(format!("it has more than {MAX_FILE} bytes"))));
     }
+    // Some editors begin a text with a mark of its encoding.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
     Ok(bytes)
 }
 

@@ -89,8 +89,10 @@ fn parse(variable: &'static str, value: &str) -> Result<Named> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err(fail("it names no host"));
     }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-        return Err(fail("something stands behind the host"));
+    // What stands behind the host means nothing, but the end of a password that has no business there.
+    if [url.path(), url.query().unwrap_or_default(), url.fragment().unwrap_or_default()].iter().any(|t| t.contains('@'))
+    {
+        return Err(fail("USER or PASSWORD has a character that ends the host"));
     }
     Ok(Named { variable, url })
 }
@@ -147,7 +149,9 @@ mod tests {
             "socks5://user:secret@",
             "http://proxy:99999",
             "http://pro xy:3128",
-            "http://proxy:3128/path",
+            "http://user/secret@proxy:3128",
+            "http://user#secret@proxy:3128",
+            "http://user?secret@proxy:3128",
         ] {
             for variable in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
                 let error = of(&[(variable, bad)]).err().expect(bad);

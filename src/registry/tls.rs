@@ -97,6 +97,10 @@ impl Tls {
                 format!("wants to be shown a certificate, and there is none; {NAME_A_KEY}")
             }
             false if asked => format!("refuses the certificate that it was shown ({alert:?})"),
+            _ if no_common_ground(alert) => format!(
+                "has no version or cipher of TLS in common with us ({alert:?}): we speak TLS 1.2 with ECDHE and AES-GCM or \
+                 ChaCha20, and TLS 1.3"
+            ),
             _ => format!("refuses to speak TLS with us ({alert:?})"),
         }
     }
@@ -108,6 +112,11 @@ impl Tls {
         let builder = builder.dangerous().with_custom_certificate_verifier(self.verifier.clone());
         Ok(builder.with_client_cert_resolver(Arc::new(shown)))
     }
+}
+
+fn no_common_ground(alert: AlertDescription) -> bool {
+    use AlertDescription::{HandshakeFailure, InsufficientSecurity, ProtocolVersion};
+    matches!(alert, HandshakeFailure | InsufficientSecurity | ProtocolVersion)
 }
 
 /// What a server is shown that asks who we are; notes that it has asked.

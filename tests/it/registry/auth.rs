@@ -1,5 +1,11 @@
 //! Credentials reach their registry and its token service, and nobody else.
 
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
 use snapcask::{Error, export::Form, model::Generation, registry::Credentials};
 
 use super::{
@@ -111,6 +117,65 @@ fn a_realm_elsewhere_is_refused() {
     assert!(other.log().is_empty());
 }
 
+/// A registry that refuses with 403 where its token, the n-th, is not good after so many uses; how many it has given.
+fn forgetful(is_good: fn(usize, usize) -> bool) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap();
+    let given = Arc::new(AtomicUsize::new(0));
+    let counted = given.clone();
+    std::thread::spawn(move || {
+        let mut used = 0;
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+            let page: usize = head.split("page=").nth(1).map_or(0, |rest| rest[..1].parse().unwrap());
+            let known = head
+                .to_ascii_lowercase()
+                .contains(&format!("authorization: bearer t{}\r\n", counted.load(Ordering::Relaxed)));
+            let answer = if head.starts_with("GET /token") {
+                used = 0;
+                let token = format!("{{\"token\":\"t{}\"}}", counted.fetch_add(1, Ordering::Relaxed) + 1);
+                format!("200 OK\r\nContent-Length: {}\r\n\r\n{token}", token.len())
+            } else if !head.contains("uthorization:") {
+                format!(
+                    "401 No\r\nWWW-Authenticate: Bearer realm=\"http://{place}/token\"\r\nContent-Length: 0\r\n\r\n"
+                )
+            } else if !known || !is_good(counted.load(Ordering::Relaxed), used) {
+                "403 No\r\nContent-Length: 0\r\n\r\n".into()
+            } else {
+                used += 1;
+                let next = if page < 3 {
+                    format!("Link: </v2/vm/tags/list?page={}>; rel=next\r\n", page + 1)
+                } else {
+                    String::new()
+                };
+                let body = format!("{{\"tags\":[\"tag-{page}\"]}}");
+                format!("200 OK\r\n{next}Content-Length: {}\r\n\r\n{body}", body.len())
+            };
+            let _ = reader
+                .get_mut()
+                .write_all(format!("HTTP/1.1 {answer}").replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes());
+        }
+    });
+    (format!("oci://{place}/vm"), given)
+}
+
+#[test]
+fn token_that_expires_with_403_is_renewed_and_a_lasting_403_believed() {
+    let never = |_, _| false;
+    let tags = |place: &str| snapcask::registry::tags(&place.parse().unwrap(), &options(None));
+    let (place, given) = forgetful(|_, used| used < 1);
+    assert_eq!(tags(&place).unwrap(), ["tag-0", "tag-1", "tag-2", "tag-3"]);
+    assert_eq!(given.load(Ordering::Relaxed), 4);
+    // The first one is refused at once; or the second one, which is new.
+    for (is_good, tokens) in [(never as fn(usize, usize) -> bool, 1), (|token, used| (token, used) == (1, 0), 2)] {
+        let (place, given) = forgetful(is_good);
+        assert!(matches!(tags(&place).unwrap_err(), Error::Forbidden { .. }));
+        assert_eq!(given.load(Ordering::Relaxed), tokens);
+    }
+}
+
 #[test]
 fn login_checks_before_it_keeps() {
     let fixture = Fixture::empty(Generation::Flat);
@@ -119,7 +184,6 @@ fn login_checks_before_it_keeps() {
     let host = format!("127.0.0.1:{}", server.port);
     let config = fixture.path("docker");
     let program = |arguments: &[&str], input: &[u8]| {
-        use std::io::Write;
         let mut child = command(arguments)
             .env("DOCKER_CONFIG", &config)
             .env_remove("REGISTRY_AUTH_FILE")

@@ -76,6 +76,10 @@ fn certificate_that_is_named_itself_is_trusted() {
     // Among others, and behind what is no certificate.
     let others = [Authority::new("one").pem(), "# a note\n".into(), identity.pem.clone(), identity.key.serialize_pem()];
     machine.lists(&place, &["--ca-file", &machine.file("several.pem", &others.concat())]);
+    // As other systems and editors leave it.
+    for text in [identity.pem.replace('\n', "\r\n"), format!("\u{feff}{}", identity.pem), identity.pem.trim().into()] {
+        machine.lists(&place, &["--ca-file", &machine.file("edited.pem", &text)]);
+    }
 
     let fixture = Fixture::sized(Generation::Flat, 16 << 20);
     let store = fixture.store.to_str().unwrap();
@@ -285,6 +289,18 @@ fn registry_that_asks_who_comes_is_shown_the_certificate() {
     let wrong = ["--ca-file", &ca, "--cert", wrong.to_str().unwrap(), "--key", wrong_key.to_str().unwrap()];
     says_that(&wrong, "refuses the certificate that it was shown (UnknownCA)");
 
+    // Some ask, and refuse in HTTP.
+    let polite = machine.front(&server, &Clients::Asked(&authority));
+    machine.server.behave(Behaviour { always: Some(400), ..Default::default() });
+    let text = format!(
+        "cannot list the tags of {}: localhost:{} answered 400 (DENIED: so it is); it wants to be shown a certificate: \
+         --cert FILE and --key FILE name one",
+        polite.reference("vm"),
+        polite.port
+    );
+    says(&machine.tags(&polite.reference("vm"), &["--ca-file", &ca]), 1, &text);
+    machine.server.behave(Behaviour::default());
+
     // In a folder of Docker or Podman.
     let folder = machine.path(&format!(".config/containers/certs.d/localhost:{}", front.port));
     machine.file(&format!(".config/containers/certs.d/localhost:{}/ca.crt", front.port), &server.pem);
@@ -461,6 +477,24 @@ fn tls_and_plain_http_that_meet_are_told_apart() {
     assert!(text.contains("answered 400") && !text.contains("TLS"), "{text}");
     let text = fails(&machine.tags(&format!("oci://localhost:{silent}/vm"), &[]), 1);
     assert!(text.contains("no luck with") && !text.contains("TLS"), "{text}");
+}
+
+#[test]
+fn server_of_old_tls_is_told_what_is_spoken() {
+    // An alert of TLS: fatal, with this number.
+    for (answer, name) in [
+        (&b"\x15\x03\x01\x00\x02\x02\x28"[..], "HandshakeFailure"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "ProtocolVersion"),
+    ] {
+        let place = format!("oci://localhost:{}/vm", answers(answer));
+        let output = command_at(home().path(), &["tags", &place, "--tls"]).output().unwrap();
+        let text = format!(
+            "cannot list the tags of {place}: {} has no version or cipher of TLS in common with us ({name}): we speak TLS 1.2 \
+             with ECDHE and AES-GCM or ChaCha20, and TLS 1.3",
+            &place["oci://".len()..place.len() - "/vm".len()]
+        );
+        says(&output, 1, &text);
+    }
 }
 
 /// It is the registry that knows who we are, and not where it keeps its blobs.
