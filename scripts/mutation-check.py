@@ -57,6 +57,19 @@ MUTANTS = {
     "a head that is gone is found": ("src/check/groups.rs", "Ok(GroupFile::Head(head)) if is_there(&folder.join(&head))? => {}", "Ok(GroupFile::Head(_)) if true => {}", "check_groups"),
     "a name that two have is found": ("src/check/groups.rs", "if let Some(other) = names.get(&name) {", "if let (false, Some(other)) = (true, names.get(&name)) {", "check_groups"),
     "a relative entry of PATH": ("src/store/index.rs", ".filter(|f| f.is_absolute())", "", "--lib index"),
+    # verifications: what is said
+    "what is not ours to read may be meant": (
+        "src/snapshot/mod.rs",
+        "if !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)",
+        "if !matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::NotADirectory)",
+        "truth::permissions",
+    ),
+    "a hidden parent is not missing": ("src/store/lookup.rs", "            if let Some(error) = hidden {", "            if let Some(error) = hidden.filter(|error| !error.is_denied()) {", "truth::permissions"),
+    "a check that could not read is not good": ("src/cli/check.rs", "            Err(Error::Incomplete { count })", "            let _ = count; Ok(())", "truth::permissions"),
+    "a source is verified on demand": ("src/import/mod.rs", "        if options.verify_source {", "        if false {", "truth::unread"),
+    "a file that the bundle has otherwise": ("src/check/vouched.rs", "Ok(root) if root == row.root.to_string() && file.size == row.size => {}", "Ok(_) if true => {}", "truth::unread"),
+    "a snapshots folder is no store": ("src/store/root.rs", "if visible(holds_one())? {", "if false && visible(holds_one())? {", "truth::stores"),
+    "a name is a snapshot, whatever is beside it": ("src/cli/argument.rs", "    if !is_path(argument) {", "    if !is_path(argument) && !Path::new(argument).exists() {", "truth::names"),
     # verifications: documents
     "layers of manifest and config": (
         "src/bundle.rs", "if layer.digest != record.digest() {", "if false {", "hardening corruption layout_checks",
@@ -486,19 +499,19 @@ MUTANTS = {
         "failing_disk::a_failed",
     ),
     "parents beside that cannot be read": (
-        "src/store/lookup.rs", "            if let Some(error) = hidden {\n                return Err(error);\n            }\n", "            let _ = &hidden;\n", "failing_disk::no_parent",
+        "src/store/lookup.rs", "            if let Some(error) = hidden {\n                return Err(may_be_hidden(format!(\"the parent {parent} of {}\", child.name), error));\n            }\n", "            let _ = &hidden;\n", "failing_disk::no_parent",
     ),
     "a repair keeps the metadata of a newer image": (
         "src/repair.rs", "if Metadata::at(&target)?.is_some_and(|there| there.is_whole()) {", "if false {", "image_tags",
     ),
     "a tag that has moved on": (
-        "src/check.rs",
+        "src/check/images.rs",
         "if metadata.manifest_digest != image.manifest_digest && metadata.is_whole() => {}",
         "if false && metadata.is_whole() => {}",
         "image_tags",
     ),
     "metadata that was brought": (
-        "src/check.rs",
+        "src/check/images.rs",
         "c.manifest_digest == image.manifest_digest && c.problems.is_empty()",
         "c.manifest_digest == image.manifest_digest",
         "image_tags",

@@ -3,6 +3,9 @@
 
 mod closure;
 mod groups;
+mod images;
+mod parents;
+mod vouched;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -18,7 +21,7 @@ use rustix::fs::OFlags;
 
 use crate::{
     beneath,
-    cached::CachedFile,
+    bundle::BundledSnapshot,
     digest::Digest,
     error::{Error, IoContext, Result},
     import::BundleLocation,
@@ -26,21 +29,35 @@ use crate::{
     model::{FileRecord, ImageRecord, SnapshotIdentity, TarPath},
     progress::Progress,
     recorded::RecordedChecks,
-    repair::Repair,
+    repair::{Repair, bundled_snapshots},
     report::{CheckReport, Finding},
-    snapshot::{SNAPSHOT_FILE, Snapshot, V066_FILE, is_there, labels, scan::scan},
+    snapshot::{
+        SNAPSHOT_FILE, Snapshot, V066_FILE,
+        closure::binds,
+        hides, is_folder, labels,
+        scan::{SourceFile, scan},
+    },
     store::{
         Store, group, group_repair,
-        image_cache::{CachedImage, cached_images, needed_files},
-        image_metadata::Metadata,
-        image_reference::{pinned_file, reference_file},
         index::{Change, Index},
         lock,
         place::dead_stages,
         record::{ImportRecord, RECORD_FILE},
+        root,
     },
     temporary::{Folder, SCRATCH},
 };
+use vouched::Unvouched;
+
+/// The codes of findings that say nothing about the store, because something in it could not be read.
+pub const UNREADABLE: [&str; 3] = [FILE_UNREADABLE, CACHE_UNREADABLE, PARENT_UNREADABLE];
+/// The code of a note about a parent that is missed by nobody.
+pub const PARENT_LEFT_OUT: &str = "parent-left-out";
+/// The code of a finding that says why something was not repaired.
+pub const REPAIR_REFUSED: &str = "repair-refused";
+const FILE_UNREADABLE: &str = "file-unreadable";
+const CACHE_UNREADABLE: &str = "cache-unreadable";
+const PARENT_UNREADABLE: &str = "parent-unreadable";
 
 /// What a check repairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +114,10 @@ impl BadSnapshot {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub findings: Vec<Finding>,
+    /// What nothing vouches for, and what is missed by nobody: no damage, as far as anybody knows.
+    pub notes: Vec<Finding>,
+    /// Snapshots with files that only a bundle can vouch for.
+    unvouched: Vec<Unvouched>,
     pub snapshots: Vec<BadSnapshot>,
     /// Rows of the records: what stands in the cache is not that.
     pub cache: Vec<FileRecord>,
@@ -127,13 +148,10 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
     let store = Store::at(&options.store);
     let progress = options.progress.as_ref();
     let (snapshots, cache) = (store.snapshots(), store.cache());
-    let missing = |path: &Path| match fs::metadata(path) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(true),
-        other => other.context("look at", path).map(|meta| !meta.is_dir()),
-    };
-    if missing(&snapshots)? && missing(&cache)? {
-        let hint = ", or it has neither snapshots nor cache; --store or $MSB_HOME says where it is".into();
-        return Err(Error::NotFound { what: "store", path: options.store.clone(), hint });
+    root::existing(&store.root)?;
+    if !is_folder(&snapshots)? && !is_folder(&cache)? {
+        let reason = "it has neither snapshots/ nor cache/; --store or $MSB_HOME says where it is".into();
+        return Err(Error::NotAStore { path: options.store.clone(), reason });
     }
     let folders = [snapshots.as_path(), cache.as_path()];
     let locks = match options.repair {
@@ -144,20 +162,27 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
     let bundle = options.repair.bundle();
     let scratch = bundle.map(|_| Folder::create(&std::env::temp_dir(), SCRATCH)).transpose()?;
     let source = bundle.zip(scratch.as_ref());
-    let source = source.map(|(location, scratch)| location.open(scratch.path())).transpose()?;
-    let mut found = look(&store, options.jobs, &options.progress)?;
+    let source = source.map(|(location, scratch)| location.open(scratch.path(), progress)).transpose()?;
+    // Of a bundle that cannot be read it is enough to know where something is to be compared or repaired.
+    let bundled = source.as_deref().map(bundled_snapshots).transpose().map(Option::unwrap_or_default);
+    let look = |bundled: &[BundledSnapshot]| look(&store, options.jobs, &options.progress, bundled);
+    let mut found = look(bundled.as_deref().unwrap_or_default())?;
+    let bundled = match bundled {
+        Err(error) if !found.findings.is_empty() || found.notes.iter().any(is_not_compared) => return Err(error),
+        bundled => bundled.unwrap_or_default(),
+    };
     let before = found.findings.clone();
     if options.repair != Repairs::Nothing && found.findings.iter().any(|finding| is_of_group(finding.code)) {
         for name in group::all(&snapshots)? {
             group_repair::repair(&snapshots, &name, progress)?;
         }
-        found = look(&store, options.jobs, &options.progress)?;
+        found = look(&bundled)?;
     }
     let mut refused = Vec::new();
     if let Some(source) = source.filter(|_| !found.findings.is_empty()) {
         let repair = Repair { store: &store, jobs: options.jobs, progress: &options.progress };
-        refused = repair.run(source.as_ref(), &found)?;
-        found = look(&store, options.jobs, &options.progress)?;
+        refused = repair.run(source.as_ref(), &bundled, &found)?;
+        found = look(&bundled)?;
     }
     let repaired: Vec<Finding> = before.into_iter().filter(|f| !found.findings.contains(f)).collect();
     found.findings.extend(refused);
@@ -171,34 +196,57 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
         files: found.counts.files,
         data_bytes: found.counts.data_bytes,
         findings: found.findings,
+        notes: found.notes,
         repaired,
         index,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
 
-fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>) -> Result<Found> {
+/// Looks at everything; what nothing else vouches for is compared with what the bundle has.
+fn look(store: &Store, jobs: usize, progress: &Arc<dyn Progress>, bundled: &[BundledSnapshot]) -> Result<Found> {
     let mut look =
         Look { store, jobs, progress, found: Found::default(), cache: BTreeMap::new(), brought: HashMap::new() };
     look.leftovers()?;
     look.groups()?;
     let (snapshots, unreadable) = store.all()?;
     look.found.counts.snapshots = snapshots.len() + unreadable.len();
-    for (directory, reason) in unreadable {
-        look.unreadable(directory, reason);
+    let hidden = unreadable.iter().find(|(_, error)| hides(error)).map(|(directory, _)| directory.clone());
+    for (directory, error) in unreadable {
+        look.unreadable(directory, error);
     }
     for snapshot in &snapshots {
         look.snapshot(snapshot)?;
     }
-    look.parents(&snapshots);
+    look.vouched(bundled);
+    look.parents(&snapshots, hidden.as_deref());
     let cached = look.images(&snapshots)?;
-    look.cache_rows(&cached)?;
+    look.cache_rows(&cached, bundled)?;
     Ok(look.found)
+}
+
+/// Whether only a bundle could vouch for what a note says.
+fn is_not_compared(note: &Finding) -> bool {
+    matches!(note.code, vouched::NOT_COMPARED | images::NOT_COMPARED)
+}
+
+/// The code of what an error says; what could not be read may be as it should.
+fn unreadable_or(error: &Error, code: &'static str) -> &'static str {
+    if matches!(error, Error::Io { .. }) { FILE_UNREADABLE } else { code }
 }
 
 /// Whether a repair without a bundle mends it.
 fn is_of_group(code: &str) -> bool {
     matches!(code, "group-outdated" | "group-lock-missing" | "head-missing")
+}
+
+/// Why there is no record of an import.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unrecorded {
+    /// Nobody imported it.
+    Never,
+    /// It says nothing, or could not be read.
+    Hidden,
 }
 
 struct Look<'a> {
@@ -225,6 +273,12 @@ impl Look<'_> {
         }
     }
 
+    /// Notes what is no damage.
+    fn note(&mut self, code: &'static str, path: &Path, message: impl ToString) {
+        let subject = self.subject(path);
+        self.found.notes.push(Finding { code, subject, message: message.to_string() });
+    }
+
     /// What dead runs left; the next import or removal takes it away, and so does a repair.
     fn leftovers(&mut self) -> Result<()> {
         for folder in [self.store.snapshots(), self.store.cache()] {
@@ -239,7 +293,8 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn record(&mut self, directory: &Path) -> Option<ImportRecord> {
+    /// The record of an import, or whether there is none.
+    fn record(&mut self, directory: &Path) -> std::result::Result<ImportRecord, Unrecorded> {
         match ImportRecord::read(directory) {
             Ok(Some(record)) => {
                 self.found.counts.recorded += 1;
@@ -249,20 +304,26 @@ impl Look<'_> {
                         rows.push(row.clone());
                     }
                 }
-                Some(record)
+                Ok(record)
             }
-            Ok(None) => None,
-            Err(reason) => {
-                let path = directory.join(RECORD_FILE);
-                self.report("record-invalid", &path, reason);
-                None
+            Ok(None) => Err(Unrecorded::Never),
+            Err(error) => {
+                let code = unreadable_or(&error, "record-invalid");
+                let message = match error {
+                    Error::InvalidRecord { reason, .. } => reason,
+                    error => error.to_string(),
+                };
+                self.report(code, &directory.join(RECORD_FILE), message);
+                Err(Unrecorded::Hidden)
             }
         }
     }
 
-    fn unreadable(&mut self, directory: PathBuf, reason: String) {
-        self.report("descriptor-invalid", &directory, reason);
-        let record = self.record(&directory);
+    fn unreadable(&mut self, directory: PathBuf, error: Error) {
+        self.report(unreadable_or(&error, "descriptor-invalid"), &directory, &error);
+        // Where the folder cannot be read at all, once is enough.
+        let is_closed = error.is_denied() && ImportRecord::read(&directory).is_err();
+        let record = if is_closed { None } else { self.record(&directory).ok() };
         self.found.snapshots.push(BadSnapshot { directory, record, digest: None });
     }
 
@@ -270,7 +331,10 @@ impl Look<'_> {
         let before = self.found.findings.len();
         let directory = &snapshot.directory;
         self.progress.begin(&format!("checking {}", snapshot.name), None);
-        let record = self.record(directory);
+        let (record, is_never_imported) = match self.record(directory) {
+            Ok(record) => (Some(record), false),
+            Err(unrecorded) => (None, unrecorded == Unrecorded::Never),
+        };
         if let (Some(record), Some(image)) = (&record, &snapshot.descriptor.image) {
             for row in record.cache.iter().filter(|row| is_metadata(&row.path)) {
                 self.brought.entry(row.path.clone()).or_default().insert(image.clone());
@@ -286,7 +350,7 @@ impl Look<'_> {
         let present = match scan(snapshot) {
             Ok(files) => files,
             Err(error) => {
-                self.report("directory-invalid", directory, error);
+                self.report(unreadable_or(&error, "directory-invalid"), directory, error);
                 Vec::new()
             }
         };
@@ -300,7 +364,7 @@ impl Look<'_> {
         let paths: HashSet<&TarPath> =
             present.iter().map(|file| &file.at).filter(|path| !(is_migrated && is_descriptor(path))).collect();
         let labels = labels::own(snapshot.descriptor.generation, directory).unwrap_or_else(|error| {
-            self.report("file-unreadable", directory, error);
+            self.report(FILE_UNREADABLE, directory, error);
             None
         });
         let is_labels = |path: &TarPath| Some(path) == labels.as_ref();
@@ -316,7 +380,7 @@ impl Look<'_> {
                 let checks = RecordedChecks::start(self.progress.clone())?;
                 let added = checks.add(recorded, file, path.clone(), analysis);
                 if let Err(error) = added.and(checks.finish()) {
-                    self.report("recorded-integrity", &path, error);
+                    self.report(unreadable_or(&error, "recorded-integrity"), &path, error);
                 }
             }
         }
@@ -325,6 +389,21 @@ impl Look<'_> {
         self.progress.end();
         let is_bad = self.found.findings.len() > before;
         unreferenced.iter().for_each(|damage| self.damage(directory, damage));
+        if is_never_imported {
+            let is_vouched = |file: &SourceFile| {
+                analyses.contains_key(&file.at)
+                    || is_descriptor(&file.at)
+                    || is_labels(&file.at)
+                    || binds(&snapshot.descriptor, &file.path)
+            };
+            let files: Vec<_> = present.iter().filter(|file| !is_vouched(file)).cloned().collect();
+            self.found.unvouched.push(Unvouched {
+                directory: directory.clone(),
+                digest,
+                present: present.clone(),
+                files,
+            });
+        }
         // Beside what was imported: there is nothing to repair.
         for path in paths.iter().filter(|path| record.is_some() && !rows.contains_key(**path) && !is_labels(path)) {
             let text = "it was not imported; a repair leaves it, move it away if it is not meant to travel";
@@ -353,7 +432,7 @@ impl Look<'_> {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 return self.report("file-missing", &path, "it was imported and is not there");
             }
-            Err(error) => return self.report("file-unreadable", &path, error),
+            Err(error) => return self.report(FILE_UNREADABLE, &path, error),
         };
         let looked = file.metadata().context("look at", &path).and_then(|meta| {
             let view = FileView { file: &file, path: &path, size: meta.len() };
@@ -361,7 +440,7 @@ impl Look<'_> {
         });
         let (meta, analysis) = match looked {
             Ok(looked) => looked,
-            Err(error) => return self.report("file-unreadable", &path, error),
+            Err(error) => return self.report(FILE_UNREADABLE, &path, error),
         };
         self.found.counts.files += 1;
         self.found.counts.data_bytes += analysis.data_bytes;
@@ -382,154 +461,6 @@ impl Look<'_> {
             }
         }
         analyses.insert(relative.clone(), (file, analysis));
-    }
-
-    fn parents(&mut self, snapshots: &[Snapshot]) {
-        let mut known: HashMap<SnapshotIdentity, &Snapshot> = HashMap::new();
-        for snapshot in snapshots {
-            for identity in snapshot.identities() {
-                self.found.known.insert(identity.clone());
-                known.entry(identity).or_insert(snapshot);
-            }
-        }
-        for snapshot in snapshots {
-            let Some(parent) = &snapshot.descriptor.parent else { continue };
-            let alone = || ImportRecord::read(&snapshot.directory).is_ok_and(|r| r.is_some_and(|r| r.without_parent));
-            if !known.contains_key(parent) && !alone() {
-                let text =
-                    format!("its parent {parent} is not in the store; import it, or export without --with-parents");
-                self.report("parent-missing", &snapshot.directory, text);
-                self.found.missing.push((parent.clone(), snapshot.directory.clone()));
-            }
-            let mut seen = HashSet::from([snapshot.descriptor.digest]);
-            let mut at = snapshot;
-            while let Some(above) = at.descriptor.parent.as_ref().and_then(|parent| known.get(parent)) {
-                if !seen.insert(above.descriptor.digest) {
-                    self.report("parent-cycle", &snapshot.directory, "its chain of parents is a circle");
-                    break;
-                }
-                at = above;
-            }
-        }
-    }
-
-    /// What the cache says of itself: raw documents against their digests, and the files of every image that is there.
-    fn images(&mut self, snapshots: &[Snapshot]) -> Result<Vec<CachedImage>> {
-        let cache = self.store.cache();
-        let (cached, unreadable) = cached_images(&cache)?;
-        for (path, error) in unreadable {
-            self.report("cache-unreadable", &cache.join(&path), error);
-        }
-        let pins = |image: &CachedImage, flat_root: bool| {
-            let pinned =
-                |s: &&Snapshot| s.descriptor.image.as_ref().is_some_and(|i| i.manifest_digest == image.manifest_digest);
-            snapshots.iter().filter(pinned).any(|s| s.descriptor.flat_root == flat_root)
-        };
-        for image in &cached {
-            for problem in &image.problems {
-                self.report("image-document", &cache.join(&image.path), problem);
-            }
-            // Of an image that only flat root disks pin, the metadata is enough.
-            if pins(image, true) && !pins(image, false) {
-                continue;
-            }
-            for layer in &image.layers {
-                if is_there(&cache.join(layer))? {
-                    continue;
-                }
-                let text = format!("{} needs it and it is not there; pull the image again", image.path);
-                self.report("image-layer-missing", &cache.join(layer), text);
-            }
-        }
-        let mut seen = HashSet::new();
-        for snapshot in snapshots {
-            let (Some(image), flat_root) = (&snapshot.descriptor.image, snapshot.descriptor.flat_root) else {
-                continue;
-            };
-            let vmdk = cache.join(format!("vmdk/sha256_{}.vmdk", image.manifest_digest.hex()));
-            // A snapshot may be in a store without its image.
-            let there = is_there(&vmdk)? || cached.iter().any(|c| c.manifest_digest == image.manifest_digest);
-            if seen.insert((image.manifest_digest, flat_root))
-                && there
-                && let Err(error) = needed_files(&cache, image, flat_root)
-            {
-                self.report("image-invalid", &vmdk, error);
-            }
-        }
-        Ok(cached)
-    }
-
-    /// Image-cache files against what came with the snapshots.
-    fn cache_rows(&mut self, cached: &[CachedImage]) -> Result<()> {
-        let cache = self.store.cache();
-        for (path, rows) in std::mem::take(&mut self.cache) {
-            if is_metadata(&path) {
-                // Whose it is, a descriptor says. One that cannot be read is a finding, and is repaired first.
-                let images = self.brought.remove(&path).unwrap_or_default();
-                self.metadata(cached, &images, &rows)?;
-                continue;
-            }
-            let (code, text) = match CachedFile::look(&cache, &path, self.jobs, self.progress.as_ref()) {
-                Ok(Some(file)) => {
-                    self.found.counts.files += 1;
-                    self.found.counts.data_bytes += file.contents.data_bytes;
-                    match rows.iter().any(|row| file.is(row)) {
-                        true if !file.elsewhere => continue,
-                        true => ("cache-corrupt", format!("it names files outside of {}", cache.display())),
-                        false => {
-                            let expected: Vec<String> = rows.iter().map(|row| row.root.to_string()).collect();
-                            let (root, expected) = (file.contents.root, expected.join(" or "));
-                            ("cache-corrupt", format!("its root is {root}; {expected} came with a snapshot"))
-                        }
-                    }
-                }
-                Ok(None) => ("cache-missing", "it came with a snapshot and is not there".into()),
-                // A VMDK that is none.
-                Err(error @ Error::ImageCache { .. }) => ("cache-corrupt", error.to_string()),
-                Err(error) => ("cache-unreadable", error.to_string()),
-            };
-            self.report(code, &cache.join(&path), text);
-            self.found.cache.extend(rows);
-        }
-        Ok(())
-    }
-
-    /// Metadata that came with snapshots of these images. It need not stand where it stood in the bundle, nor byte by byte:
-    /// whatever key whole metadata of the image has, msb finds it by the manifest's digest.
-    fn metadata(&mut self, cached: &[CachedImage], images: &HashSet<ImageRecord>, rows: &[FileRecord]) -> Result<()> {
-        let cache = self.store.cache();
-        for image in images {
-            let is_whole = |c: &&CachedImage| c.manifest_digest == image.manifest_digest && c.problems.is_empty();
-            if let Some(whole) = cached.iter().find(is_whole) {
-                match CachedFile::look(&cache, &whole.path, self.jobs, self.progress.as_ref()) {
-                    Ok(file) => {
-                        self.found.counts.files += 1;
-                        self.found.counts.data_bytes += file.map_or(0, |file| file.contents.data_bytes);
-                    }
-                    Err(error) => self.report("cache-unreadable", &cache.join(&whole.path), error),
-                }
-                continue;
-            }
-            let (pinned, tag) = (pinned_file(image)?, reference_file(image)?);
-            let mut finding = ("cache-missing", pinned.clone(), "it came with a snapshot and is not there".to_owned());
-            // What another image's tag means now is nobody's damage.
-            for path in [tag, pinned] {
-                match Metadata::at(&cache.join(&path)) {
-                    Ok(Some(metadata)) if metadata.manifest_digest != image.manifest_digest && metadata.is_whole() => {}
-                    Ok(None) if !is_there(&cache.join(&path))? => {}
-                    Ok(_) => {
-                        let text =
-                            format!("it is not the metadata of {}, which came with a snapshot", image.manifest_digest);
-                        finding = ("cache-corrupt", path, text);
-                    }
-                    Err(error) => finding = ("cache-unreadable", path, error.to_string()),
-                }
-            }
-            let (code, path, text) = finding;
-            self.report(code, &cache.join(&path), text);
-            self.found.cache.extend(rows.iter().cloned());
-        }
-        Ok(())
     }
 }
 

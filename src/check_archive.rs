@@ -51,7 +51,8 @@ pub(crate) fn verify_archive(
         let folder = scratch.join(format!("archive-{number}"));
         fs::create_dir(&folder).context("create", &folder)?;
         let name = archive.name.clone();
-        match msb_archive::check(archive, &UnpackOptions { folder: &folder, ..unpacking.clone() }) {
+        let checked = msb_archive::check(archive, &UnpackOptions { folder: &folder, ..unpacking.clone() });
+        match checked.map_err(|error| error.on_disk(scratch)) {
             Err(error) => report.findings.push(found(&name, error)?),
             Ok(checked) => {
                 if number < count {
@@ -86,7 +87,7 @@ pub(crate) fn verify_archive(
 /// What an error says of an archive. A disk that is full says nothing.
 fn found(subject: &str, error: Error) -> Result<Finding> {
     match error {
-        error @ (Error::Io { .. } | Error::Limit { .. }) => Err(error),
+        error @ (Error::Io { .. } | Error::Limit { .. } | Error::NoRoom { .. }) => Err(error),
         error => Ok(Finding { code: code(&error), subject: subject.into(), message: error.to_string() }),
     }
 }

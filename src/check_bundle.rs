@@ -75,7 +75,7 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
     let started = Instant::now();
     let (deep, jobs, progress) = (options.deep, options.jobs, options.progress.as_ref());
     let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source = match Sources::open(std::slice::from_ref(&options.source), &options.bases, scratch.path())? {
+    let source = match Sources::open(std::slice::from_ref(&options.source), &options.bases, scratch.path(), progress)? {
         Sources::Bundles(source) => source,
         Sources::Archives(archives, bases) => {
             return verify_archive(archives, bases, options, scratch.path(), started);
@@ -141,6 +141,7 @@ pub(crate) fn code(error: &Error) -> &'static str {
         Error::RecordedIntegrity { .. } => "recorded-integrity",
         Error::DamagedSnapshot { code, .. } => code,
         Error::Io { .. }
+        | Error::NoRoom { .. }
         | Error::Unauthorized { .. }
         | Error::Forbidden { .. }
         | Error::Refused { .. }
@@ -414,13 +415,14 @@ fn hash(source: &dyn Source, descriptor: &Descriptor, progress: &dyn Progress) -
     }
 }
 
-/// Describes a bundle: every tagged snapshot, and its ancestors, as far as they are there.
+/// Describes a bundle: every tagged snapshot, and its ancestors, as far as they are there. `progress` is told how far a pipe
+/// is read.
 ///
 /// # Errors
 /// The first document that is missing, corrupt or invalid.
-pub fn inspect_bundle(location: &BundleLocation) -> Result<InspectReport> {
+pub fn inspect_bundle(location: &BundleLocation, progress: &dyn Progress) -> Result<InspectReport> {
     // A spool file has no name: nothing can be left.
-    let source = match location.open_any(&std::env::temp_dir())? {
+    let source = match location.open_any(&std::env::temp_dir(), progress)? {
         Opened::Bundle(source) => source,
         Opened::Archive(archive) => return inspect_archive(archive),
     };

@@ -54,12 +54,13 @@ pub struct ConvertOptions {
 pub fn convert(options: &ConvertOptions) -> Result<ExportReport> {
     let started = Instant::now();
     let scratch = Folder::create(&scratch_folder(&options.destination), SCRATCH)?;
-    let (archives, bases) = match Sources::open(&options.sources, &options.bases, scratch.path())? {
-        Sources::Archives(archives, bases) => (archives, bases),
-        Sources::Bundles(bundle) => {
-            return Err(Error::Usage(format!("{} is a bundle; `snapcask copy` copies it", bundle.display())));
-        }
-    };
+    let (archives, bases) =
+        match Sources::open(&options.sources, &options.bases, scratch.path(), options.progress.as_ref())? {
+            Sources::Archives(archives, bases) => (archives, bases),
+            Sources::Bundles(bundle) => {
+                return Err(Error::Usage(format!("{} is a bundle; `snapcask copy` copies it", bundle.display())));
+            }
+        };
     let unpacking = UnpackOptions {
         folder: scratch.path(),
         max_bytes: match options.max_bytes {
@@ -71,7 +72,11 @@ pub fn convert(options: &ConvertOptions) -> Result<ExportReport> {
         writeback: None,
         progress: options.progress.as_ref(),
     };
-    let mut staged = stage_all(archives, bases, || Ok(Vec::new()), &unpacking)?;
+    let staged = stage_all(archives, bases, || Ok(Vec::new()), &unpacking);
+    let mut staged = staged.map_err(|error| match options.max_bytes {
+        None => error.on_disk(scratch.path()),
+        Some(_) => error,
+    })?;
     if options.head_only {
         staged.snapshots.truncate(1);
     }

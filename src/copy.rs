@@ -58,7 +58,8 @@ pub struct CopyOptions {
 pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let started = Instant::now();
     let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source = open_all(std::slice::from_ref(&options.source), &options.bases, scratch.path())?;
+    let source =
+        open_all(std::slice::from_ref(&options.source), &options.bases, scratch.path(), options.progress.as_ref())?;
     let heads = match &options.tag {
         Some(tag) => vec![bundle::head(source.as_ref(), Some(tag))?],
         // An index among them leads to no snapshot.
@@ -270,7 +271,8 @@ pub fn copy_graph(
     jobs: usize,
     progress: &dyn Progress,
 ) -> Result<Counts> {
-    progress.begin("copying", Some(graph.blobs().fold(0, |sum, d| sum.saturating_add(d.size))));
+    let manifests = graph.snapshots.iter().map(|snapshot| &snapshot.descriptor);
+    progress.begin("copying", Some(graph.blobs().chain(manifests).fold(0, |sum, d| sum.saturating_add(d.size))));
     let counts = match target.shared() {
         Some(shared) => at_once(source, shared, graph, jobs, progress)?,
         None => one_by_one(source, target, place, graph, progress)?,

@@ -10,7 +10,7 @@ use crate::{
     layout,
     reference::RegistryReference,
     registry,
-    snapshot::{is_regular, seen},
+    snapshot::{is_regular, visible},
     storage::Target,
 };
 
@@ -113,7 +113,7 @@ fn refuse_inside_bundle(path: &Path) -> Result<()> {
         };
         let mut bundle = None;
         for above in folder.ancestors() {
-            if bundle.is_none() && seen(is_regular(&above.join("oci-layout")))? {
+            if bundle.is_none() && visible(is_regular(&above.join("oci-layout")))? {
                 bundle = Some(above);
             }
         }

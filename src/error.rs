@@ -10,12 +10,15 @@ use crate::digest::Digest;
 /// The library's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The hint of a limit on data, which is the free space of a disk where nobody has asked for another.
+pub const MAX_BYTES_HINT: &str = "; --max-bytes raises it";
+
 /// Everything that can go wrong.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An operation of the operating system failed.
-    #[error("cannot {operation} {}: {source}", path.display())]
+    #[error("cannot {operation} {}: {}", path.display(), told(source))]
     Io {
         /// What was being done: "open", "read", "fsync", ...
         operation: &'static str,
@@ -129,6 +132,14 @@ pub enum Error {
         /// What to do, beginning with a separator; may be empty.
         hint: String,
     },
+    /// Nothing that can be read answers to it, and something is there that cannot be read for want of a right.
+    #[error("{what} is not among what can be read, and may be among what cannot: {source}")]
+    MayBeHidden {
+        /// What was looked for.
+        what: String,
+        /// Why something could not be looked at.
+        source: Box<Error>,
+    },
     /// A parent is neither in the store nor beside its child.
     #[error(
         "snapshot {child} names the parent {parent}, which is not in {}; import the parent first, or export without --with-parents",
@@ -160,8 +171,16 @@ pub enum Error {
         /// What to do, beginning with a separator; may be empty.
         hint: String,
     },
+    /// A folder that is to be a store is something else.
+    #[error("{} is no store: {reason}", path.display())]
+    NotAStore {
+        /// The folder.
+        path: PathBuf,
+        /// What it is, and what to do.
+        reason: String,
+    },
     /// A bundle has no such tag.
-    #[error("no tag {tag:?} in the bundle; it has {}", tags.join(", "))]
+    #[error("no tag {tag:?} in the bundle; it has {}", listed(tags))]
     TagNotFound {
         /// What was asked for.
         tag: String,
@@ -223,6 +242,14 @@ pub enum Error {
     OfNoImage {
         /// The file.
         path: PathBuf,
+    },
+    /// A record of an import says nothing.
+    #[error("invalid record of an import {}: {reason}", path.display())]
+    InvalidRecord {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A file is not what was imported.
     #[error("{} is not as it was imported ({reason}); `snapcask check --repair-from` brings it back, and where the change is meant, removing {} makes it the snapshot's own", path.display(), record.display())]
@@ -346,6 +373,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Which image-cache files nothing needs cannot be told.
+    #[error("cannot prune the image: {reason}")]
+    NotPruned {
+        /// What could not be read, and what to do.
+        reason: String,
+    },
     /// The image cache lacks what the pinned image needs.
     #[error("cannot pack the image {image}: {reason}")]
     ImageCache {
@@ -429,6 +462,20 @@ pub enum Error {
         /// The limit.
         limit: u64,
         /// Which flag raises it, beginning with a separator; may be empty.
+        hint: &'static str,
+    },
+    /// A disk has no room for what is known to come.
+    #[error("no space left on the disk of {}: {what} is {needed}, and {free} are free{hint}", path.display())]
+    NoRoom {
+        /// What was measured.
+        what: String,
+        /// Its value, at least.
+        needed: u64,
+        /// What the disk has.
+        free: u64,
+        /// A place on the disk.
+        path: PathBuf,
+        /// What to do, beginning with a separator; may be empty.
         hint: &'static str,
     },
     /// A registry wants credentials, or refuses those that it was given.
@@ -563,7 +610,15 @@ pub enum Error {
         /// How many.
         count: usize,
     },
-    /// What could be read of a bundle is good, and some could not be: the findings have been reported.
+    /// Some snapshots could not be read for want of a right: what could be read has been reported.
+    #[error("{count} of the store's folders could not be read: {first}")]
+    NotAllRead {
+        /// How many.
+        count: usize,
+        /// What the first one says.
+        first: String,
+    },
+    /// What could be read of a bundle or a store is good, and some could not be: the findings have been reported.
     #[error("not everything could be verified: {count} failure(s) to read")]
     Incomplete {
         /// How many.
@@ -592,6 +647,21 @@ impl Error {
         Self::InvalidHost { text: text.chars().take(300).collect(), reason }
     }
 
+    /// As it is where the limit on data is the free space of `path`'s disk: nobody has set it.
+    pub fn on_disk(self, path: &Path) -> Self {
+        match self {
+            Self::Limit { what, value, limit, hint: MAX_BYTES_HINT } => {
+                Self::NoRoom { what, needed: value, free: limit, path: path.into(), hint: "; free some space" }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the system denied it: somebody with other rights can do it.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+
     /// The exit code: 1 failed, 2 usage, 3 verification failed, 4 not found, 5 already exists.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -613,11 +683,13 @@ impl Error {
             | Self::InvalidDigest { .. }
             | Self::RootMismatch { .. }
             | Self::NotAsImported { .. }
+            | Self::InvalidRecord { .. }
             | Self::Findings { .. } => 3,
             Self::SnapshotNotFound { .. }
             | Self::NoSnapshot { .. }
             | Self::ParentNotFound { .. }
             | Self::NotFound { .. }
+            | Self::NotAStore { .. }
             | Self::TagNotFound { .. }
             | Self::BaseMissing { .. }
             | Self::NoHead { .. }
@@ -636,6 +708,27 @@ impl Error {
             | Self::OfNoImage { .. } => 5,
             _ => 1,
         }
+    }
+}
+
+/// All of a list, as far as a person reads it.
+fn listed(list: &[String]) -> String {
+    const SHOWN: usize = 50;
+    let shown = list.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match list.len().saturating_sub(SHOWN) {
+        0 if list.is_empty() => "none".into(),
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// What the system said; what people search for stands in the middle of a sentence as they write it.
+fn told(source: &std::io::Error) -> String {
+    match source.raw_os_error() {
+        Some(number) if number == rustix::io::Errno::ACCESS.raw_os_error() => {
+            format!("permission denied (os error {number})")
+        }
+        _ => source.to_string(),
     }
 }
 

@@ -196,7 +196,7 @@ fn bases(options: &ExportOptions, store: &Store, chain: &[Snapshot]) -> Result<V
             }
             Since::Bundle(location) => {
                 refuse_replacing(location, &options.destination)?;
-                BaseLayers::of_bundle(location.open(scratch.path())?.as_ref())?
+                BaseLayers::of_bundle(location.open(scratch.path(), options.progress.as_ref())?.as_ref())?
             }
             Since::Installed(installed) => BaseLayers::Contents(installed.clone()),
         });
@@ -217,17 +217,17 @@ fn refuse_replacing(base: &BundleLocation, destination: &Destination) -> Result<
 }
 
 /// What an import placed leaves as it came: a payload that has changed since is not passed on under the same digest.
-fn as_imported(
-    snapshot: &Snapshot,
-    imported: std::result::Result<Option<ImportRecord>, String>,
-    files: &[PackedFile],
-) -> Result<()> {
+fn as_imported(snapshot: &Snapshot, imported: Result<Option<ImportRecord>>, files: &[PackedFile]) -> Result<()> {
     let record = snapshot.directory.join(RECORD_FILE);
     let changed = |path, reason| Err(Error::NotAsImported { path, reason, record: record.clone() });
     let imported = match imported {
         Ok(Some(imported)) => imported,
         Ok(None) => return Ok(()),
-        Err(reason) => return changed(snapshot.directory.clone(), format!("its record cannot be read: {reason}")),
+        Err(error @ Error::Io { .. }) => return Err(error),
+        Err(Error::InvalidRecord { reason, .. }) => {
+            return changed(snapshot.directory.clone(), format!("its record cannot be read: {reason}"));
+        }
+        Err(error) => return changed(snapshot.directory.clone(), format!("its record cannot be read: {error}")),
     };
     let descriptor = &snapshot.descriptor;
     let is_migrated = snapshot.was(imported.snapshot);

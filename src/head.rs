@@ -11,6 +11,7 @@ use crate::{
     store::{
         Store,
         group::{GroupFile, LockedGroup, MemberFile, is_group_at},
+        root,
     },
 };
 
@@ -37,6 +38,7 @@ pub fn head(options: &HeadOptions) -> Result<HeadReport> {
         None => (options.selector.as_str(), None),
     };
     let group: GroupName = name.parse()?;
+    root::existing(&options.store)?;
     let folder = snapshots.join(group.as_str());
     let not_found = || Error::NotFound {
         what: "group",

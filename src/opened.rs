@@ -35,7 +35,7 @@ pub struct OpenedSnapshot {
     /// Every file, in the order of their paths.
     pub files: Vec<Opened>,
     /// What an import says that they were, or what is wrong with that.
-    pub record: std::result::Result<Option<ImportRecord>, String>,
+    pub record: Result<Option<ImportRecord>>,
     /// Keeps msb from removing the snapshot.
     pub reader: Option<Lease>,
 }

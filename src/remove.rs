@@ -26,6 +26,7 @@ use crate::{
         lock,
         place::{Stage, sync_folder},
         record::RECORD_FILE,
+        root,
     },
 };
 
@@ -57,13 +58,14 @@ pub struct RemoveOptions {
 ///
 /// # Errors
 /// Those of [`Store::find`]; [`Error::HasChildren`]; [`Error::HeadStays`]; [`Error::InUse`]; [`Error::InvalidGroup`];
-/// [`Error::UnsafePath`] for what is not a folder of this store; [`Error::ImageCache`] and [`Error::MsbDatabase`] where it
+/// [`Error::UnsafePath`] for what is not a folder of this store; [`Error::NotPruned`] and [`Error::MsbDatabase`] where it
 /// cannot be told which image-cache files are needed. Then nothing was removed.
 pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
     let (snapshots, cache) = (store.snapshots(), store.cache());
     let progress = options.progress.as_ref();
+    root::existing(&store.root)?;
     let folders = [snapshots.as_path(), cache.as_path()];
     let lock = || if options.dry_run { lock::share(&folders, progress) } else { lock::take(&folders, progress) };
     let (locks, doomed) = lock::seen_under(&snapshots, lock, || doomed(&store, &options.snapshots))?;
@@ -204,7 +206,7 @@ pub(crate) fn no_child_is_hidden(unreadable: &[Unreadable]) -> Result<()> {
         [SNAPSHOT_FILE, V066_FILE, RECORD_FILE, GROUP_FILE].iter().any(there)
     };
     match unreadable.iter().find(|(directory, _)| is_snapshot(directory)) {
-        Some((path, reason)) => Err(Error::UnreadableSnapshot { path: path.clone(), reason: reason.clone() }),
+        Some((path, error)) => Err(Error::UnreadableSnapshot { path: path.clone(), reason: error.to_string() }),
         None => Ok(()),
     }
 }

@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 use crate::{
     beneath::Folder,
     bundle::{Brought, BundledSnapshot, Documents, MAX_CHAIN},
-    check::{BadSnapshot, Found},
+    check::{BadSnapshot, Found, REPAIR_REFUSED},
     digest::Digest,
     error::{Error, IoContext, Result},
     image_tags::{Destination, Put, TagTrust, destination},
@@ -51,20 +51,19 @@ pub(crate) struct Repair<'a> {
 
 impl Repair<'_> {
     /// Repairs what the source holds of what is bad; the rest stays, and the next look finds it again. Gives why.
-    pub fn run(&self, source: &dyn Source, found: &Found) -> Result<Vec<Finding>> {
+    pub fn run(&self, source: &dyn Source, bundled: &[BundledSnapshot], found: &Found) -> Result<Vec<Finding>> {
         // Leftovers go with the first stage, so there is one even where nothing else is bad.
         let snapshots = self.store.snapshots();
         let stage = Stage::create(&snapshots)?;
-        let bundled = all(source)?;
         let mut known = found.known.clone();
         let mut refused = Vec::new();
         let mut refuse = |path: &Path, reason: String| {
             let subject = path.strip_prefix(&self.store.root).unwrap_or(path).display().to_string();
-            refused.push(Finding { code: "repair-refused", subject, message: reason });
+            refused.push(Finding { code: REPAIR_REFUSED, subject, message: reason });
         };
         for (number, bad) in found.snapshots.iter().enumerate() {
             let directory = stage.path().join(number.to_string());
-            let done = self.replaced(source, &bundled, found, bad, &stage, &directory);
+            let done = self.replaced(source, bundled, found, bad, &stage, &directory);
             match done.or_else(|error| Ok::<_, Error>(Err(told(error)?)))? {
                 Ok(same) => known.extend(identities(same)),
                 Err(reason) => refuse(&bad.directory, reason),
@@ -75,7 +74,7 @@ impl Repair<'_> {
                 // It was there, and could not be read; or another child has brought it.
                 continue;
             }
-            match self.missing(source, &bundled, found, (identity, child), &stage, &mut known) {
+            match self.missing(source, bundled, found, (identity, child), &stage, &mut known) {
                 Ok(true) => {}
                 Ok(false) => refuse(child, format!("the bundle does not hold its parent {identity}")),
                 Err(error) if error.exit_code() == 3 => refuse(child, error.to_string()),
@@ -88,7 +87,7 @@ impl Repair<'_> {
             for row in &found.cache {
                 // Snapshots may record different files under one name: one of them is enough.
                 let others = found.cache.iter().filter(|other| other.path == row.path);
-                match self.cache_file(source, &bundled, row, &cache_stage) {
+                match self.cache_file(source, bundled, row, &cache_stage) {
                     Ok(Ok(false)) if others.count() == 1 => {
                         refuse(&cache.join(&row.path), "the bundle does not hold it".into());
                     }
@@ -158,7 +157,7 @@ impl Repair<'_> {
                 (Some(id), Some(group)) => group.join(id),
                 _ => snapshots.join(record.name.as_str()),
             };
-            if target.symlink_metadata().is_ok() {
+            if is_there(&target)? {
                 // Another one that was missing it has brought it, or something else has its name.
                 continue;
             }
@@ -217,11 +216,8 @@ impl Repair<'_> {
                 matches!(record, Ok(Some(record)) if record.files == below.bundled.config.files)
             });
         let most = Some(Stage::free_bytes(directory)?);
-        let inherited = self.restorer(source, most).restore(same, directory, parent).map_err(|error| match error {
-            // Here the limit is the disk's.
-            Error::Limit { what, value, limit, .. } => Error::Limit { what, value, limit, hint: "; free some space" },
-            other => other,
-        })?;
+        let restored = self.restorer(source, most).restore(same, directory, parent);
+        let inherited = restored.map_err(|error| error.on_disk(&self.store.root))?;
         // The parent may be changed by others meanwhile: nothing is known of it, every file is looked at whole.
         let restored = Restored { bundled: same, directory: directory.into(), inherited, over_previous: false };
         let (sender, receiver) = sync_channel(1);
@@ -487,7 +483,10 @@ pub(crate) fn record_of(brought: Brought) -> ImportRecord {
 }
 
 /// Every snapshot of the source.
-fn all(source: &dyn Source) -> Result<Vec<BundledSnapshot>> {
+///
+/// # Errors
+/// A document of it is missing, corrupt or invalid.
+pub(crate) fn bundled_snapshots(source: &dyn Source) -> Result<Vec<BundledSnapshot>> {
     let mut queue: Vec<Descriptor> = source.index().snapshots().cloned().collect();
     let (mut seen, mut loaded) = (HashSet::new(), HashMap::<Digest, BundledSnapshot>::new());
     let mut documents = Documents::default();

@@ -263,6 +263,10 @@ pub struct ImportReport {
     /// Whether msb's database knows the snapshots; none where nothing changed, or not in the store's own folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexReport>,
+    /// Whether every layer was read and verified, also of what was there already.
+    pub source_verified: bool,
+    /// Whether no layer was read, because all that they hold was there already.
+    pub source_unread: bool,
     /// Wall time, seconds.
     pub seconds: f64,
 }
@@ -552,6 +556,9 @@ pub struct CheckReport {
     pub data_bytes: u64,
     /// Everything that is wrong now; empty is good.
     pub findings: Vec<Finding>,
+    /// What nothing vouches for, so that it could not be compared, and parents that an import left out: no damage, as far as
+    /// anybody knows.
+    pub notes: Vec<Finding>,
     /// What was wrong and has been repaired.
     pub repaired: Vec<Finding>,
     /// Whether msb's database knows what was repaired; none where nothing was.

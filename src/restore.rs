@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use crate::{
     beneath::Folder,
     bundle::{BundledSnapshot, encoding_of},
-    error::{Error, IoContext, Result},
+    error::{Error, IoContext, MAX_BYTES_HINT, Result},
     layer::{
         analyze::{Contents, FileView, Prior, contents},
         clone::{Beneath, Copies, Receive, clone_contents, share_blocks},
@@ -302,7 +302,7 @@ pub fn decode_blob<S: Sink<File: Place> + Send>(
     // Compressed, a tar is not larger than this either: what is, holds frames of nothing.
     if descriptor.size > most {
         let what = format!("the size of {context}");
-        return Err(Error::Limit { what, value: descriptor.size, limit: most, hint: "; --max-bytes raises it" });
+        return Err(Error::Limit { what, value: descriptor.size, limit: most, hint: MAX_BYTES_HINT });
     }
     let layer = EncodedLayer { blob, encoding, context: &context, most };
     decode(layer, sink, jobs, &corrupt, progress)
@@ -333,7 +333,7 @@ impl EntryRule {
                 what: format!("the data of {path}"),
                 value: stored,
                 limit,
-                hint: "; --max-bytes raises it",
+                hint: MAX_BYTES_HINT,
             });
         }
         if segments.is_none() && self.over_base {

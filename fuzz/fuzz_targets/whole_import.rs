@@ -40,6 +40,7 @@ fn options(bundle: PathBuf, store: PathBuf) -> ImportOptions {
         orphan_children: false,
         trust_image_tags: false,
         skip_recorded: false,
+        verify_source: false,
         max_bytes: Some(1 << 20),
         max_files: 64,
         jobs: 1,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use super::Look;
+use super::{FILE_UNREADABLE, Look};
 use crate::{
     beneath::Folder,
     snapshot::{
@@ -22,7 +22,7 @@ impl Look<'_> {
                 Ok(None) => {
                     self.report("folder-missing", &directory.join(folder), "msb needs it, even when it is empty")
                 }
-                Err(error) => self.report("file-unreadable", &directory.join(folder), error),
+                Err(error) => self.report(FILE_UNREADABLE, &directory.join(folder), error),
             }
         }
     }
@@ -39,7 +39,7 @@ impl Look<'_> {
             closure::verify_in(&snapshot.descriptor, &folder, paths, self.jobs, self.progress.as_ref())
         });
         let damages = verified.unwrap_or_else(|error| {
-            self.report("file-unreadable", directory, error);
+            self.report(FILE_UNREADABLE, directory, error);
             Vec::new()
         });
         let known: HashSet<String> = self.found.findings[before..].iter().map(|f| f.subject.clone()).collect();

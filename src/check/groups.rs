@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use super::Look;
+use super::{FILE_UNREADABLE, Look};
 use crate::{
-    error::{IoContext, Result},
+    error::{Error, IoContext, Result},
     model::{GroupName, MemberName},
     snapshot::{GROUP_FILE, MEMBER_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, hides, is_folder, is_there, seen},
     store::group::{GROUP_LOCK, GroupFile, MemberFile},
@@ -26,12 +26,22 @@ impl Look<'_> {
         for entry in fs::read_dir(&snapshots).context("list", &snapshots)? {
             let entry = entry.context("list", &snapshots)?;
             let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            if !is_hidden && seen(is_folder(&entry.path()))? && seen(is_group(&entry.path()))? {
-                folders.push(entry.path());
+            let looked = || Ok(seen(is_folder(&entry.path()))? && seen(is_group(&entry.path()))?);
+            match looked() {
+                Ok(true) if !is_hidden => folders.push(entry.path()),
+                // Whatever it is, it cannot be read as a snapshot either, which is a finding.
+                Err(error) if !Error::is_denied(&error) => return Err(error),
+                _ => {}
             }
         }
         folders.sort_unstable();
-        folders.iter().try_for_each(|folder| self.group(folder))
+        for folder in &folders {
+            match self.group(folder) {
+                Err(error) if error.is_denied() => self.report(FILE_UNREADABLE, folder, error),
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     fn group(&mut self, folder: &Path) -> Result<()> {
@@ -56,7 +66,7 @@ impl Look<'_> {
                 );
                 self.report("head-missing", &file, text);
             }
-            Err(error) => self.report("file-unreadable", &file, error),
+            Err(error) => self.report(FILE_UNREADABLE, &file, error),
         }
         let mut names: HashMap<MemberName, String> = HashMap::new();
         let mut members = Vec::new();
@@ -72,7 +82,7 @@ impl Look<'_> {
                 Ok(snapshot) if snapshot.descriptor.id.as_ref() != Some(&id) => {
                     self.report("group-invalid", &directory, "its name is not the snapshot_id of its descriptor");
                 }
-                Err(error) if hides(&error) => self.report("file-unreadable", &directory, error),
+                Err(error) if hides(&error) => self.report(FILE_UNREADABLE, &directory, error),
                 _ => {}
             }
             let file = directory.join(MEMBER_FILE);
@@ -93,7 +103,7 @@ impl Look<'_> {
                         names.insert(name, id);
                     }
                 }
-                Err(error) => self.report("file-unreadable", &file, error),
+                Err(error) => self.report(FILE_UNREADABLE, &file, error),
             }
         }
         Ok(())

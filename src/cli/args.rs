@@ -292,8 +292,8 @@ pub struct ExportArgs {
     /// Pack the image-cache files that the snapshots boot from
     #[arg(long)]
     pub with_image: bool,
-    /// Leave out the layers that BASE has: an ancestor in the store (or SNAPSHOT itself), a bundle, or oci://HOST/REPOSITORY[:TAG].
-    /// Packs the ancestors' descriptions too
+    /// Leave out the layers that BASE has: an ancestor in the store by its name (or SNAPSHOT itself), a bundle (./PATH or
+    /// NAME.tar.zst, as for `push`), or oci://HOST/REPOSITORY[:TAG]. Packs the ancestors' descriptions too
     #[arg(long, value_name = "BASE")]
     pub since: Vec<OsString>,
     /// Write a plain tar: where DEST's name does not say, or to a pipe
@@ -377,7 +377,7 @@ pub struct ConvertArgs {
 /// `import`.
 #[derive(Args)]
 pub struct ImportArgs {
-    /// A layout directory, tar or tar.zst, an archive of msb (told by content), oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-`
+    /// A layout directory, tar, tar.zst or tar.gz, an archive of msb (told by content), oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-`
     /// for standard input; several that complete each other, in any order
     #[arg(value_name = "SOURCE", required = true)]
     pub sources: Vec<OsString>,
@@ -415,6 +415,9 @@ pub struct ImportArgs {
     /// Do not verify recorded SHA-256 integrity, which costs the logical size
     #[arg(long)]
     pub skip_recorded: bool,
+    /// Read and verify the layers too whose snapshots are installed already
+    #[arg(long)]
+    pub verify_source: bool,
     /// Most bytes of data to restore, such as 10GiB, 500MB or plain bytes [default: the disk's free space]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_bytes: Option<u64>,
@@ -436,7 +439,7 @@ pub struct ImportArgs {
 /// `verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// A layout directory, tar or tar.zst, an archive of msb, oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard input
+    /// A layout directory, tar, tar.zst or tar.gz, an archive of msb, oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard input
     pub source: OsString,
     /// Decode every layer and compare every file's root; needs scratch space in $TMPDIR
     #[arg(long)]
@@ -458,7 +461,9 @@ pub struct VerifyArgs {
 /// `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A bundle, an archive of msb, or a snapshot in the store
+    /// A name means a snapshot of the store. A bundle or an archive of msb: ./PATH, NAME.tar, .tar.zst, .tzst, .tar.gz, .msb,
+    /// oci://..., or `-` for standard input
+    #[arg(value_name = "SOURCE|SNAPSHOT")]
     pub what: OsString,
     #[command(flatten)]
     pub store: StoreArg,

@@ -2,8 +2,8 @@
 
 use snapcask::{
     Error, Result,
-    check::{CheckOptions, Repairs, check},
-    report::CheckReport,
+    check::{CheckOptions, PARENT_LEFT_OUT, REPAIR_REFUSED, Repairs, UNREADABLE, check},
+    report::{CheckReport, Finding},
 };
 
 use super::{args::CheckArgs, import, output, progress, verify::findings};
@@ -27,13 +27,23 @@ pub fn run(args: CheckArgs) -> Result<()> {
     } else {
         output::print(&findings(&report.findings))?;
         if !args.common.quiet {
+            output::print(&findings(&report.notes))?;
             output::print(&summary(&report))?;
         }
     }
     match report.findings.len() {
         0 => Ok(()),
+        // What could not be read may be as it should, and that it was not repaired says nothing more.
+        _ if report.findings.iter().all(|finding| is_unreadable(finding) || finding.code == REPAIR_REFUSED) => {
+            let count = report.findings.iter().filter(|finding| is_unreadable(finding)).count();
+            Err(Error::Incomplete { count })
+        }
         count => Err(Error::Findings { count }),
     }
+}
+
+fn is_unreadable(finding: &Finding) -> bool {
+    UNREADABLE.contains(&finding.code)
 }
 
 /// What was repaired and checked, and whether it is good.
@@ -44,12 +54,15 @@ fn summary(report: &CheckReport) -> String {
     }
     text += &report.index.as_ref().map(import::index_line).unwrap_or_default();
     let verdict = match report.findings.len() {
+        0 if report.notes.iter().any(|note| note.code != PARENT_LEFT_OUT) => {
+            "nothing wrong in what can be compared".into()
+        }
         0 => "good".into(),
         n => output::count(n, "finding"),
     };
     let unrecorded = match report.snapshots - report.recorded {
         0 => String::new(),
-        n => format!(" ({n} without a record of an import: only what descriptors record could be compared)"),
+        n => format!(" ({n} without a record of an import)"),
     };
     text + &format!(
         "{}: {verdict}; {}{unrecorded}, {} with {} of data, in {}\n",

@@ -3,7 +3,6 @@
 use std::{
     ffi::{OsStr, OsString},
     io::IsTerminal,
-    path::Path,
 };
 
 use clap::Args;
@@ -18,6 +17,7 @@ use snapcask::{
 
 use super::{
     args::{Common, FormArg, JobsArg, StoreArg, parse_compression},
+    argument::{self, Meant},
     destination,
     ends::EndArgs,
     import, output, progress,
@@ -27,7 +27,7 @@ use super::{
 /// `copy`.
 #[derive(Args)]
 pub struct CopyArgs {
-    /// A layout directory, tar, tar.zst, oci://HOST/REPOSITORY[:TAG], or `-` for standard input
+    /// A layout directory, tar, tar.zst, tar.gz, oci://HOST/REPOSITORY[:TAG], or `-` for standard input
     pub source: OsString,
     /// oci://HOST/REPOSITORY[:TAG], NAME.tar.zst, NAME.tzst, NAME.tar, DIR/, or `-` for a pipe
     #[arg(value_name = "DEST")]
@@ -79,7 +79,9 @@ pub struct CopyFlags {
 /// `push`.
 #[derive(Args)]
 pub struct PushArgs {
-    /// A bundle (layout directory, tar, tar.zst, `-`), or a snapshot of the store
+    /// A name means a snapshot of the store. A bundle: ./PATH, NAME.tar, .tar.zst, .tzst, .tar.gz, oci://..., or `-` for
+    /// standard input
+    #[arg(value_name = "SNAPSHOT|SOURCE")]
     pub what: OsString,
     /// oci://HOST[:PORT]/REPOSITORY[:TAG]; without a tag, the snapshot's name
     #[arg(value_name = "DEST")]
@@ -184,7 +186,11 @@ pub fn push(args: PushArgs) -> Result<()> {
     };
     let destination = Destination::Registry(reference, Box::new(options.clone()));
     let (jobs, progress) = (args.jobs.resolve(), progress::for_output(&args.common));
-    if is_bundle(&args.what) {
+    let snapshot = match argument::meant(&args.what)? {
+        Meant::Snapshot(snapshot) => Some(snapshot),
+        Meant::Bundle => None,
+    };
+    let Some(snapshot) = snapshot else {
         let (source, tag) = import::tagged_location(&args.what, args.tag, &|host| args.registry.options_for(host))?;
         let options = CopyOptions {
             source,
@@ -197,14 +203,11 @@ pub fn push(args: PushArgs) -> Result<()> {
             progress,
         };
         return copy_and_tell(options, &args.common);
-    }
-    let Some(snapshot) = args.what.to_str() else {
-        return Err(Error::Usage(format!("{:?} is neither a bundle nor the name of a snapshot", args.what)));
     };
     let told = registry::TagsTold::of(&destination);
     let report = export(&ExportOptions {
         store: args.store.resolve()?,
-        snapshot: snapshot.into(),
+        snapshot,
         destination,
         form: Form::Registry,
         with_parents: args.with_parents,
@@ -222,13 +225,6 @@ pub fn push(args: PushArgs) -> Result<()> {
         (false, true) => Ok(()),
         (false, false) => output::print(&(super::export::text(&report) + &told.text())),
     }
-}
-
-/// Whether the argument is a bundle and not the name of a snapshot.
-pub fn is_bundle(argument: &OsStr) -> bool {
-    let path = Path::new(argument);
-    let registry = matches!(registry::reference(argument), Ok(Some(_)) | Err(_));
-    registry || argument == "-" || path.is_file() || path.join("oci-layout").exists()
 }
 
 fn copy_and_tell(options: CopyOptions, common: &Common) -> Result<()> {

@@ -116,6 +116,7 @@ fn steps(args: &DemoArgs) -> Result<()> {
         orphan_children: false,
         trust_image_tags: true,
         skip_recorded: false,
+        verify_source: false,
         max_bytes: None,
         max_files: 1000,
         jobs,

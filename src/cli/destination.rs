@@ -5,7 +5,9 @@ use std::{ffi::OsStr, os::fd::AsFd, path::Path};
 use rustix::fs::{OFlags, fcntl_getfl, fstat, stat};
 use snapcask::{
     Error, Result,
+    error::IoContext,
     export::{Destination, Form},
+    snapshot::{is_folder, is_regular},
 };
 
 /// The forms, as errors list them.
@@ -14,12 +16,23 @@ const FORMS: &str = "NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ or - (or say it wit
 /// Where and in which form `output` is written. `asked` is `--format`.
 pub fn resolve(output: &OsStr, asked: Option<Form>, plain_tar: bool, to_terminal: bool) -> Result<(Destination, Form)> {
     let path = Path::new(output);
-    let empty = || path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
-    let folder = path.is_dir() && (empty() || path.join("oci-layout").is_file());
+    let folder = output != "-" && is_vacant_or_layout(path)?;
     if output == "-" && is_closed(std::io::stdout()) {
         return Err(Error::Usage("a bundle is not written to a standard output that is closed".into()));
     }
     decide(output, asked, plain_tar, to_terminal, folder)
+}
+
+/// Whether a folder is there that a layout directory may take the place of.
+fn is_vacant_or_layout(path: &Path) -> Result<bool> {
+    if !is_folder(path)? {
+        return Ok(false);
+    }
+    Ok(is_folder_empty(path)? || is_regular(&path.join("oci-layout"))?)
+}
+
+fn is_folder_empty(path: &Path) -> Result<bool> {
+    Ok(path.read_dir().context("list", path)?.next().is_none())
 }
 
 /// Whether a standard stream was closed when the process began: Rust's runtime then opens `/dev/null` in its place, for
@@ -60,6 +73,10 @@ fn decide(
             return fail("a bundle is not written to a terminal; redirect the output or name a file with -o".into());
         }
         return Ok((Destination::Stdout, asked.unwrap_or(Form::TarZst)));
+    }
+    // A compressed tar has no frames that can be read in place, and the digest of a gzip depends on who wrote it.
+    if [".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end)) {
+        return fail(format!("{name:?}: a bundle is read from a .tar.gz, but never written to one; it can be {FORMS}"));
     }
     // The ends of names are ASCII, so a name that is not UTF-8 is judged rightly as well.
     let by_name = if name.ends_with('/') || folder {
@@ -112,6 +129,19 @@ mod tests {
         assert_eq!(form("tar", None, false), None);
         assert!(decide(OsStr::new("-"), None, false, true, false).is_err());
         assert!(decide(OsStr::new("here"), None, false, false, true).is_ok_and(|(_, form)| form == Form::Dir));
+    }
+
+    #[test]
+    fn gzip_is_never_written() {
+        for (name, asked) in
+            [("b.tar.gz", None), ("b.tgz", None), ("b.tar.gz", Some(Form::Tar)), ("b.tgz", Some(Form::Dir))]
+        {
+            let error =
+                decide(OsStr::new(name), asked, false, false, false).map_err(|e| (e.exit_code(), e.to_string()));
+            let text =
+                format!("{name:?}: a bundle is read from a .tar.gz, but never written to one; it can be {FORMS}");
+            assert_eq!(error.err(), Some((2, text)));
+        }
     }
 
     #[test]

@@ -12,13 +12,14 @@ use snapcask::{
 
 use super::{
     args::ExportArgs,
-    copy::is_bundle,
+    argument::{self, Meant},
     destination, import, output, progress,
     registry::{self, OptionsFor},
 };
 
 /// Runs the verb. The report goes to standard error when the bundle goes to standard output.
 pub fn run(args: ExportArgs) -> Result<()> {
+    argument::local(&args.snapshot, "`snapcask pull` writes a bundle of it, `snapcask import` places it in the store")?;
     let terminal = std::io::stdout().is_terminal();
     let options = |host: &Host| args.mount.apply(args.registry.options_for(host)?);
     let (destination, form) = match (&args.onto, &args.output) {
@@ -85,13 +86,10 @@ fn destination_of(
 
 /// What `--since` names: a bundle if it is one, else a snapshot of the store.
 fn since(base: &OsStr, options: OptionsFor<'_>) -> Result<Since> {
-    if is_bundle(base) {
-        return Ok(Since::Bundle(import::location(base, options)?));
-    }
-    match base.to_str() {
-        Some(reference) => Ok(Since::Snapshot(reference.into())),
-        None => Err(Error::Usage(format!("{base:?} is neither a bundle nor the name of a snapshot"))),
-    }
+    Ok(match argument::meant(base)? {
+        Meant::Bundle => Since::Bundle(import::location(base, options)?),
+        Meant::Snapshot(reference) => Since::Snapshot(reference),
+    })
 }
 
 /// The report for people.

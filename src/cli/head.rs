@@ -6,10 +6,11 @@ use snapcask::{
     report::HeadReport,
 };
 
-use super::{args::HeadArgs, output, progress};
+use super::{args::HeadArgs, argument, output, progress};
 
 /// Runs the verb.
 pub fn run(args: HeadArgs) -> Result<()> {
+    argument::local(&args.selector, "a tag is what names a snapshot there")?;
     let report = head(&HeadOptions {
         store: args.store.resolve()?,
         selector: args.selector,

@@ -86,6 +86,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
         orphan_children: args.orphan_children,
         trust_image_tags: args.trust_image_tags,
         skip_recorded: args.skip_recorded,
+        verify_source: args.verify_source,
         max_bytes: args.max_bytes,
         max_files: args.max_files,
         jobs: args.jobs.resolve(),
@@ -134,6 +135,10 @@ pub fn text(report: &ImportReport) -> String {
         text += &format!("hint   relatives are in the group {group}; `--group {group}` imports into that group\n");
     }
     text += &report.index.as_ref().map(index_line).unwrap_or_default();
+    if report.source_unread {
+        text += "note   everything is installed already, so the bundle was not read beyond its descriptions; --verify-source \
+                 reads and verifies all of it\n";
+    }
     text + &format!("done   in {}\n", output::seconds(report.seconds))
 }
 

@@ -3,7 +3,7 @@
 use std::{os::unix::fs::MetadataExt, path::Path};
 
 use snapcask::{
-    Error, Result,
+    Result,
     check_bundle::inspect_bundle,
     error::IoContext,
     report::{FileReport, InspectReport, InspectedSnapshot},
@@ -14,25 +14,31 @@ use snapcask::{
     store::Store,
 };
 
-use super::{args::InspectArgs, copy::is_bundle, import::location, output};
+use super::{
+    args::InspectArgs,
+    argument::{self, Meant},
+    import::location,
+    output, progress,
+};
 
 /// Runs the verb: a bundle if the argument is one, else a snapshot of the store.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let report = if is_bundle(&args.what) {
-        inspect_bundle(&location(&args.what, &|host| args.registry.options_for(host))?)?
-    } else {
-        let Some(reference) = args.what.to_str() else {
-            return Err(Error::Usage(format!("{:?} is neither a bundle nor the name of a snapshot", args.what)));
-        };
-        let store = Store::at(args.store.resolve()?);
-        let chain = store.chain_there(store.find(reference)?)?;
-        // A path may lead out of the store.
-        let source = if is_path(reference) { Path::new(&args.what) } else { store.root.as_path() };
-        InspectReport {
-            source: source.display().to_string(),
-            snapshots: chain.iter().map(inspected).collect::<Result<_>>()?,
-            blob_bytes: None,
-            archive: None,
+    let report = match argument::meant(&args.what)? {
+        Meant::Bundle => {
+            let location = location(&args.what, &|host| args.registry.options_for(host))?;
+            inspect_bundle(&location, progress::for_output(&args.common).as_ref())?
+        }
+        Meant::Snapshot(reference) => {
+            let store = Store::at(args.store.resolve()?);
+            let chain = store.chain_there(store.find(&reference)?)?;
+            // A path may lead out of the store.
+            let source = if is_path(&reference) { Path::new(&args.what) } else { store.root.as_path() };
+            InspectReport {
+                source: source.display().to_string(),
+                snapshots: chain.iter().map(inspected).collect::<Result<_>>()?,
+                blob_bytes: None,
+                archive: None,
+            }
         }
     };
     if args.common.json { output::json(&report) } else { output::print(&text(&report)) }

@@ -1,21 +1,17 @@
 //! `snapcask list`.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs,
-    io::ErrorKind,
-    path::Path,
-};
+use std::collections::{HashMap, HashSet};
 
 use snapcask::{
     Error, Result,
-    error::IoContext,
     model::SnapshotIdentity,
     report::{ListReport, ListedSnapshot},
     snapshot::{Snapshot, size::FullSize},
     store::{
         Store,
         group::{GroupFile, is_group_at},
+        image_cache::image_files,
+        root,
     },
 };
 
@@ -24,7 +20,7 @@ use super::{args::ListArgs, output};
 /// Runs the verb.
 pub fn run(args: &ListArgs) -> Result<()> {
     let store = Store::at(args.store.resolve()?);
-    must_exist(&store.root)?;
+    root::existing(&store.root)?;
     let (mut found, mut unreadable) = store.all()?;
     let known: HashSet<SnapshotIdentity> = found.iter().flat_map(Snapshot::identities).collect();
     if let Some(group) = &args.group {
@@ -44,47 +40,23 @@ pub fn run(args: &ListArgs) -> Result<()> {
     let is_present = |snapshot: &Snapshot| snapshot.descriptor.parent.as_ref().is_some_and(|p| known.contains(p));
     let listed = rows.iter().map(|(i, _)| listed(&found[*i], is_present(&found[*i])));
     let snapshots = listed.collect::<Result<_>>()?;
+    let denied: Vec<&Error> = unreadable.iter().map(|(_, error)| error).filter(|error| error.is_denied()).collect();
+    let count = denied.len();
+    let first = denied.first().map(|error| error.to_string());
+    let unreadable = unreadable.into_iter().map(|(path, error)| (path, error.to_string())).collect();
     let cache_files = args.image_files.then(|| image_files(&store.cache())).transpose()?;
+    let cache_files = cache_files.map(|files| files.iter().map(ToString::to_string).collect());
     let report = ListReport { store: store.root, snapshots, unreadable, cache_files };
     if args.common.json {
-        return output::json(&report);
+        output::json(&report)?;
+    } else {
+        let lines: Vec<&str> = rows.iter().map(|(_, lines)| lines.as_str()).collect();
+        output::print(&text(&report, &lines, first.is_some()))?;
     }
-    let lines: Vec<&str> = rows.iter().map(|(_, lines)| lines.as_str()).collect();
-    output::print(&text(&report, &lines))
-}
-
-/// The EROFS files of an image cache.
-fn image_files(cache: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for folder in ["fsmeta", "layers"] {
-        let path = cache.join(folder);
-        let entries = match fs::read_dir(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            entries => entries.context("list", &path)?,
-        };
-        for entry in entries {
-            let entry = entry.context("read", &path)?;
-            let is_file = entry.file_type().context("look at", entry.path())?.is_file();
-            if let Some(name) = entry.file_name().to_str().filter(|name| is_file && name.ends_with(".erofs")) {
-                found.push(format!("{folder}/{name}"));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// A mistyped store is not an empty one.
-fn must_exist(store: &Path) -> Result<()> {
-    match fs::metadata(store) {
-        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Err(e).context("look at", store)
-        }
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        _ => {
-            let hint = "; --store or $MSB_HOME says where it is".into();
-            Err(Error::NotFound { what: "store", path: store.into(), hint })
-        }
+    // What a right would show is no broken snapshot: a script must not take the list for all of it.
+    match first {
+        Some(first) => Err(Error::NotAllRead { count, first }),
+        None => Ok(()),
     }
 }
 
@@ -143,8 +115,8 @@ fn listed(snapshot: &Snapshot, parent_present: bool) -> Result<ListedSnapshot> {
     })
 }
 
-/// A table; `lines` are the tree's lines before each name.
-fn text(report: &ListReport, lines: &[&str]) -> String {
+/// A table; `lines` are the tree's lines before each name. Where something is `hidden`, a parent may be it.
+fn text(report: &ListReport, lines: &[&str], hidden: bool) -> String {
     let mut rows: Vec<[String; 6]> = Vec::new();
     if !report.snapshots.is_empty() {
         rows.push(["NAME", "DIGEST", "GENERATION", "SIZE", "CREATED", "IMAGE"].map(Into::into));
@@ -155,7 +127,8 @@ fn text(report: &ListReport, lines: &[&str]) -> String {
             last += &format!("  (full, {} on disk)", output::size(bytes));
         }
         if let Some(parent) = snapshot.parent.as_ref().filter(|_| !snapshot.parent_present) {
-            last += &format!("  (parent {} not in the store)", output::short_identity(parent));
+            let is = if hidden { "may be one that cannot be read" } else { "not in the store" };
+            last += &format!("  (parent {} {is})", output::short_identity(parent));
         }
         rows.push([
             format!("{lines}{}{}", output::clean(&snapshot.name), if snapshot.is_head { " *" } else { "" }),
@@ -229,7 +202,7 @@ mod tests {
             unreadable: vec![("s/junk".into(), "no descriptor".into())],
         };
         assert_eq!(
-            text(&report, &["", "└─ "]),
+            text(&report, &["", "└─ "], false),
             "NAME   DIGEST               GENERATION     SIZE  CREATED  IMAGE\n\
              a *    sha256:ca978112ca1b  v066        1.0 GiB  -        alpine  (full, 3.0 MiB on disk)\n\
              └─ bb  sha256:3b64db95cb55  v066        1.0 GiB  -        al\\u{1b}pine  \

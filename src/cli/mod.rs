@@ -1,6 +1,7 @@
 //! The command line: arguments become ready options in one step, each verb is one file, output is text or JSON.
 
 mod args;
+mod argument;
 mod check;
 mod convert;
 mod copy;
@@ -19,15 +20,22 @@ mod progress;
 mod registry;
 mod remove;
 mod sync;
+mod verbs;
 mod verify;
 
-use std::{ffi::OsStr, io::IsTerminal, process::ExitCode, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    io::IsTerminal,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{CommandFactory, Parser};
 use snapcask::{Error, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use args::{Cli, Verb};
+use args::{Cli, StoreArg, Verb};
+use argument::{Takes, beside, in_store};
 
 /// How long a run that was told to end may take to remove what it has not finished, before it ends all the same.
 const LAST_WORK: Duration = Duration::from_secs(10);
@@ -45,7 +53,8 @@ enum Ended {
 /// Parses the command line. When there is nothing to run, the code to exit with: 0 after `--help` and `--version`,
 /// 2 after a mistake.
 pub fn parse() -> std::result::Result<Cli, ExitCode> {
-    Cli::try_parse().map_err(|error| {
+    Cli::try_parse().map_err(|mut error| {
+        verbs::suggest(&mut error);
         let code = if error.use_stderr() { 2 } else { 0 };
         // If nobody reads it, there is nobody to tell.
         let _ = error.print();
@@ -96,7 +105,12 @@ pub fn run(cli: Cli) -> ExitCode {
     let (message, code) = match ended {
         Ended::Returned(Ok(())) => return ExitCode::SUCCESS,
         // The JSON report with the findings is printed; a second object after it would be no JSON.
-        Ended::Returned(Err(error @ (Error::Findings { .. } | Error::Incomplete { .. } | Error::NotWhole { .. }))) => {
+        Ended::Returned(Err(
+            error @ (Error::Findings { .. }
+            | Error::Incomplete { .. }
+            | Error::NotWhole { .. }
+            | Error::NotAllRead { .. }),
+        )) => {
             output::print_error(&format!("snapcask: error: {error}\n"));
             return ExitCode::from(error.exit_code());
         }
@@ -189,20 +203,32 @@ fn tell_json_error(message: &str, code: u8, aside: bool) {
 /// Runs the verb that was asked for.
 fn dispatch(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Export(args) => export::run(args),
-        Verb::Import(args) => import::run(args),
+        Verb::Export(args) => {
+            let named = OsString::from(&args.snapshot);
+            export::run(args).map_err(|error| beside(error, &named, Takes::Snapshot))
+        }
+        Verb::Import(args) => {
+            let store = StoreArg { store: args.store.store.clone() };
+            import::run(args).map_err(|error| in_store(error, &store))
+        }
         Verb::Convert(args) => convert::run(args),
-        Verb::Push(args) => copy::push(args),
+        Verb::Push(args) => {
+            let named = args.what.clone();
+            copy::push(args).map_err(|error| beside(error, &named, Takes::Source))
+        }
         Verb::Pull(args) => copy::pull(args),
-        Verb::Copy(args) => copy::run(args),
+        Verb::Copy(args) => copy::run(args).map_err(|error| in_store(error, &StoreArg { store: None })),
         Verb::Tags(args) => registry::tags(&args),
         Verb::Login(args) => login::login(&args),
         Verb::Logout(args) => login::logout(&args),
-        Verb::Verify(args) => verify::run(&args),
-        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Verify(args) => verify::run(&args).map_err(|error| in_store(error, &StoreArg { store: None })),
+        Verb::Inspect(args) => inspect::run(&args).map_err(|error| beside(error, &args.what, Takes::Source)),
         Verb::List(args) => list::run(&args),
         Verb::Check(args) => check::run(args),
-        Verb::Sync(args) => sync::run(args),
+        Verb::Sync(args) => {
+            let named = OsString::from(&args.snapshot);
+            sync::run(args).map_err(|error| beside(error, &named, Takes::Snapshot))
+        }
         Verb::Remove(args) => remove::run(args),
         Verb::Head(args) => head::run(args),
         Verb::Demo(args) => demo::run(&args),

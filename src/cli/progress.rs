@@ -93,6 +93,12 @@ impl Progress for Bars {
     fn advance(&self, bytes: u64) {
         if let Some(bar) = &self.state().bar {
             bar.inc(bytes);
+            // What is sent again counts twice; a total is never below what was done.
+            if let Some(total) = bar.length()
+                && bar.position() > total
+            {
+                bar.set_length(bar.position());
+            }
         }
     }
 
@@ -147,6 +153,8 @@ impl Progress for Events {
     fn advance(&self, bytes: u64) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.done = state.done.saturating_add(bytes);
+        // What is sent again counts twice; a total is never below what was done.
+        state.total = state.total.map(|total| total.max(state.done));
         if state.told.is_some_and(|told| told.elapsed() >= EVENT) {
             state.tell("progress");
         }
@@ -191,6 +199,19 @@ mod tests {
         assert_eq!(bars.state().bar.as_ref().map(ProgressBar::message), Some(waiting.into()));
         assert!(!BAR.contains('!') && !SPINNER.contains('!'), "the template cuts nothing off");
         assert_eq!(shortened(&"x".repeat(100)), "x".repeat(59) + "…");
+    }
+
+    #[test]
+    fn a_total_is_never_below_what_was_done() {
+        let (bars, events) = (Bars::default(), Events::default());
+        for progress in [&bars as &dyn Progress, &events] {
+            progress.begin("sending", Some(10));
+            [7, 7].into_iter().for_each(|bytes| progress.advance(bytes));
+        }
+        let state = bars.state();
+        assert_eq!(state.bar.as_ref().map(|bar| (bar.position(), bar.length())), Some((14, Some(14))));
+        let phase = events.0.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!((phase.done, phase.total), (14, Some(14)));
     }
 
     #[test]

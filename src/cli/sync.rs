@@ -9,10 +9,11 @@ use snapcask::{
     sync::{Remote, SyncOptions, sync},
 };
 
-use super::{args::SyncArgs, output, progress};
+use super::{args::SyncArgs, argument, output, progress};
 
 /// Runs the verb.
 pub fn run(args: SyncArgs) -> Result<()> {
+    argument::local(&args.snapshot, "`snapcask import` places it in a store")?;
     let report = sync(&SyncOptions {
         remote: remote(&args)?,
         store: args.store.resolve()?,

@@ -16,7 +16,7 @@ use crate::{
 /// What is wrong with the files of a snapshot whose blobs and table are as they should be.
 ///
 /// # Errors
-/// What keeps it from looking; [`Error::Limit`] where the files have no room in `scratch`.
+/// What keeps it from looking; [`Error::NoRoom`] where the files have none in `scratch`.
 pub fn damages(
     source: &dyn Source,
     snapshot: &BundledSnapshot,
@@ -29,16 +29,18 @@ pub fn damages(
         return Ok(Vec::new());
     }
     let files = &snapshot.config.files;
-    let (value, limit) =
+    let (needed, free) =
         (files.iter().fold(0u64, |sum, f| sum.saturating_add(f.data_bytes)), Stage::free_bytes(scratch)?);
-    if value > limit {
+    if needed > free {
         let what = format!("the data of {} to restore, in bytes,", snapshot.config.snapshot.name);
-        return Err(Error::Limit { what, value, limit, hint: "; $TMPDIR chooses another disk" });
+        let (path, hint) = (scratch.into(), "; $TMPDIR chooses another disk");
+        return Err(Error::NoRoom { what, needed, free, path, hint });
     }
     let directory = scratch.join("restored");
     fs::create_dir(&directory).context("create", &directory)?;
-    let restorer = Restorer { source, jobs, progress, most: Some(limit), writeback: None };
-    let found = restorer.restore(snapshot, &directory, None).and_then(|_| {
+    let restorer = Restorer { source, jobs, progress, most: Some(free), writeback: None };
+    let restored = restorer.restore(snapshot, &directory, None).map_err(|error| error.on_disk(scratch));
+    let found = restored.and_then(|_| {
         let folder = Folder::open(&directory)?;
         closure::verify_in(descriptor, &folder, files.iter().map(|row| (&row.path, &row.path)), jobs, progress)
     });

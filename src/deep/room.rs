@@ -1,7 +1,6 @@
 //! The free space of the scratch folder's disk.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -40,11 +39,13 @@ impl Room {
         if *granted < bytes {
             let free = Stage::free_bytes(&self.folder)?.saturating_sub(self.reserve);
             if free < bytes {
-                let reason = format!(
-                    "{bytes} more bytes are over the limit of {free}, the free space less {}; choose another $TMPDIR",
-                    self.reserve
-                );
-                return Err(Error::io("write", path, io::Error::other(reason)));
+                return Err(Error::NoRoom {
+                    what: format!("what is still to be written to {}, in bytes,", path.display()),
+                    needed: bytes,
+                    free,
+                    path: self.folder.clone(),
+                    hint: " (some is left to others); choose another $TMPDIR",
+                });
             }
             *granted = free.min(INTERVAL.max(bytes));
         }
@@ -67,8 +68,9 @@ mod tests {
         assert_eq!(*enough.granted.lock().unwrap() % INTERVAL, INTERVAL - 3);
         let error = Room::leaving(folder.path(), u64::MAX).take(5, Path::new("x.deep")).unwrap_err();
         let text = format!(
-            "cannot write x.deep: 5 more bytes are over the limit of 0, the free space less {}; choose another $TMPDIR",
-            u64::MAX
+            "no space left on the disk of {}: what is still to be written to x.deep, in bytes, is 5, and 0 are free (some is \
+             left to others); choose another $TMPDIR",
+            folder.path().display()
         );
         assert_eq!((error.to_string(), error.exit_code()), (text, 1));
     }

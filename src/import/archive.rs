@@ -17,8 +17,7 @@ use crate::{
     model::FileRecord,
     msb_archive::{Input, Staged, UnpackOptions, stage_all},
     report::{ImportReport, Outcome},
-    snapshot::Snapshot,
-    store::{Store, place::Stage},
+    store::{Readable, Store, place::Stage},
     writeback::Writeback,
 };
 
@@ -49,7 +48,19 @@ impl Import<'_> {
             writeback: Some(writeback.clone()),
             progress: options.progress.as_ref(),
         };
-        let mut staged = stage_all(archives, bases, || self.in_store(), &unpacking)?;
+        let mut denied = None;
+        let in_store = || {
+            let Readable { snapshots, denied: one } = self.in_store()?;
+            denied = one;
+            Ok(snapshots)
+        };
+        let staged = stage_all(archives, bases, in_store, &unpacking);
+        let mut staged = staged.map_err(|error| match (error, denied) {
+            (error @ Error::DependenciesMissing { .. }, Some(one)) => {
+                Error::MayBeHidden { what: format!("what completes the archive ({error})"), source: Box::new(one) }
+            }
+            (error, _) => error,
+        })?;
         drop(unpacking);
         finish_writeback(writeback, stage)?;
         if options.head_only {
@@ -60,10 +71,12 @@ impl Import<'_> {
     }
 
     /// Every snapshot from which something may be borrowed.
-    fn in_store(&self) -> Result<Vec<Snapshot>> {
+    fn in_store(&self) -> Result<Readable> {
         let mut all = Store::readable_in(&self.destination)?;
         if self.destination != self.store.snapshots() {
-            all.extend(self.store.readable()?);
+            let Readable { snapshots, denied } = self.store.readable()?;
+            all.snapshots.extend(snapshots);
+            all.denied = all.denied.or(denied);
         }
         Ok(all)
     }
@@ -80,7 +93,7 @@ impl Import<'_> {
             .iter()
             .map(|snapshot| Brought { config: &snapshot.config, manifest: None, cache: &snapshot.cache })
             .collect();
-        let Targets { group, all: targets, suggested_group } = self.targets(&brought)?;
+        let Targets { group, all: targets, suggested_group, .. } = self.targets(&brought)?;
         self.check_targets(&brought, &targets)?;
         let mut incoming: Vec<Incoming> = Vec::new();
         let all = staged.snapshots.iter().zip(&brought).zip(targets);
@@ -127,6 +140,9 @@ impl Import<'_> {
             suggested_group,
             mended,
             index,
+            // An archive is unpacked and verified whole.
+            source_verified: true,
+            source_unread: false,
             seconds: started.elapsed().as_secs_f64(),
         })
     }

@@ -31,6 +31,7 @@ impl Import<'_> {
             incoming: config.snapshot.digest.to_string(),
         };
         let existing = Snapshot::open(target).map_err(|error| match error {
+            // It may be the same.
             error if hides(&error) => error,
             error => different(format!("no readable snapshot ({error})")),
         })?;

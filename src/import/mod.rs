@@ -10,6 +10,7 @@ mod existing;
 mod needed;
 mod place;
 mod targets;
+mod unread;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -30,7 +31,7 @@ use crate::{
     ahead::Ahead,
     bundle::{self, Brought, BundledSnapshot},
     composite::Composite,
-    error::{Error, IoContext, Result},
+    error::{Error, IoContext, MAX_BYTES_HINT, Result},
     layout::{self, Peeked},
     model::{Descriptor, LayerRecord, SnapshotConfig},
     msb_archive::{self, Input},
@@ -42,10 +43,10 @@ use crate::{
     restore::{Below, Restorer},
     same::{self, Existing, IncomingDescriptor, Same},
     settle::{Restored, Settler},
-    snapshot::{MEMBER_FILE, is_folder, is_there, seen},
+    snapshot::{MEMBER_FILE, is_folder, is_there, visible},
     storage::Source,
     store::{
-        Store,
+        Readable, Store,
         group::{MemberFile, write_staged_name},
         head::HeadRule,
         index::{Change, Index},
@@ -53,6 +54,7 @@ use crate::{
         lock::{self, StoreLock},
         place::{Stage, check_way, make_folders, place_file, sync_names},
         record::{ImportRecord, RECORD_FILE},
+        root,
     },
     temporary,
     writeback::Writeback,
@@ -82,8 +84,8 @@ impl BundleLocation {
     ///
     /// # Errors
     /// [`Error::Usage`] for an archive of msb.
-    pub fn open(&self, spool: &Path) -> Result<Box<dyn Source>> {
-        match self.open_any(spool)? {
+    pub fn open(&self, spool: &Path, progress: &dyn Progress) -> Result<Box<dyn Source>> {
+        match self.open_any(spool, progress)? {
             Opened::Bundle(source) => Ok(source),
             Opened::Archive(Input { name, .. }) => Err(Error::Usage(format!(
                 "{name} is an archive of msb and no bundle; `snapcask convert` makes one of it"
@@ -92,9 +94,9 @@ impl BundleLocation {
     }
 
     /// Opens the bundle or the archive.
-    pub fn open_any(&self, spool: &Path) -> Result<Opened> {
+    pub fn open_any(&self, spool: &Path, progress: &dyn Progress) -> Result<Opened> {
         let peeked = match self {
-            Self::Stdin => Peeked::stdin()?,
+            Self::Stdin => Peeked::stdin(progress)?,
             Self::Path(path) if is_folder(path)? || !is_there(path)? => {
                 return layout::open(path, spool).map(Opened::Bundle);
             }
@@ -102,7 +104,7 @@ impl BundleLocation {
             Self::Registry(reference, options) => return registry::open(reference, options).map(Opened::Bundle),
         };
         if !msb_archive::is_archive(peeked.head()) {
-            return peeked.open(spool).map(Opened::Bundle);
+            return peeked.open(spool, progress).map(Opened::Bundle);
         }
         let (name, head, rest) = peeked.into_parts()?;
         Ok(Opened::Archive(Input { name, head, rest }))
@@ -113,9 +115,14 @@ impl BundleLocation {
 ///
 /// # Errors
 /// [`Error::Usage`] without a bundle, and those of [`BundleLocation::open`].
-pub fn open_all(bundles: &[BundleLocation], bases: &[BundleLocation], spool: &Path) -> Result<Box<dyn Source>> {
+pub fn open_all(
+    bundles: &[BundleLocation],
+    bases: &[BundleLocation],
+    spool: &Path,
+    progress: &dyn Progress,
+) -> Result<Box<dyn Source>> {
     let open = |locations: &[BundleLocation]| -> Result<Vec<Box<dyn Source>>> {
-        locations.iter().map(|location| location.open(spool)).collect()
+        locations.iter().map(|location| location.open(spool, progress)).collect()
     };
     one_source(open(bundles)?, open(bases)?)
 }
@@ -144,12 +151,17 @@ impl Sources {
     ///
     /// # Errors
     /// [`Error::Usage`]: they are of two kinds; those of [`BundleLocation::open_any`].
-    pub fn open(sources: &[BundleLocation], bases: &[BundleLocation], spool: &Path) -> Result<Self> {
+    pub fn open(
+        sources: &[BundleLocation],
+        bases: &[BundleLocation],
+        spool: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let (mut bundles, mut archives) = (Vec::new(), Vec::new());
         let (mut base_bundles, mut base_archives) = (Vec::new(), Vec::new());
         for (number, location) in sources.iter().chain(bases).enumerate() {
             let is_base = number >= sources.len();
-            match location.open_any(spool)? {
+            match location.open_any(spool, progress)? {
                 Opened::Bundle(bundle) if is_base => base_bundles.push(bundle),
                 Opened::Bundle(bundle) => bundles.push(bundle),
                 Opened::Archive(archive) if is_base => base_archives.push(archive),
@@ -195,6 +207,8 @@ pub struct ImportOptions {
     pub trust_image_tags: bool,
     /// Without verifying the integrity that descriptors record in SHA forms.
     pub skip_recorded: bool,
+    /// Read and verify the layers too whose contents are installed.
+    pub verify_source: bool,
     /// Most bytes of data that may be restored; none: the free space of the disk.
     pub max_bytes: Option<u64>,
     /// Most files that may be restored.
@@ -217,10 +231,15 @@ pub fn import(options: &ImportOptions) -> Result<ImportReport> {
     let started = Instant::now();
     let store = Store::at(&options.store);
     let destination = options.dest.clone().unwrap_or_else(|| store.snapshots());
+    root::new_or_existing(&store.root)?;
     let mut missing = Stage::folders_missing(&store.cache());
     missing.extend(Stage::folders_missing(&destination));
     missing.iter().for_each(|folder| temporary::claim_empty(folder));
-    let result = Import { options, store, destination }.run(started, &mut missing);
+    let result = Import { options, store, destination: destination.clone() }.run(started, &mut missing);
+    let result = match options.max_bytes {
+        None => result.map_err(|error| error.on_disk(&destination)),
+        Some(_) => result,
+    };
     missing.iter().for_each(|folder| temporary::forget(folder));
     if result.is_err() {
         missing.iter().for_each(|folder| lease::remove_unused(folder));
@@ -270,25 +289,38 @@ impl Import<'_> {
         // A removal meanwhile could take away the parent that a delta goes over.
         let _locks = self.lock()?;
         let stage = Stage::create(&self.destination)?;
-        let source = match Sources::open(&options.sources, &options.bases, stage.path())? {
+        let progress = options.progress.as_ref();
+        let source = match Sources::open(&options.sources, &options.bases, stage.path(), progress)? {
             Sources::Bundles(source) => source,
             Sources::Archives(archives, bases) => return self.archives(archives, bases, &stage, started, missing),
         };
         let head = bundle::head(source.as_ref(), options.tag.as_deref())?;
         let chain = bundle::chain(source.as_ref(), &head, options.head_only)?;
         let brought: Vec<Brought> = chain.iter().map(BundledSnapshot::brought).collect();
-        let Targets { group, all: mut targets, suggested_group } = self.targets(&brought)?;
+        let Targets { group, all: mut targets, suggested_group, denied } = self.targets(&brought)?;
         let reach = match (options.sources.as_slice(), options.bases.as_slice()) {
             // Each question would be a request; a registry takes no manifest without its layers.
-            ([BundleLocation::Registry(..)], []) => chain.len(),
-            _ => self.within_reach(source.as_ref(), &chain, &targets)?,
+            ([BundleLocation::Registry(..)], []) => Ok(chain.len()),
+            _ => self.within_reach(source.as_ref(), &chain, &targets),
         };
+        let reach = reach.map_err(|error| match (error, denied) {
+            (Error::BaseMissing { bundle, .. }, Some(denied)) => {
+                Error::MayBeHidden { what: format!("what {bundle} leaves out"), source: Box::new(denied) }
+            }
+            (error, _) => error,
+        })?;
         targets.truncate(reach);
         let (chain, beyond) = chain.split_at(reach);
         let brought = &brought[..reach];
         let most = self.check_limits(brought, &targets)?;
         self.check_targets(brought, &targets)?;
-        let ahead = Ahead::new(source.as_ref(), layers_to_come(chain, &targets));
+        let coming = layers_to_come(chain, &targets)?;
+        let unread = self.unread(source.as_ref(), chain, &coming)?;
+        if options.verify_source {
+            self.verify_unread(source.as_ref(), &unread)?;
+        }
+        let is_unread = coming.is_empty() && !options.verify_source;
+        let ahead = Ahead::new(source.as_ref(), coming);
         let writeback = Arc::new(Writeback::start().context("start a thread for", stage.path())?);
         let restorer = Restorer {
             source: &ahead,
@@ -302,6 +334,7 @@ impl Import<'_> {
         drop(restorer);
         finish_writeback(writeback, &stage)?;
         let image_tags = cache.as_ref().map(|cache| cache.tags.clone()).unwrap_or_default();
+        let is_unread = is_unread && cache.as_ref().is_none_or(|cache| cache.files.is_empty());
         let published = self.publish(&stage, incoming, group, cache, missing)?;
         let Published { cache_files, mut snapshots, head, mended, index } = published;
         snapshots.extend(beyond.iter().map(left_out));
@@ -315,6 +348,8 @@ impl Import<'_> {
             suggested_group,
             mended,
             index,
+            source_verified: options.verify_source,
+            source_unread: is_unread,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -452,11 +487,11 @@ impl Import<'_> {
     /// Gives the most bytes that may be restored.
     fn check_limits(&self, chain: &[Brought], targets: &[Target]) -> Result<u64> {
         // What is there already is compared, or an error: it takes no room.
-        let takes_room = |target: &Path| self.options.force || fs::symlink_metadata(target).is_err();
+        let takes_room = |target: &Path| Ok::<_, Error>(self.options.force || !is_there(target)?);
         let (mut files, mut data) = (0u64, 0u64);
         for (snapshot, target) in chain.iter().zip(targets) {
             files += snapshot.config.files.len() as u64;
-            if takes_room(&target.path) {
+            if takes_room(&target.path)? {
                 data = snapshot.config.files.iter().fold(data, |sum, f| sum.saturating_add(f.data_bytes));
             }
         }
@@ -468,7 +503,11 @@ impl Import<'_> {
                 }
                 files += 1;
                 let places = possible_places(file, snapshot.config.snapshot.image.as_ref())?;
-                if places.iter().all(|path| takes_room(&self.store.cache().join(path))) {
+                let mut is_new = true;
+                for path in &places {
+                    is_new &= takes_room(&self.store.cache().join(path))?;
+                }
+                if is_new {
                     data = data.saturating_add(file.data_bytes);
                 }
             }
@@ -491,7 +530,7 @@ impl Import<'_> {
                 what: "the data to restore, in bytes,".into(),
                 value: data,
                 limit,
-                hint: "; free some space, use --head-only, or raise --max-bytes",
+                hint: MAX_BYTES_HINT,
             });
         }
         Ok(limit)
@@ -545,7 +584,7 @@ impl Import<'_> {
         target: &Path,
         descriptor: IncomingDescriptor,
     ) -> Result<Option<(Existing, Option<Lease>)>> {
-        if fs::symlink_metadata(target).is_err() {
+        if !is_there(target)? {
             return Ok(None);
         }
         let reader = Lease::reader(target, self.options.progress.as_ref());
@@ -585,7 +624,9 @@ impl Import<'_> {
     fn misses_parent(&self, config: &SnapshotConfig) -> Result<bool> {
         let Some(parent) = &config.snapshot.parent else { return Ok(false) };
         for folder in BTreeSet::from([&self.destination, &self.store.snapshots()]) {
-            if Store::readable_in(folder)?.iter().any(|snapshot| snapshot.identities().contains(parent)) {
+            let Readable { snapshots, denied } = Store::readable_in(folder)?;
+            // What is not ours to read may be the parent: then it is missed if it is not.
+            if denied.is_some() || snapshots.iter().any(|snapshot| snapshot.identities().contains(parent)) {
                 return Ok(false);
             }
         }
@@ -615,17 +656,17 @@ fn finish_writeback(writeback: Arc<Writeback>, stage: &Stage) -> Result<()> {
 }
 
 /// The layers that will be asked for, in their order, as far as that can be told now.
-fn layers_to_come(chain: &[BundledSnapshot], targets: &[Target]) -> Vec<Descriptor> {
+fn layers_to_come(chain: &[BundledSnapshot], targets: &[Target]) -> Result<Vec<Descriptor>> {
     let mut layers: Vec<Descriptor> = Vec::new();
     let mut below: Option<&BundledSnapshot> = None;
     for (snapshot, target) in chain.iter().zip(targets).rev() {
-        if fs::symlink_metadata(&target.path).is_err() {
+        if !is_there(&target.path)? {
             let first = below.filter(|below| snapshot.extends(below)).map_or(0, |_| snapshot.config.stack_len() - 1);
             layers.extend(snapshot.manifest.layers[first..snapshot.config.stack_len()].iter().cloned());
         }
         below = Some(snapshot);
     }
-    layers
+    Ok(layers)
 }
 
 /// What the report says of an ancestor that was not imported, because the bundle leaves its layer out.
@@ -654,7 +695,7 @@ impl Incoming<'_> {
 
 /// What an installed snapshot is called: a member's local name, else its folder's.
 fn local_name(directory: &Path) -> Result<String> {
-    match seen(MemberFile::read(directory).map(Some))? {
+    match visible(MemberFile::read(directory).map(Some))? {
         Some(MemberFile::Named(name)) => Ok(name.into()),
         _ => Ok(folder_name(directory)),
     }

@@ -1,12 +1,13 @@
 //! What a chain needs that neither its sources nor the store have: known before anything is unpacked.
 
-use std::{collections::HashSet, fs};
+use std::collections::HashSet;
 
 use super::{Import, Target};
 use crate::{
     bundle::{self, BundledSnapshot},
     error::{Error, Result},
     model::{Descriptor, LayerRecord},
+    snapshot::is_there,
     storage::Source,
     store::image_cache::is_document,
 };
@@ -28,7 +29,7 @@ impl Import<'_> {
     ) -> Result<usize> {
         let (mut installed, mut all_missing) = (None, Vec::new());
         for (position, (snapshot, target)) in chain.iter().zip(targets).enumerate() {
-            let is_installed = fs::symlink_metadata(&target.path).is_ok();
+            let is_installed = is_there(&target.path)?;
             let missing = self.missing(source, snapshot, chain.get(position + 1), is_installed)?;
             match (missing.is_empty(), installed) {
                 (false, Some(last)) if all_missing.is_empty() => return Ok(last + 1),
@@ -62,9 +63,7 @@ impl Import<'_> {
         let mut missing = Vec::new();
         for (at, (layer, record)) in snapshot.manifest.layers.iter().zip(&snapshot.config.layers).enumerate() {
             let needed = match record {
-                LayerRecord::Cache { file, .. } => {
-                    is_document(&file.path) || fs::symlink_metadata(cache.join(&file.path)).is_err()
-                }
+                LayerRecord::Cache { file, .. } => is_document(&file.path) || !is_there(&cache.join(&file.path))?,
                 _ => at >= first,
             };
             if needed && !source.exists(layer)? {

@@ -13,9 +13,9 @@ use crate::{
     bundle::Brought,
     error::{Error, IoContext, Result},
     model::{GroupName, MemberName, SnapshotIdentity, SnapshotRecord},
-    snapshot::{Snapshot, is_folder, is_there, seen},
+    snapshot::{Snapshot, is_folder, is_there, seen, visible},
     store::{
-        Store,
+        Readable, Store,
         group::{MemberFile, is_group_at},
         place::check_way,
     },
@@ -73,6 +73,8 @@ pub(super) struct Targets {
     pub all: Vec<Target>,
     /// A group that holds a parent of what goes elsewhere.
     pub suggested_group: Option<String>,
+    /// Why one of them may be installed unseen.
+    pub denied: Option<Error>,
 }
 
 impl TargetGroup {
@@ -130,7 +132,7 @@ impl Import<'_> {
         }
         let suggested_group = self.suggested(chain, &all, &installed, &group);
         let used = all.iter().any(|target| target.path.parent() == Some(&folder));
-        Ok(Targets { group: used.then_some(group), all, suggested_group })
+        Ok(Targets { group: used.then_some(group), all, suggested_group, denied: installed.denied })
     }
 
     fn target(
@@ -215,30 +217,32 @@ impl Import<'_> {
 /// The snapshots of the destination.
 pub(super) struct Installed {
     snapshots: Vec<Snapshot>,
+    /// Why one more may be there.
+    pub(super) denied: Option<Error>,
     /// Folders of members, by their names, whatever they hold.
     members: Vec<PathBuf>,
 }
 
 impl Installed {
     pub(super) fn read(destination: &Path) -> Result<Self> {
-        let snapshots = Store::readable_in(destination)?;
+        let Readable { snapshots, denied } = Store::readable_in(destination)?;
         let mut members = Vec::new();
         let entries = match fs::read_dir(destination) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self { snapshots, members }),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self { snapshots, denied, members }),
             entries => entries.context("list", destination)?,
         };
         for entry in entries {
             let path = entry.context("list", destination)?.path();
             let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-            if hidden || !seen(is_group_at(&path))? {
+            if hidden || !visible(is_group_at(&path))? {
                 continue;
             }
-            for member in fs::read_dir(&path).context("list", &path)? {
+            for member in visible(fs::read_dir(&path).context("list", &path).map(Some))?.into_iter().flatten() {
                 members.push(member.context("list", &path)?.path());
             }
         }
         members.sort_unstable();
-        Ok(Self { snapshots, members })
+        Ok(Self { snapshots, denied, members })
     }
 
     /// The directory of this very snapshot; else of what a migration made of it, or will make it of, as far as ids tell.

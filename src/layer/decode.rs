@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     buffers::Buffer,
-    error::{Error, IoContext, Result},
+    error::{Error, IoContext, MAX_BYTES_HINT, Result},
     model::TarPath,
     progress::Progress,
     writeback::{WRITEBACK_EVERY, Writeback},
@@ -414,7 +414,7 @@ impl Feeder<'_> {
                 what: format!("the unpacked size of {}", self.context),
                 value: self.most - self.left + bytes,
                 limit: self.most,
-                hint: "; --max-bytes raises it",
+                hint: MAX_BYTES_HINT,
             }),
         }
     }

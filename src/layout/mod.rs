@@ -34,6 +34,7 @@ use crate::{
         Descriptor, Index,
         json::{self, MAX_DOCUMENT},
     },
+    progress::{Progress, Silent},
     storage::{Source, Target},
 };
 use spool::Compression;
@@ -45,7 +46,7 @@ const UNRECOGNISED: &str = "it is neither a layout directory, a tar nor a tar.zs
 /// read in place is spooled into `spool` (unlinked, so that it leaves nothing).
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::InvalidBundle`]: not a layout in any form; [`Error::Limit`]: no room to spool it.
+/// [`Error::NotFound`]; [`Error::InvalidBundle`]: not a layout in any form; [`Error::NoRoom`]: to spool it.
 pub fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
     match std::fs::metadata(path) {
         Ok(m) if m.is_dir() => return Ok(Box::new(dir::DirSource::open(path)?)),
@@ -55,7 +56,7 @@ pub fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
         }
         Err(e) => return Err(Error::io("look at", path, e)),
     }
-    Peeked::file(path)?.open(spool)
+    Peeked::file(path)?.open(spool, &Silent)
 }
 
 /// Opens a layout from standard input, spooled into `spool`. A file redirected to it is read in place.
@@ -63,7 +64,7 @@ pub fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
 /// # Errors
 /// As [`open`].
 pub fn open_stdin(spool: &Path) -> Result<Box<dyn Source>> {
-    Peeked::stdin()?.open(spool)
+    Peeked::stdin(&Silent)?.open(spool, &Silent)
 }
 
 /// Bytes of a file's beginning that tell what it is: of a zstd stream, a whole block.
@@ -84,24 +85,27 @@ impl Peeked {
     /// # Errors
     /// [`Error::Io`].
     pub fn file(path: &Path) -> Result<Self> {
-        Self::new(File::open(path).context("open", path)?, path.display().to_string())
+        Self::new(File::open(path).context("open", path)?, path.display().to_string(), &Silent)
     }
 
-    /// Of standard input.
+    /// Of standard input. A pipe may be slow from its first byte on, so that is where its progress begins.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn stdin() -> Result<Self> {
+    pub fn stdin(progress: &dyn Progress) -> Result<Self> {
         let name = "standard input";
         let stdin = io::stdin().as_fd().try_clone_to_owned().context("open", name)?;
-        Self::new(File::from(stdin), name.into())
+        Self::new(File::from(stdin), name.into(), progress)
     }
 
-    fn new(mut file: File, name: String) -> Result<Self> {
+    fn new(mut file: File, name: String, progress: &dyn Progress) -> Result<Self> {
         let metadata = file.metadata().context("look at", &name)?;
         let length = metadata.len();
         // A file that standard input has been read from already is a stream like any other.
         let in_place = metadata.is_file() && file.stream_position().context("seek in", &name)? == 0;
+        if !in_place {
+            progress.begin(&format!("reading {name}"), None);
+        }
         let mut head = vec![0; HEAD];
         let mut filled = 0;
         while filled < head.len() {
@@ -112,7 +116,12 @@ impl Peeked {
             };
             match got {
                 Ok(0) => break,
-                Ok(n) => filled += n,
+                Ok(n) => {
+                    filled += n;
+                    if !in_place {
+                        progress.advance(n as u64);
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::io("read", &name, e)),
             }
@@ -141,7 +150,7 @@ impl Peeked {
     ///
     /// # Errors
     /// As [`open`].
-    pub fn open(self, folder: &Path) -> Result<Box<dyn Source>> {
+    pub fn open(self, folder: &Path, progress: &dyn Progress) -> Result<Box<dyn Source>> {
         let Self { file, name, mut head, in_place } = self;
         let compression = match *head.as_slice() {
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
@@ -166,8 +175,11 @@ impl Peeked {
             }
             // The head was read without moving the file's position.
             head.clear();
+            progress.begin(&format!("reading {name}"), Some(length));
         }
-        Ok(Box::new(spool::spool(head, file, compression, &name, folder)?))
+        let source = spool::spool(head, file, compression, &name, folder, progress)?;
+        progress.end();
+        Ok(Box::new(source))
     }
 }
 

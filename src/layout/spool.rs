@@ -1,18 +1,28 @@
 //! What cannot be read in place is decompressed into an unlinked spool file first.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use async_compression::{
     tokio::bufread::{GzipDecoder, ZstdDecoder},
     zstd::DParameter,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader, ReadBuf};
 
 use super::{
     bytes::PlainFile,
     tar::{TarSource, Walker},
 };
-use crate::error::{Error, IoContext, Result};
+use crate::{
+    error::{Error, IoContext, Result},
+    progress::Progress,
+};
 
 /// What stays free in the spool's filesystem.
 const RESERVE: u64 = 64 << 20;
@@ -38,10 +48,12 @@ pub(super) fn spool(
     compression: Compression,
     name: &str,
     folder: &Path,
+    progress: &dyn Progress,
 ) -> Result<TarSource> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("start a runtime for", name)?;
     let result = runtime.block_on(async {
-        let input = BufReader::with_capacity(BUFFER, io::Cursor::new(head).chain(tokio::fs::File::from_std(input)));
+        let input = Told { input: tokio::fs::File::from_std(input), progress };
+        let input = BufReader::with_capacity(BUFFER, io::Cursor::new(head).chain(input));
         match compression {
             Compression::None => copy(input, name, folder).await,
             Compression::Gzip => {
@@ -60,6 +72,25 @@ pub(super) fn spool(
     runtime.shutdown_background();
     let (walker, file, size) = result?;
     walker.finish(Box::new(PlainFile::new(file, size)))
+}
+
+/// Tells of every byte that is read, compressed as it is: that is what a pipe or a disk delivers.
+struct Told<'a> {
+    input: tokio::fs::File,
+    progress: &'a dyn Progress,
+}
+
+impl AsyncRead for Told<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.input).poll_read(context, buffer);
+        self.progress.advance((buffer.filled().len() - before) as u64);
+        polled
+    }
 }
 
 async fn copy(input: impl AsyncRead, name: &str, folder: &Path) -> Result<(Walker, File, u64)> {
@@ -83,10 +114,11 @@ async fn copy(input: impl AsyncRead, name: &str, folder: &Path) -> Result<(Walke
             limit = at.saturating_add(room(&file, folder)?);
         }
         if end > limit {
-            return Err(Error::Limit {
-                what: format!("the size of {name}, decompressed into {}", folder.display()),
-                value: end,
-                limit,
+            return Err(Error::NoRoom {
+                what: format!("the size of {name}, unpacked,"),
+                needed: end,
+                free: limit,
+                path: folder.into(),
                 hint: "; free space there, or unpack it to a directory first",
             });
         }

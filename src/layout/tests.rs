@@ -244,7 +244,7 @@ fn compressed_streams_are_spooled() {
     for (path, compression) in [(&stored, Compression::Zstd), (&tar, Compression::None)] {
         let (mut file, mut head) = (fs::File::open(path).unwrap(), vec![0; 512]);
         file.read_exact(&mut head).unwrap();
-        check(&spool::spool(head, file, compression, "pipe", temp.path()).unwrap());
+        check(&spool::spool(head, file, compression, "pipe", temp.path(), &Silent).unwrap());
     }
     let gzip = temp.path().join("gzip");
     let status = Command::new("gzip").arg("-1c").arg(&tar).stdout(fs::File::create(&gzip).unwrap()).status();

@@ -11,6 +11,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use flate2::read::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
 use crate::{
@@ -27,6 +28,8 @@ const QUEUE: usize = 8;
 const WINDOW_LOG: u32 = 26;
 /// How every zstd frame begins.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// How every gzip member begins. msb writes none, but somebody may compress its plain tar so.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// A block of a tar.
 const BLOCK: usize = TAR_BLOCK as usize;
 
@@ -47,6 +50,8 @@ pub(super) fn first_block(head: &[u8]) -> Option<[u8; BLOCK]> {
         let mut decoder = Decoder::new(head).ok()?;
         decoder.window_log_max(WINDOW_LOG).ok()?;
         decoder.read_exact(&mut block).ok()?;
+    } else if head.starts_with(&GZIP_MAGIC) {
+        MultiGzDecoder::new(head).read_exact(&mut block).ok()?;
     } else {
         block.copy_from_slice(head.get(..BLOCK)?);
     }
@@ -84,10 +89,11 @@ impl Stream {
     pub fn start(input: Input) -> Result<Self> {
         let Input { name, head, rest } = input;
         let (sender, pieces) = sync_channel(QUEUE);
-        let is_zstd = head.starts_with(&ZSTD_MAGIC);
+        let (is_zstd, is_gzip) = (head.starts_with(&ZSTD_MAGIC), head.starts_with(&GZIP_MAGIC));
         let bytes = Cursor::new(head).chain(rest);
         let read = move || {
             let mut bytes: Box<dyn Read> = match is_zstd {
+                false if is_gzip => Box::new(MultiGzDecoder::new(bytes)),
                 false => Box::new(bytes),
                 true => match decoder(bytes) {
                     Ok(decoder) => Box::new(decoder),

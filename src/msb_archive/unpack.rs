@@ -23,7 +23,7 @@ use super::{
 use crate::{
     bundle::MAX_DOCUMENTS,
     digest::{Digest, Hasher},
-    error::{Error, IoContext, Result},
+    error::{Error, IoContext, MAX_BYTES_HINT, Result},
     layer::{
         analyze::Contents,
         decode::{Budget, OutputFile, Place as _},
@@ -384,7 +384,7 @@ impl<'a> Walk<'a> {
             what: format!("the data to restore, in bytes, up to {name} of {}", self.walked.name),
             value: self.bytes,
             limit: self.max_bytes,
-            hint: "; free some space, or raise --max-bytes",
+            hint: MAX_BYTES_HINT,
         })
     }
 

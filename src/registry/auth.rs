@@ -26,6 +26,11 @@ impl Scope {
         Self(vec![format!("repository:{repository}:pull,push")])
     }
 
+    /// Whether it is for writing too.
+    pub fn pushes(&self) -> bool {
+        self.0.iter().any(|scope| scope.ends_with(",push"))
+    }
+
     /// And reading from another repository, to mount from there.
     pub fn and_pull(mut self, repository: &str) -> Self {
         self.0.push(format!("repository:{repository}:pull"));

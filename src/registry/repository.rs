@@ -56,6 +56,15 @@ impl Repo {
         format!("{SCHEME}{}/{}", self.client.registry(), self.name)
     }
 
+    /// What a request for something that is there does, as messages call it. A push asks only for what it need not send, so
+    /// what is refused then is the push.
+    pub fn operation(&self, what: &dyn std::fmt::Display) -> String {
+        match self.scope.pushes() {
+            true => format!("push to {}", self.display()),
+            false => format!("read {what} of {}", self.display()),
+        }
+    }
+
     pub fn url(&self, rest: &str) -> Url {
         self.client.url(&format!("/v2/{}/{rest}", self.name))
     }
@@ -73,7 +82,7 @@ impl Repo {
 
     /// A request for a blob or manifest; manifests are negotiated.
     pub fn read_request(&self, method: Method, descriptor: &Descriptor) -> Request {
-        let operation = format!("read {} of {}", descriptor.digest, self.display());
+        let operation = self.operation(&descriptor.digest);
         let request = self.request(method, self.blob_or_manifest(descriptor), operation);
         match is_manifest(&descriptor.media_type) {
             true => request.header(header::ACCEPT, &descriptor.media_type),
@@ -98,7 +107,7 @@ impl Repo {
 
     /// A manifest's bytes and media type; none if there is no such.
     pub fn manifest(&self, version: &Version) -> Result<Option<(Vec<u8>, String)>> {
-        let operation = format!("read {version} of {}", self.display());
+        let operation = self.operation(version);
         let accept = format!("{}, {}", media_type::MANIFEST, media_type::INDEX);
         let request = self
             .request(Method::GET, self.url(&format!("manifests/{version}")), operation)

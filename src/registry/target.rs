@@ -186,7 +186,7 @@ impl Shared {
 
     /// The digest of what a tag names; none if there is no such tag.
     fn named(&self, version: &Version) -> Result<Option<Digest>> {
-        let operation = format!("read {version} of {}", self.repo.display());
+        let operation = self.repo.operation(version);
         let accept = format!("{}, {}", media_type::MANIFEST, media_type::INDEX);
         let request = self
             .repo

@@ -28,11 +28,11 @@ pub(super) struct Prunable {
 impl Prunable {
     /// The files of the images that only `doomed` snapshots need: no snapshot that stays, and no sandbox of msb.
     pub fn find(store: &Store, doomed: &[Snapshot], staying: &[&Snapshot], unreadable: &[Unreadable]) -> Result<Self> {
-        if let Some((path, _)) = unreadable.first() {
-            return Err(Error::ImageCache {
-                image: "of a removed snapshot".into(),
+        if let Some((path, error)) = unreadable.first() {
+            return Err(Error::NotPruned {
                 reason: format!(
-                    "{} cannot be read, so which images it needs is not known; see `snapcask check`, or leave out --prune-image",
+                    "{} cannot be read ({error}), so which images it needs is not known; see `snapcask check`, or leave out \
+                     --prune-image",
                     path.display()
                 ),
             });
@@ -117,9 +117,7 @@ fn prunable(cache: &Path, staying: &[&Snapshot], pruned: &[ImageRecord]) -> Resu
     let mut needed = BTreeSet::new();
     // Images without a snapshot are somebody's, too: by their metadata, or by their VMDK alone.
     for (path, named) in named_files(cache)?.into_iter().filter(|(path, _)| !candidates.contains(path)) {
-        let files = named.map_err(|reason| Error::ImageCache {
-            image: "of a removed snapshot".into(),
-            reason: format!(
+        let files = named.map_err(|reason| Error::NotPruned { reason: format!(
                 "{} cannot be read ({reason}), so which files it needs is not known; pull that image again, or leave out \
                  --prune-image",
                 cache.join(&path).display()
@@ -129,9 +127,7 @@ fn prunable(cache: &Path, staying: &[&Snapshot], pruned: &[ImageRecord]) -> Resu
     }
     // What came with a snapshot that stays.
     for snapshot in staying {
-        let record = ImportRecord::read(&snapshot.directory).map_err(|reason| Error::ImageCache {
-            image: "of a removed snapshot".into(),
-            reason: format!(
+        let record = ImportRecord::read(&snapshot.directory).map_err(|reason| Error::NotPruned { reason: format!(
                 "{} cannot be read ({reason}), so which files came with that snapshot is not known; see `snapcask check`, \
                  or leave out --prune-image",
                 snapshot.directory.join(RECORD_FILE).display()

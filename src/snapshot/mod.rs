@@ -167,10 +167,10 @@ impl Snapshot {
         [V066_FILE, SNAPSHOT_FILE].iter().any(|file| is_there(&directory.join(file)).unwrap_or(true))
     }
 
-    /// The snapshot at `directory`, if there is one that can be read.
+    /// The snapshot at `directory`, if there is one and it is not broken.
     ///
     /// # Errors
-    /// [`Error::Io`]: a failing disk hides it.
+    /// [`Error::Io`]: a failing disk or the want of a right hides it.
     pub fn of(directory: &Path) -> Result<Option<Self>> {
         seen(Self::open(directory).map(Some))
     }
@@ -219,10 +219,10 @@ impl Snapshot {
         let mut group = None;
         if let Some(id) = &descriptor.id {
             group = match named.parent() {
-                Some(parent) if seen(is_regular(&parent.join(GROUP_FILE)))? => name_of(Some(parent)),
+                Some(parent) if visible(is_regular(&parent.join(GROUP_FILE)))? => name_of(Some(parent)),
                 _ => None,
             };
-            match seen(alias(directory))? {
+            match visible(alias(directory))? {
                 Some(alias) => name = alias,
                 None if group.is_some() => name.clone_from(id),
                 None => {}
@@ -349,7 +349,7 @@ pub(crate) fn alias(directory: &Path) -> Result<Option<String>> {
 ///
 /// # Errors
 /// As [`is_there`].
-pub(crate) fn is_regular(path: &Path) -> Result<bool> {
+pub fn is_regular(path: &Path) -> Result<bool> {
     Ok(kind_of(path)?.is_some_and(|kind| kind.is_file()))
 }
 
@@ -357,7 +357,7 @@ pub(crate) fn is_regular(path: &Path) -> Result<bool> {
 ///
 /// # Errors
 /// As [`is_there`].
-pub(crate) fn is_folder(path: &Path) -> Result<bool> {
+pub fn is_folder(path: &Path) -> Result<bool> {
     Ok(kind_of(path)?.is_some_and(|kind| kind.is_dir()))
 }
 
@@ -377,7 +377,7 @@ fn kind_of(path: &Path) -> Result<Option<std::fs::FileType>> {
 ///
 /// # Errors
 /// [`Error::Io`]: it cannot be told, for want of a right or because of a failing disk.
-pub(crate) fn is_there(path: &Path) -> Result<bool> {
+pub fn is_there(path: &Path) -> Result<bool> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
@@ -385,8 +385,8 @@ pub(crate) fn is_there(path: &Path) -> Result<bool> {
     }
 }
 
-/// What is seen; nothing where there is nothing for us. What is gone, not ours to read or a link to itself counts as
-/// absent, whereas a failing disk may hide anything.
+/// What is seen; nothing where there is nothing. What is gone or a link to itself counts as absent, whereas a failing disk
+/// may hide anything, and so may a folder that is not ours to read.
 ///
 /// # Errors
 /// The look's, if it hides something.
@@ -394,10 +394,18 @@ pub(crate) fn seen<T: Default>(look: Result<T>) -> Result<T> {
     look.or_else(|error| if hides(&error) { Err(error) } else { Ok(T::default()) })
 }
 
+/// As [`seen`], where what is not ours to read is nothing to us: a name for people, a folder of somebody else.
+///
+/// # Errors
+/// The look's, if a failing disk hides something.
+pub(crate) fn visible<T: Default>(look: Result<T>) -> Result<T> {
+    seen(look).or_else(|error| if error.is_denied() { Ok(T::default()) } else { Err(error) })
+}
+
 /// Whether something may be there that could not be seen.
 pub(crate) fn hides(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. }
-        if !matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::NotADirectory)
+        if !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
             && source.raw_os_error() != Some(Errno::LOOP.raw_os_error()))
 }
 

@@ -312,10 +312,7 @@ impl LockedGroup {
 /// [`Error::Io`].
 pub fn is_group_at(folder: &Path) -> Result<bool> {
     let plain = match fs::symlink_metadata(folder) {
-        // What is not ours to look at is no group of ours.
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied) => {
-            false
-        }
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => false,
         metadata => metadata.context("look at", folder)?.is_dir(),
     };
     if !plain || !is_there(&folder.join(GROUP_FILE))? {

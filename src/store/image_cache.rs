@@ -260,6 +260,30 @@ pub fn cached_images(cache: &Path) -> Result<(Vec<CachedImage>, Vec<Unreadable>)
     Ok((images, unreadable))
 }
 
+/// The EROFS files of an image cache, sorted.
+///
+/// # Errors
+/// [`Error::Io`]: a folder cannot be listed.
+pub fn image_files(cache: &Path) -> Result<Vec<TarPath>> {
+    let mut found = Vec::new();
+    for folder in ["fsmeta", "layers"] {
+        let path = cache.join(folder);
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            entries => entries.context("list", &path)?,
+        };
+        for entry in entries {
+            let entry = entry.context("read", &path)?;
+            let is_file = entry.file_type().context("look at", entry.path())?.is_file();
+            if let Some(name) = entry.file_name().to_str().filter(|name| is_file && name.ends_with(".erofs")) {
+                found.extend(format!("{folder}/{name}").parse::<TarPath>());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Which files something in the cache names, or why that cannot be told.
 type Named = std::result::Result<Vec<TarPath>, String>;
 

@@ -8,11 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Store, group::GroupFile};
+use super::{Store, group::GroupFile, root};
 use crate::{
     error::{Error, IoContext, Result},
     model::SnapshotIdentity,
-    snapshot::{GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, hides, is_folder, is_regular, is_there, seen},
+    snapshot::{
+        GROUP_FILE, SNAPSHOT_FILE, Snapshot, V066_FILE, alias, hides, is_folder, is_regular, is_there, seen, visible,
+    },
 };
 
 /// Shortest beginning of a digest that is looked up, in hex digits: what [`crate::Digest::short`] shows.
@@ -22,26 +24,47 @@ const MIN_SHARE: usize = 64;
 /// How many names an error lists.
 const HINTS: usize = 8;
 
-/// Every snapshot, and every directory that is none with the reason.
-pub(super) fn all(folder: &Path) -> Result<(Vec<Snapshot>, Vec<super::Unreadable>)> {
-    let (snapshots, unreadable) = read_all(folder)?;
-    Ok((snapshots, unreadable.into_iter().map(|(directory, error)| (directory, error.to_string())).collect()))
+/// The snapshots that can be meant, and the error of one that is not ours to read, which may be meant, too.
+#[derive(Debug, Default)]
+pub struct Readable {
+    /// Sorted by name.
+    pub snapshots: Vec<Snapshot>,
+    /// Why one more may be there.
+    pub denied: Option<Error>,
 }
 
-/// Every snapshot in a folder that can be meant. One that a failing disk hides may be the one: that is an error, whereas
-/// one that is broken, or not ours to read, is nobody's parent.
-pub(super) fn readable(folder: &Path) -> Result<Vec<Snapshot>> {
-    let (snapshots, unreadable) = read_all(folder)?;
-    match unreadable.into_iter().find(|(_, error)| hides(error)) {
-        Some((_, error)) => Err(error),
-        None => Ok(snapshots),
+impl Readable {
+    /// Says of `what`, which was not found, that it may be hidden, if something is.
+    ///
+    /// # Errors
+    /// [`Error::MayBeHidden`].
+    pub fn may_hide(self, what: impl Into<String>) -> Result<()> {
+        self.denied.map_or(Ok(()), |error| Err(may_be_hidden(what, error)))
     }
 }
 
-/// A directory that is no readable snapshot, and why.
-type Failed = (PathBuf, Error);
+/// What was not found may be what could not be looked at; a failing disk speaks for itself.
+pub(super) fn may_be_hidden(what: impl Into<String>, error: Error) -> Error {
+    match error.is_denied() {
+        true => Error::MayBeHidden { what: what.into(), source: Box::new(error) },
+        false => error,
+    }
+}
 
-fn read_all(folder: &Path) -> Result<(Vec<Snapshot>, Vec<Failed>)> {
+/// Every snapshot in a folder that can be meant. One that a failing disk hides may be the one: that is an error, whereas
+/// one that is broken is nobody's parent.
+pub(super) fn readable(folder: &Path) -> Result<Readable> {
+    let (snapshots, unreadable) = all(folder)?;
+    let (denied, failed): (Vec<_>, Vec<_>) =
+        unreadable.into_iter().map(|(_, error)| error).filter(hides).partition(Error::is_denied);
+    match failed.into_iter().next() {
+        Some(error) => Err(error),
+        None => Ok(Readable { snapshots, denied: denied.into_iter().next() }),
+    }
+}
+
+/// Every snapshot, and every directory that is none with the reason.
+pub(super) fn all(folder: &Path) -> Result<(Vec<Snapshot>, Vec<super::Unreadable>)> {
     let (mut directories, mut snapshots, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
     for folder in folders(folder)? {
         let members = |is_group| if is_group { folders(&folder) } else { Ok(vec![folder.clone()]) };
@@ -82,7 +105,8 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     if reference.contains('/') || matches!(reference, "." | "..") {
         return Snapshot::open(Path::new(reference));
     }
-    let mut found = Found::default();
+    root::existing(&store.root)?;
+    let (mut found, mut failed) = (Found::default(), None);
     let snapshots = store.snapshots();
     let hidden = reference.starts_with('.') || reference.is_empty();
 
@@ -102,7 +126,7 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     {
         let group = snapshots.join(group);
         if is_folder(&group)? && is_group(&group)? {
-            members(folders(&group)?, member, &mut found)?;
+            failed = denied(members(folders(&group)?, member, &mut found))?;
         }
     }
     let digits = reference.strip_prefix("sha256:").unwrap_or(reference);
@@ -111,7 +135,9 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     // A migration gives a snapshot another digest; the one before still means it.
     let was = |snapshot: &Snapshot| snapshot.descriptor.original().is_some_and(|original| original.hex() == digits);
     if is_digest || matches!(reference.parse(), Ok(SnapshotIdentity::Id(_))) {
-        for snapshot in store.readable()? {
+        let readable = store.readable()?;
+        failed = failed.or(readable.denied);
+        for snapshot in readable.snapshots {
             if snapshot
                 .identities()
                 .iter()
@@ -125,18 +151,22 @@ pub(super) fn find(store: &Store, reference: &str) -> Result<Snapshot> {
     }
     // A member's alias alone. No snapshot is parsed for it, only groups are listed.
     let known = !found.0.is_empty();
-    let mut failed = None;
     for folder in folders(&snapshots)?.into_iter().filter(|folder| *folder != direct) {
         let mut look = || match seen(is_group(&folder))? {
             true => members(seen(folders(&folder))?, reference, &mut found),
             false => Ok(()),
         };
-        failed = failed.or(look().err());
+        match look() {
+            Err(error) if failed.as_ref().is_none_or(Error::is_denied) => failed = Some(error),
+            _ => {}
+        }
     }
     match failed {
         // One that is broken elsewhere does not keep anybody from what is known by its own name; of aliases it may be
         // another.
-        Some(error) if !known => Err(error),
+        Some(error) if !known && (found.0.is_empty() || !error.is_denied()) => {
+            Err(may_be_hidden(format!("the snapshot {reference:?}"), error))
+        }
         _ => found.only(reference, || not_found(store, reference)),
     }
 }
@@ -148,8 +178,9 @@ pub(super) fn ancestors(store: &Store, head: Snapshot) -> Result<(Vec<Snapshot>,
         return Ok((chain, None));
     }
     let mut known = Known::default();
-    known.add(store.readable()?);
-    let (mut searched, mut hidden) = (vec![store.snapshots()], None);
+    let Readable { snapshots, denied: mut hidden } = store.readable()?;
+    known.add(snapshots);
+    let mut searched = vec![store.snapshots()];
     let mut seen: HashSet<SnapshotIdentity> = chain[0].identities().into_iter().collect();
     while let Some(child) = chain.last()
         && let Some(parent) = &child.descriptor.parent
@@ -160,12 +191,12 @@ pub(super) fn ancestors(store: &Store, head: Snapshot) -> Result<(Vec<Snapshot>,
             {
                 let (found, unseen) = beside(&folder, &chain[0])?;
                 known.add(found);
-                hidden = unseen;
+                hidden = hidden.or(unseen);
                 searched.push(folder);
                 continue;
             }
             if let Some(error) = hidden {
-                return Err(error);
+                return Err(may_be_hidden(format!("the parent {parent} of {}", child.name), error));
             }
             let missing = Error::ParentNotFound { child: child.name.clone(), parent: parent.to_string(), searched };
             return Ok((chain, Some(missing)));
@@ -206,7 +237,7 @@ impl Known {
 /// The folder that a snapshot outside the store stands in, with its group: one that was placed elsewhere has its parents
 /// beside it.
 fn elsewhere(store: &Store, snapshot: &Snapshot) -> Result<Option<PathBuf>> {
-    let canonical = |path: &Path| seen(path.canonicalize().context("look at", path).map(Some));
+    let canonical = |path: &Path| visible(path.canonicalize().context("look at", path).map(Some));
     let Some(directory) = canonical(&snapshot.directory)? else { return Ok(None) };
     let above = directory.ancestors().nth(if snapshot.group.is_some() { 2 } else { 1 });
     let stores = canonical(&store.snapshots())?;
@@ -214,11 +245,14 @@ fn elsewhere(store: &Store, snapshot: &Snapshot) -> Result<Option<PathBuf>> {
 }
 
 /// What stands there and has the snapshot's owner, for the folder may be everybody's; and why one more may be there that a
-/// failing disk hides. What is not ours to read is not there.
+/// failing disk, or the want of a right, hides.
 fn beside(folder: &Path, snapshot: &Snapshot) -> Result<(Vec<Snapshot>, Option<Error>)> {
     let owner = |path: &Path| fs::metadata(path).context("look at", path).map(|metadata| metadata.uid());
     let ours = owner(&snapshot.directory)?;
-    let (all, unreadable) = seen(read_all(folder))?;
+    let (all, unreadable) = match all(folder) {
+        Err(error) if error.is_denied() => return Ok((Vec::new(), Some(error))),
+        other => seen(other)?,
+    };
     let mut hidden = None;
     for (directory, error) in unreadable.into_iter().filter(|(_, error)| hides(error)) {
         // One whose owner is hidden, too, may be ours.
@@ -271,23 +305,67 @@ fn not_found(store: &Store, reference: &str) -> Result<Error> {
     let folders = folders(&store.snapshots())?;
     let names: Vec<_> =
         folders.iter().filter_map(|f| f.file_name()).take(HINTS).map(|name| name.to_string_lossy()).collect();
-    let hint = match (names.is_empty(), folders.len() > HINTS) {
+    let known = match (names.is_empty(), folders.len() > HINTS) {
         (true, _) => "; the store has no snapshots".into(),
         (false, false) => format!("; the store has {}", names.join(", ")),
         (false, true) => format!("; the store has {}, ...", names.join(", ")),
     };
+    let hint = digest_hint(store, reference).unwrap_or_default() + &known;
     Ok(Error::SnapshotNotFound { reference: reference.into(), store: store.snapshots(), hint })
 }
 
+/// What is wrong with a reference that is meant as a digest.
+fn digest_hint(store: &Store, reference: &str) -> Option<String> {
+    let (digits, is_prefixed) = match reference.strip_prefix("sha256:") {
+        Some(digits) => (digits, true),
+        None => (reference, false),
+    };
+    let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    match digits.len() {
+        0..MIN_PREFIX if is_prefixed && is_hex => {
+            Some(format!("; a digest is looked up by at least its first {MIN_PREFIX} hex digits"))
+        }
+        0..=64 if is_prefixed && !is_hex => Some("; a digest has lowercase hex digits only".into()),
+        65.. if is_prefixed || is_hex => Some("; a digest has 64 hex digits".into()),
+        // A name may be as short; that it begins a digest is worth a word.
+        4..MIN_PREFIX if is_hex => {
+            let begun = store.readable().ok()?.snapshots;
+            let begun = begun.iter().find(|snapshot| snapshot.descriptor.digest.hex().starts_with(digits))?;
+            let (name, digest) = (&begun.name, begun.descriptor.digest.short());
+            Some(format!("; {digits} begins the digest of {name}, which is looked up by at least {digest}"))
+        }
+        _ => None,
+    }
+}
+
 /// Those of a group's `folders` whose alias, id or directory is `member`.
+///
+/// # Errors
+/// A failing disk hides whether one more is; at the end, that one is not ours to read.
 fn members(folders: Vec<PathBuf>, member: &str, found: &mut Found) -> Result<()> {
+    let mut unseen = None;
     for directory in folders {
         let by_directory = directory.file_name().is_some_and(|name| name == member);
-        if by_directory || seen(alias(&directory))?.as_deref() == Some(member) {
+        let named = match seen(alias(&directory)) {
+            Err(error) if error.is_denied() => {
+                unseen = Some(error);
+                None
+            }
+            other => other?,
+        };
+        if by_directory || named.as_deref() == Some(member) {
             found.add("member", Snapshot::open(&directory)?);
         }
     }
-    Ok(())
+    unseen.map_or(Ok(()), Err)
+}
+
+/// The want of a right, which matters only where nothing else is found.
+fn denied(look: Result<()>) -> Result<Option<Error>> {
+    match look {
+        Err(error) if error.is_denied() => Ok(Some(error)),
+        other => other.map(|()| None),
+    }
 }
 
 /// The head of the group at `folder`. Of one that an earlier snapcask wrote nobody chose it: then it is every member that is
@@ -434,7 +512,7 @@ mod tests {
         let names: Vec<_> = found.iter().map(|s| (s.group.as_deref(), s.name.clone())).collect();
         assert_eq!(names, [(Some("web"), "a".into()), (None, "b".into()), (None, "c".into()), (Some("web"), id(2))]);
         assert_eq!(unreadable.len(), 1);
-        assert!(unreadable[0].1.contains("neither"), "{unreadable:?}");
+        assert!(unreadable[0].1.to_string().contains("neither"), "{unreadable:?}");
     }
 
     #[test]
@@ -457,6 +535,16 @@ mod tests {
             assert!(matches!(error, Error::SnapshotNotFound { .. }), "{missing}: {error}");
             assert!(error.to_string().ends_with("; the store has base, web"), "{error}");
         }
+        let said = |reference: &str| store.find(reference).unwrap_err().to_string();
+        let least = "; a digest is looked up by at least its first 12 hex digits; ";
+        assert!(said("sha256:").contains(least) && said(&whole[..7 + 11]).contains(least));
+        let begun =
+            format!("; {} begins the digest of base, which is looked up by at least {}; ", &hex[..5], &hex[..12]);
+        assert!(said(&hex[..5]).contains(&begun), "{}", said(&hex[..5]));
+        assert!(
+            said(&whole.to_uppercase().replace("SHA", "sha")).contains("; a digest has lowercase hex digits only; ")
+        );
+        assert!(said(&format!("{whole}0")).contains("; a digest has 64 hex digits; "));
         assert!(matches!(store.find("./none").unwrap_err(), Error::NotFound { .. }));
     }
 
@@ -513,16 +601,20 @@ mod tests {
         assert_eq!(name(&store, "web:v1"), "v1");
     }
 
-    /// What is not there for us is nothing, what a disk hides is an error.
+    /// What is not there is nothing, what is hidden is an error, unless it is nothing to us.
     #[test]
-    fn a_failing_disk_hides_and_a_missing_right_does_not() {
+    fn a_failing_disk_hides_and_so_does_a_missing_right() {
         use rustix::io::Errno;
         let fails = |errno: Errno| seen::<bool>(Err(Error::io("look at", "x", errno.into())));
-        for errno in [Errno::NOENT, Errno::NOTDIR, Errno::ACCESS, Errno::PERM, Errno::LOOP] {
-            assert!(!fails(errno).unwrap(), "{errno}");
+        let shows = |errno: Errno| visible::<bool>(Err(Error::io("look at", "x", errno.into())));
+        for errno in [Errno::NOENT, Errno::NOTDIR, Errno::LOOP] {
+            assert!(!fails(errno).unwrap() && !shows(errno).unwrap(), "{errno}");
+        }
+        for errno in [Errno::ACCESS, Errno::PERM] {
+            assert!(fails(errno).is_err() && !shows(errno).unwrap(), "{errno}");
         }
         for errno in [Errno::IO, Errno::MFILE, Errno::NOMEM] {
-            assert!(fails(errno).is_err(), "{errno}");
+            assert!(fails(errno).is_err() && shows(errno).is_err(), "{errno}");
         }
     }
 

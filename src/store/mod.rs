@@ -13,15 +13,21 @@ pub mod lock;
 mod lookup;
 pub mod place;
 pub mod record;
+pub mod root;
 pub mod sandboxes;
 pub mod vmdk;
 
 use std::path::{Path, PathBuf};
 
-use crate::{error::Result, snapshot::Snapshot};
+pub use lookup::Readable;
+
+use crate::{
+    error::{Error, Result},
+    snapshot::Snapshot,
+};
 
 /// A directory that is no readable snapshot, with the reason.
-pub type Unreadable = (PathBuf, String);
+pub type Unreadable = (PathBuf, Error);
 
 /// A directory of snapshots plus an image cache.
 #[derive(Clone, Debug)]
@@ -68,11 +74,11 @@ impl Store {
         lookup::all(folder)
     }
 
-    /// Every readable snapshot, sorted by name. What is broken or not ours to read is left out.
+    /// Every readable snapshot, sorted by name. What is broken is left out; of what is not ours to read, one error is kept.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed, or a failing disk hides a snapshot.
-    pub fn readable(&self) -> Result<Vec<Snapshot>> {
+    pub fn readable(&self) -> Result<Readable> {
         Self::readable_in(&self.snapshots())
     }
 
@@ -80,7 +86,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::readable`].
-    pub fn readable_in(folder: &Path) -> Result<Vec<Snapshot>> {
+    pub fn readable_in(folder: &Path) -> Result<Readable> {
         lookup::readable(folder)
     }
 

@@ -67,23 +67,24 @@ impl ImportRecord {
     /// Reads it; none where there is none.
     ///
     /// # Errors
-    /// A text that says what is wrong with it.
-    pub fn read(directory: &Path) -> std::result::Result<Option<Self>, String> {
-        Self::read_in(&Folder::open(directory).map_err(|e| e.to_string())?)
+    /// [`Error::InvalidRecord`]: it says nothing. [`Error::Io`] and [`Error::UnsafePath`]: it cannot be read.
+    pub fn read(directory: &Path) -> Result<Option<Self>> {
+        Self::read_in(&Folder::open(directory)?)
     }
 
     /// Reads that of the directory of which this is the handle.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_in(folder: &Folder) -> std::result::Result<Option<Self>, String> {
-        bytes_in(folder).map_err(|e| e.to_string())?.map(|bytes| Self::parse(&bytes)).transpose()
+    pub fn read_in(folder: &Folder) -> Result<Option<Self>> {
+        let invalid = |reason| Error::InvalidRecord { path: folder.path().join(RECORD_FILE), reason };
+        bytes_in(folder)?.map(|bytes| Self::parse(&bytes).map_err(invalid)).transpose()
     }
 
     /// The record as far as it is one: none where there is none, or where what is there says nothing.
     ///
     /// # Errors
-    /// [`Error::Io`]: a failing disk hides it.
+    /// [`Error::Io`]: a failing disk or the want of a right hides it.
     pub fn of(directory: &Path) -> Result<Option<Self>> {
         let bytes = seen(Folder::open(directory).and_then(|folder| bytes_in(&folder)))?;
         Ok(bytes.and_then(|bytes| Self::parse(&bytes).ok()))

@@ -62,6 +62,8 @@ impl State {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
             metadata => metadata.context("look at", database)?,
         };
+        // SQLite says of whatever keeps it from opening a file that it is unable to.
+        fs::File::open(database).context("open", database)?;
         let beside = |suffix: &str| {
             let mut path = database.as_os_str().to_owned();
             path.push(suffix);

@@ -127,13 +127,16 @@ fn installed(options: &SyncOptions) -> Result<Installed> {
         arguments.push("--image-files");
     }
     options.progress.begin(&format!("asking {} what it has", remote.display), None);
-    let answer = match remote.start(&arguments, Input::None)?.finish() {
-        // A store that is not there yet has nothing; the import makes it.
-        Err(Error::Remote { code: 4, .. }) => return Ok(Installed::default()),
-        other => other?,
-    };
+    let (answer, failed) = remote.start(&arguments, Input::None)?.answer()?;
     options.progress.end();
-    let listed: Listed = parse(remote, &answer)?;
+    let listed: Listed = match (parse(remote, &answer), failed) {
+        // A store that is not there yet has nothing; the import makes it.
+        (_, Some(Error::Remote { code: 4, .. })) => return Ok(Installed::default()),
+        // It lists what it can read, and fails because that is not all: the rest is sent.
+        (Ok(listed), None | Some(Error::Remote { code: 1, .. })) => listed,
+        (_, Some(failed)) => return Err(failed),
+        (Err(error), None) => return Err(error),
+    };
     let cache_files = listed.cache_files.iter().filter_map(|path| path.parse().ok()).collect();
     Ok(Installed { snapshots: listed.snapshots.into_iter().map(|s| s.digest).collect::<HashSet<_>>(), cache_files })
 }

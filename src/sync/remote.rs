@@ -193,7 +193,16 @@ impl Running {
     ///
     /// # Errors
     /// [`Error::Remote`] with what it said, if it did not succeed; its exit code becomes ours, if it is one of ours.
-    pub fn finish(mut self) -> Result<Vec<u8>> {
+    pub fn finish(self) -> Result<Vec<u8>> {
+        let (answer, failed) = self.answer()?;
+        failed.map_or(Ok(answer), Err)
+    }
+
+    /// Waits for its end, and gives what it answered with the [`Error::Remote`] that says why it did not succeed.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the answer cannot be read.
+    pub fn answer(mut self) -> Result<(Vec<u8>, Option<Error>)> {
         drop(self.child.stdin.take());
         let joined = |thread: Option<JoinHandle<_>>| thread.and_then(|thread| thread.join().ok());
         let answer = joined(self.answer.take());
@@ -205,7 +214,7 @@ impl Running {
             None => Vec::new(),
         };
         if status.success() {
-            return Ok(answer);
+            return Ok((answer, None));
         }
         let told = serde_json::from_slice::<Told>(&answer).map(|told| told.error.message);
         let is_ours = told.is_ok();
@@ -223,7 +232,7 @@ impl Running {
             Some(code @ 1..=5) if is_ours => code as u8,
             _ => 1,
         };
-        Err(Error::Remote { destination: self.display, message, hint, code })
+        Ok((answer, Some(Error::Remote { destination: self.display, message, hint, code })))
     }
 }
 

@@ -170,6 +170,9 @@ fn a_store_that_is_not_there_is_not_empty() {
         let text = fails(&list(&none), 4);
         assert!(text.contains("store not found") && text.contains("--store"), "{text}");
     }
+    let text = fails(&list(folder.path()), 4);
+    assert!(text.contains("is no store: it has neither snapshots/ nor cache/"), "{text}");
+    fs::remove_file(&file).unwrap();
     assert!(succeeds(&list(folder.path())).starts_with("no snapshots in "));
 }
 

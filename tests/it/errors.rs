@@ -11,6 +11,29 @@ fn texts_and_exit_codes() {
     let s = |t: &str| t.to_owned();
     let cases: Vec<(Error, u8, String)> = vec![
         (Error::io("open", "/a", io::Error::other("no luck")), 1, s("cannot open /a: no luck")),
+        (
+            Error::io("open", "/a", io::Error::from_raw_os_error(libc::EACCES)),
+            1,
+            s("cannot open /a: permission denied (os error 13)"),
+        ),
+        (
+            Error::MayBeHidden {
+                what: s("the snapshot \"x\""),
+                source: Box::new(Error::io("open", "/a", io::Error::from_raw_os_error(libc::EACCES))),
+            },
+            1,
+            s(
+                "the snapshot \"x\" is not among what can be read, and may be among what cannot: cannot open /a: permission denied (os error 13)",
+            ),
+        ),
+        (Error::NotAllRead { count: 2, first: s("odd") }, 1, s("2 of the store's folders could not be read: odd")),
+        (Error::NotAStore { path: "/a".into(), reason: s("it is a bundle") }, 4, s("/a is no store: it is a bundle")),
+        (Error::InvalidRecord { path: "/a".into(), reason: s("odd") }, 3, s("invalid record of an import /a: odd")),
+        (
+            Error::NoRoom { what: s("size"), needed: 2, free: 1, path: "/d".into(), hint: "; look" },
+            1,
+            s("no space left on the disk of /d: size is 2, and 1 are free; look"),
+        ),
         (Error::Usage(s("say more")), 2, s("say more")),
         (Error::InvalidDigest { text: s("x"), reason: "odd" }, 3, s("invalid digest \"x\": odd")),
         (
@@ -65,6 +88,12 @@ fn texts_and_exit_codes() {
             4,
             s("no tag \"x\" in the bundle; it has a, b"),
         ),
+        (Error::TagNotFound { tag: s("x"), tags: vec![] }, 4, s("no tag \"x\" in the bundle; it has none")),
+        (
+            Error::TagNotFound { tag: s("x"), tags: vec![s("a"); 52] },
+            4,
+            format!("no tag \"x\" in the bundle; it has {} and 2 more", vec!["a"; 50].join(", ")),
+        ),
         (Error::AlreadyExists { path: "/a".into() }, 5, s("/a already exists; use --force to replace it")),
         (
             Error::NotEmpty { path: "/a".into() },
@@ -98,6 +127,7 @@ fn texts_and_exit_codes() {
             ),
         ),
         (Error::UnsafePath { path: "/a".into(), reason: "odd" }, 1, s("cannot use /a: odd")),
+        (Error::NotPruned { reason: s("odd") }, 1, s("cannot prune the image: odd")),
         (Error::ImageCache { image: s("i"), reason: s("odd") }, 1, s("cannot pack the image i: odd")),
         (Error::CorruptBlob { digest, reason: s("odd") }, 3, format!("blob {hex} is corrupt: odd")),
         (
@@ -248,6 +278,10 @@ fn texts_and_exit_codes() {
         (Error::Findings { count: 2 }, 3, s("verification failed: 2 finding(s)")),
         (Error::Incomplete { count: 2 }, 1, s("not everything could be verified: 2 failure(s) to read")),
     ];
+    let limit = |hint| Error::Limit { what: s("size"), value: 2, limit: 1, hint };
+    let full = limit(snapcask::error::MAX_BYTES_HINT).on_disk("/d".as_ref());
+    assert_eq!(full.to_string(), "no space left on the disk of /d: size is 2, and 1 are free; free some space");
+    assert!(matches!(limit("; raise it").on_disk("/d".as_ref()), Error::Limit { .. }), "a limit of ours stays one");
     for (error, code, text) in cases {
         assert_eq!(error.to_string(), text);
         assert_eq!(error.exit_code(), code, "{text}");

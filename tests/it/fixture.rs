@@ -274,6 +274,7 @@ pub fn import_options(source: &Path, store: &Path) -> ImportOptions {
         orphan_children: false,
         trust_image_tags: false,
         skip_recorded: false,
+        verify_source: false,
         max_bytes: None,
         max_files: 100_000,
         jobs: 2,

@@ -45,4 +45,5 @@ mod tally;
 #[path = "../reliability/trace.rs"]
 #[allow(dead_code, reason = "shared with the scoreboard, which uses all of it")]
 mod trace;
+mod truth;
 mod types_contract;

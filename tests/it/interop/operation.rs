@@ -146,7 +146,7 @@ pub const OPERATIONS: [Operation; 12] = [
     Operation {
         name: "snapcask push and pull",
         tool: "snapcask",
-        commands: "snapcask push bundle oci://REGISTRY/REPOSITORY:head\n\
+        commands: "snapcask push ./bundle oci://REGISTRY/REPOSITORY:head\n\
                    snapcask pull oci://REGISTRY/REPOSITORY:head -o back/\n\
                    snapcask import back",
         run: snapcask_push_and_pull,

@@ -388,7 +388,7 @@ fn files_that_this_user_may_not_read_are_passed_over_and_told() {
     machine.server.behave(Behaviour { basic: Some("ann:secret"), ..Default::default() });
     let text = format!(
         "cannot list the tags of {plain}: 127.0.0.1:{0} refuses the credentials, or wants some (UNAUTHORIZED: so it is); run \
-         `snapcask login 127.0.0.1:{0}`; cannot open {1}/auth.json: Permission denied (os error 13)",
+         `snapcask login 127.0.0.1:{0}`; cannot open {1}/auth.json: permission denied (os error 13)",
         machine.server.port,
         above.display()
     );
@@ -399,8 +399,8 @@ fn files_that_this_user_may_not_read_are_passed_over_and_told() {
     fs::set_permissions(&ca, fs::Permissions::from_mode(0o600)).unwrap();
     let text = format!(
         "cannot list the tags of {place}: localhost:{} is not trusted: there are no CA certificates to check its own with \
-         (looked for with $SSL_CERT_DIR); cannot read certificates from {ca}: Permission denied (os error 13); cannot read \
-         a private key from {}: Permission denied (os error 13); install the system's (the package is called \
+         (looked for with $SSL_CERT_DIR); cannot read certificates from {ca}: permission denied (os error 13); cannot read \
+         a private key from {}: permission denied (os error 13); install the system's (the package is called \
          ca-certificates), or name a file of them with $SSL_CERT_FILE or --ca-file",
         front.port,
         key.display()
