@@ -44,6 +44,8 @@ MUTANTS = {
         "            return Err(self.corrupt(format!(\"it ends after",
         "--lib verify",
     ),
+    # filesystems and limits
+    "zero blocks of a copy stay holes": ("src/layer/clone.rs", "for (run, _) in runs(part, at).filter(|(_, held)| *held == Held::Data) {", "for (run, _) in runs(part, at) {", "--lib clone"),
     # verifications: removals in groups of msb
     "a head stays while others stay": ("src/remove/groups.rs", "return Err(Error::HeadStays { group: self.name.to_string(), head });", "return Ok(());", "remove_groups"),
     "a removed head is cleared first": ("src/remove.rs", "        groups.apply()?;\n", "", "remove_groups"),

@@ -21,7 +21,10 @@ use crate::{
     digest::Digest,
     error::{Error, IoContext, Result},
     image_tags::{Destination, Put, TagTrust, destination},
-    layer::analyze::{FileView, contents},
+    layer::{
+        analyze::{FileView, contents},
+        clone::copy_file,
+    },
     model::{Descriptor, FileRecord, GroupName, MemberName, SnapshotConfig, SnapshotIdentity},
     progress::Progress,
     report::Finding,
@@ -459,7 +462,7 @@ fn keep_in(bad: &Path, directory: &Path, but: Option<&str>, depth: usize) -> Res
             }
             (false, None) if kind.is_file() => {
                 // The same file, whatever its size; a filesystem without links copies it.
-                fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).context("copy", &from)?;
+                fs::hard_link(&from, &to).or_else(|_| copy_file(&from, &to))?;
             }
             (false, Some(true)) if kind.is_file() => {
                 return Ok(Some(format!("{} would be lost for a folder; move it away", from.display())));

@@ -2,7 +2,7 @@
 //! are.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,7 +13,7 @@ use super::{Import, Incoming, Published, cache::ImageFiles, finish_writeback, lo
 use crate::{
     bundle::Brought,
     error::{Error, IoContext, Result},
-    layer::clone::{Beneath, clone_contents},
+    layer::clone::copy_file,
     model::FileRecord,
     msb_archive::{Input, Staged, UnpackOptions, stage_all},
     report::{ImportReport, Outcome},
@@ -151,12 +151,7 @@ impl Import<'_> {
 /// To the stage of the image cache, which may be on another filesystem.
 fn move_file(from: &Path, to: &Path) -> Result<()> {
     match fs::rename(from, to) {
-        Err(error) if error.kind() == ErrorKind::CrossesDevices => {
-            let from = Beneath::open(from)?;
-            let size = from.file.metadata().context("stat", &from.path)?.len();
-            let copy = OpenOptions::new().read(true).write(true).create_new(true).open(to).context("create", to)?;
-            clone_contents(&from, &copy, to, size, &|_| Ok(()))
-        }
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => copy_file(from, to),
         other => other.context("rename", from),
     }
 }

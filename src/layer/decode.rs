@@ -21,11 +21,11 @@ use std::{
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{
-    BLOCK, FRAME,
-    analyze::is_zero,
+    FRAME,
     clone::Receive,
     frame::{self, Head},
     pick::unpacked,
+    runs::{Held, runs},
     walk::{Placement, Sink, Walker},
 };
 use crate::{
@@ -126,21 +126,11 @@ impl Place for OutputFile {
 impl OutputFile {
     /// Runs of blocks that are not zero are written at once; runs of zero blocks stay or become holes at once.
     fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let mut at = 0;
-        while at < bytes.len() {
-            let zero = is_zero(&bytes[at..block_end(at, offset, bytes.len())]);
-            let mut end = at;
-            while end < bytes.len() {
-                let next = block_end(end, offset, bytes.len());
-                if is_zero(&bytes[end..next]) != zero {
-                    break;
-                }
-                end = next;
+        for (run, held) in runs(bytes, offset) {
+            let at = offset + run.start as u64;
+            if held == Held::Data || !self.leave_out(at, run.len()) {
+                self.run(&bytes[run], at)?;
             }
-            if !(zero && self.leave_out(offset + at as u64, end - at)) {
-                self.run(&bytes[at..end], offset + at as u64)?;
-            }
-            at = end;
         }
         Ok(())
     }
@@ -155,11 +145,6 @@ impl OutputFile {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         self.fresh || fallocate(&self.file, flags, offset, length as u64).is_ok()
     }
-}
-
-/// Where the block that holds byte `at` of a piece ends; the piece stands at `offset` of its file and has `length` bytes.
-fn block_end(at: usize, offset: u64, length: usize) -> usize {
-    (at + (BLOCK - (offset + at as u64) % BLOCK) as usize).min(length)
 }
 
 /// How a layer's blob holds its tar.

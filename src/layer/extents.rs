@@ -17,6 +17,8 @@ pub fn data_extents(file: &File, path: &Path, size: u64) -> Result<Vec<Range<u64
         let start = match seek(file, SeekFrom::Data(at)) {
             Ok(start) => start,
             Err(Errno::NXIO) => break,
+            // A filesystem that knows no holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(std::iter::once(0..size).collect()),
             Err(e) => return Err(Error::io("seek for data in", path, e.into())),
         };
         if start >= size {

@@ -13,6 +13,7 @@ pub mod extents;
 pub mod frame;
 pub mod merkle;
 pub mod pick;
+pub mod runs;
 mod shared;
 pub mod streamed;
 pub mod tar;
