@@ -10,7 +10,9 @@ exec </dev/null
 tools='
 zstd|zstd|zstd -t on inner and outer streams; unpacking by GNU tar and zstd
 mkfs.ext4|e2fsprogs|round trips of real ext4 images
-mkfs.xfs|xfsprogs|reflinks on XFS
+mkfs.xfs|xfsprogs|reflinks on XFS, stores on XFS
+mkfs.btrfs|btrfs-progs|stores on btrfs
+fuse-overlayfs|fuse-overlayfs|stores on fuse-overlayfs
 skopeo|skopeo|copies by skopeo
 docker-registry|docker-registry|copies to a registry on loopback and back
 umoci|umoci|listing and tagging by umoci

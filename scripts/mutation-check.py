@@ -46,6 +46,14 @@ MUTANTS = {
     ),
     # filesystems and limits
     "zero blocks of a copy stay holes": ("src/layer/clone.rs", "for (run, _) in runs(part, at).filter(|(_, held)| *held == Held::Data) {", "for (run, _) in runs(part, at) {", "--lib clone"),
+    "the plan of a folder that cannot be renamed is durable": ("src/fixed_folder.rs", "        file.sync_all().context(\"fsync\", &part)?;\n", "", "fixed_folders"),
+    "the plan's name is durable": ("src/fixed_folder.rs", "        sync(moving)?;\n        sync(root)\n", "        sync(moving)\n", "fixed_folders"),
+    "the marks have moved durably": ("src/fixed_folder.rs", "        sync(old)?;\n        sync(folder)\n    }\n\n    /// Moves the marks back", "        sync(folder)\n    }\n\n    /// Moves the marks back", "fixed_folders"),
+    "a replaced folder's name is durable": ("src/fixed_folder.rs", "        fs::rename(&new, target).context(\"rename over\", target)?;\n        sync(above)\n", "        fs::rename(&new, target).context(\"rename over\", target)\n", "fixed_folders"),
+    "marks move before anything else": ("src/fixed_folder.rs", "let placed = plan.hide(target, &old).and_then(", "let placed = Ok(()).and_then(", "fixed_folders"),
+    "a folder that nothing was decided about is what it was": ("src/fixed_folder.rs", "        if plan.marks_in(&target)? {\n", "        if false {\n", "fixed_folders"),
+    "what came after a dead run stays": ("src/fixed_folder.rs", "return if plan.is_decided(&old)? { Ok(()) }", "return if false { Ok(()) }", "fixed_folders"),
+    "a replacement in use is not completed": ("src/fixed_folder.rs", "let Some(_claim) = claim(&target)? else { return Ok(()) };", "let _claim = claim(&target)?;", "fixed_folders"),
     # verifications: removals in groups of msb
     "a head stays while others stay": ("src/remove/groups.rs", "return Err(Error::HeadStays { group: self.name.to_string(), head });", "return Ok(());", "remove_groups"),
     "a removed head is cleared first": ("src/remove.rs", "        groups.apply()?;\n", "", "remove_groups"),
@@ -195,7 +203,7 @@ MUTANTS = {
     "a record that cannot be read, and pruning": (
         "src/remove/prune.rs", "        })?;\n        needed.extend(record", "        }).unwrap_or_default();\n        needed.extend(record", "remove",
     ),
-    "leftovers that cannot be looked for": ("src/store/place.rs", "    if is_there(destination)? { temporary", "    if destination.exists() { temporary", "failing_disk"),
+    "leftovers that cannot be looked for": ("src/store/place.rs", "    if !is_there(destination)? {\n        return Ok(Vec::new());", "    if !destination.exists() {\n        return Ok(Vec::new());", "failing_disk"),
     # thin bundles
     "layers that are left out are known first": (
         "src/import/needed.rs", "if needed && !source.exists(layer)? {", "if false && needed && !source.exists(layer)? {", "since",

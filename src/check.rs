@@ -41,7 +41,7 @@ use crate::{
         Store, group, group_repair,
         index::{Change, Index},
         lock,
-        place::dead_stages,
+        place::{complete_dead, leftovers},
         record::{ImportRecord, RECORD_FILE},
         root,
     },
@@ -158,6 +158,9 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
         Repairs::Nothing => lock::share(&folders, progress)?,
         Repairs::Groups | Repairs::From(_) => lock::take(&folders, progress)?,
     };
+    if options.repair != Repairs::Nothing {
+        complete_dead(&snapshots)?;
+    }
     // Before the long look at the store: a source that is none says so at once.
     let bundle = options.repair.bundle();
     let scratch = bundle.map(|_| Folder::create(&std::env::temp_dir(), SCRATCH)).transpose()?;
@@ -282,11 +285,11 @@ impl Look<'_> {
     /// What dead runs left; the next import or removal takes it away, and so does a repair.
     fn leftovers(&mut self) -> Result<()> {
         for folder in [self.store.snapshots(), self.store.cache()] {
-            for path in dead_stages(&folder)? {
+            for path in leftovers(&folder)? {
                 self.report(
                     "leftover",
                     &path,
-                    "a run that died left it; the next import, removal or repair removes it",
+                    "a run that died left it; the next import, removal or repair clears it away",
                 );
             }
         }

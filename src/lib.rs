@@ -24,6 +24,7 @@ pub mod destination;
 pub mod digest;
 pub mod error;
 pub mod export;
+mod fixed_folder;
 pub mod head;
 mod image_tags;
 pub mod import;

@@ -24,7 +24,7 @@ use crate::{
         index::{Change, Index},
         lease::DeletionLease,
         lock,
-        place::{Stage, sync_folder},
+        place::{Stage, complete_dead, sync_folder, take_away},
         record::RECORD_FILE,
         root,
     },
@@ -68,7 +68,13 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
     root::existing(&store.root)?;
     let folders = [snapshots.as_path(), cache.as_path()];
     let lock = || if options.dry_run { lock::share(&folders, progress) } else { lock::take(&folders, progress) };
-    let (locks, doomed) = lock::seen_under(&snapshots, lock, || doomed(&store, &options.snapshots))?;
+    let look = || {
+        if !options.dry_run {
+            complete_dead(&snapshots)?;
+        }
+        doomed(&store, &options.snapshots)
+    };
+    let (locks, doomed) = lock::seen_under(&snapshots, lock, look)?;
     let (mut orphaned, mut cache_files, mut kept) = (Vec::new(), Vec::new(), Vec::new());
     let mut check = || -> Result<()> {
         let (all, unreadable) = store.all()?;
@@ -116,7 +122,7 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
         report.removed.iter().map(|r| &r.path).chain(&report.cache_files).map(|p| allocated(p)).sum();
     if !options.dry_run {
         groups.apply()?;
-        take_away(&store, &doomed, progress)?;
+        take_all_away(&store, &doomed, &claims, progress)?;
         pruning.run(&cache, &cache_files)?;
         drop((pruning, groups, claims, locks));
         // Where msb has no database, it knows of none of them.
@@ -238,10 +244,11 @@ pub(crate) fn orphans<'a>(doomed: &'a [Snapshot], staying: &[&'a Snapshot]) -> V
     staying.iter().filter_map(lost).collect()
 }
 
-/// Each snapshot leaves its place by one rename into a folder that the next run would remove; then that is removed.
+/// Each snapshot leaves its place by one rename into a folder that the next run would remove; then that is removed. One
+/// in a lower layer of overlayfs leaves it by a rename of its descriptor.
 ///
 /// A group's folder stays when its last member has gone, as msb leaves it, because msb may be about to place a member there.
-fn take_away(store: &Store, doomed: &[Snapshot], progress: &dyn Progress) -> Result<()> {
+fn take_all_away(store: &Store, doomed: &[Snapshot], _claims: &[DeletionLease], progress: &dyn Progress) -> Result<()> {
     if doomed.is_empty() {
         return Ok(());
     }
@@ -250,7 +257,7 @@ fn take_away(store: &Store, doomed: &[Snapshot], progress: &dyn Progress) -> Res
     for (number, snapshot) in doomed.iter().enumerate() {
         let (from, to) = (&snapshot.directory, stage.path().join(number.to_string()));
         let _deletion = Deletion::record(store, from, progress)?;
-        fs::rename(from, &to).context("remove", from)?;
+        take_away(&snapshots, from, &to)?;
         sync_folder(from.parent().unwrap_or(&snapshots))?;
     }
     Ok(())

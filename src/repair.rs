@@ -20,6 +20,7 @@ use crate::{
     check::{BadSnapshot, Found, REPAIR_REFUSED},
     digest::Digest,
     error::{Error, IoContext, Result},
+    fixed_folder::is_fixed,
     image_tags::{Destination, Put, TagTrust, destination},
     layer::{
         analyze::{FileView, contents},
@@ -39,7 +40,8 @@ use crate::{
         Store,
         group::{self, LockedGroup},
         image_metadata::Metadata,
-        place::{Stage, place_directory, place_file, sync_tree},
+        lease::DeletionLease,
+        place::{Stage, place_directory, place_file, replace_file_by_file, sync_tree},
         record::ImportRecord,
         vmdk,
     },
@@ -128,7 +130,14 @@ impl Repair<'_> {
             return Ok(Err(reason));
         }
         sync_tree(directory)?;
-        place_directory(&self.store.snapshots(), directory, &bad.directory, true)?;
+        let snapshots = self.store.snapshots();
+        match place_directory(&snapshots, directory, &bad.directory, true) {
+            Err(error) if is_fixed(&error) => match DeletionLease::try_claim(&bad.directory)? {
+                Some(claim) => replace_file_by_file(&snapshots, directory, &bad.directory, &claim)?,
+                None => return Ok(Err(Error::InUse { path: bad.directory.clone() }.to_string())),
+            },
+            placed => drop(placed?),
+        }
         Ok(Ok(same))
     }
 

@@ -281,6 +281,24 @@ pub fn dead(parent: &Path, prefix: &OsStr) -> Result<Vec<PathBuf>> {
     Ok(dead)
 }
 
+/// What dead owners of this user left in `parent` under names that begin so, sorted, each locked: no other run takes it.
+///
+/// # Errors
+/// [`Error::Io`]: `parent` cannot be listed.
+pub fn take_over(parent: &Path, prefix: &OsStr) -> Result<Vec<(PathBuf, File)>> {
+    let mut taken = Vec::new();
+    for path in ours(parent, prefix, "")? {
+        let Ok(Some(lock)) = lock_dead(&path, FlockOperation::NonBlockingLockExclusive) else { continue };
+        let is_own = lock.metadata().is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw());
+        // Whoever had it may have removed it before the lock was taken.
+        if is_own && fs::symlink_metadata(&path).is_ok() {
+            taken.push((path, lock));
+        }
+    }
+    taken.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(taken)
+}
+
 fn ours(parent: &Path, prefix: &OsStr, suffix: &str) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(parent) {
         // A folder may be for writing only.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, IoContext, Result},
+    fixed_folder::is_fixed,
     model::{GroupName, MemberName, SnapshotIdentity, SnapshotRecord},
     report::{HeadUpdate, Outcome},
     snapshot::{GROUP_FILE, MEMBER_FILE, Snapshot, is_there},
@@ -20,7 +21,7 @@ use crate::{
         group::{CreationLock, LockedGroup, Member, is_group_at, write_new},
         head::{HeadRule, check_ancestry, decide},
         lease::{DeletionLease, Lease},
-        place::{Placed, Stage, place_directory, sync_folder, sync_if_ours},
+        place::{Placed, Stage, place_directory, replace_file_by_file, sync_folder, sync_if_ours},
     },
 };
 
@@ -117,6 +118,11 @@ impl Import<'_> {
                 let descriptor = || Snapshot::open(&snapshot.directory).map(|staged| Some(staged.descriptor));
                 self.compare_existing(snapshot.brought.config, path, &descriptor)?;
                 Ok(Outcome::AlreadyThere)
+            }
+            Err(error) if is_fixed(&error) => {
+                let claim = placing.claims.get(path).ok_or(error)?;
+                replace_file_by_file(&self.destination, &snapshot.directory, path, claim)?;
+                Ok(Outcome::Placed)
             }
             Err(error) => Err(error),
         }

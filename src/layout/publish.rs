@@ -15,6 +15,7 @@ use rustix::{
 
 use crate::{
     error::{Error, IoContext, Result},
+    fixed_folder,
     rename::{exchange_failed, is_unsupported},
     temporary,
 };
@@ -77,6 +78,9 @@ impl Partial {
 
     /// A new empty folder that will become `destination`.
     pub(super) fn folder(destination: &Path, force: bool) -> Result<Self> {
+        if let Some(above) = destination.parent().filter(|above| above.is_dir()) {
+            fixed_folder::complete_dead(above, |_| Ok(Some(())))?;
+        }
         refuse_existing_folder(destination, force)?;
         let make = |parent: &Path, prefix: &OsStr| temporary::make_folder(parent, prefix, SUFFIX, 0o777);
         Ok(Self::new(destination, force, make)?.0)
@@ -145,12 +149,24 @@ impl Partial {
         })
     }
 
+    /// Takes the place of a layout that cannot be exchanged, which is none without its index.
+    fn replace_file_by_file(&mut self) -> Result<()> {
+        let name = self.destination.file_name().unwrap_or_default();
+        let target = self.parent.join(name);
+        fixed_folder::replace(&self.parent, &self.path, &target, &["index.json"])?;
+        self.armed = false;
+        Ok(())
+    }
+
     /// Renames the folder, which the caller has fsynced with all that is in it, to its destination.
-    pub(super) fn publish_folder(self) -> Result<()> {
+    pub(super) fn publish_folder(mut self) -> Result<()> {
         refuse_existing_folder(&self.destination, self.force)?;
         let exists = Error::AlreadyExists { path: self.destination.clone() };
         if self.force && !is_vacant(&self.destination)? {
-            return self.exchange().map_err(|error| exchange_failed(error, &self.destination));
+            return match self.exchange() {
+                Err(error) if fixed_folder::is_fixed(&error) => self.replace_file_by_file(),
+                exchanged => exchanged.map_err(|error| exchange_failed(error, &self.destination)),
+            };
         }
         // rename(2) takes a missing destination or an empty folder, and refuses all else.
         match temporary::publish(|| rustix::fs::rename(&self.path, &self.destination)) {

@@ -12,15 +12,19 @@ use rustix::{
     io::Errno,
 };
 
+use super::lease::DeletionLease;
 use crate::{
     beneath::Folder,
     error::{Error, IoContext, Result},
+    fixed_folder,
     rename::{exchange_failed, is_unsupported},
-    snapshot::is_there,
+    snapshot::{SNAPSHOT_FILE, V066_FILE, is_there},
     temporary::{self, publish},
 };
 
 const PREFIX: &str = ".snapcask-stage-";
+/// Without them, a directory is no snapshot. One that was migrated has both, and is what the last one says.
+const MARKS: [&str; 2] = [V066_FILE, SNAPSHOT_FILE];
 
 /// What placing did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +43,11 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Creates a stage in `destination`, which is made if missing, and reclaims the stages of dead imports.
+    /// Creates a stage in `destination`, which is made if missing, reclaims the stages of dead imports, and completes what
+    /// dead runs had begun file by file.
     pub fn create(destination: &Path) -> Result<Self> {
         make_folders(destination)?;
+        complete_dead(destination)?;
         Ok(Self { folder: temporary::Folder::create(destination, PREFIX)? })
     }
 
@@ -94,12 +100,50 @@ impl Stage {
     }
 }
 
-/// The stages in `destination` whose owners are dead.
+/// What runs left in `destination` that died: their stages, and what they had begun file by file.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn dead_stages(destination: &Path) -> Result<Vec<PathBuf>> {
-    if is_there(destination)? { temporary::dead(destination, PREFIX.as_ref()) } else { Ok(Vec::new()) }
+pub fn leftovers(destination: &Path) -> Result<Vec<PathBuf>> {
+    if !is_there(destination)? {
+        return Ok(Vec::new());
+    }
+    let mut dead = temporary::dead(destination, PREFIX.as_ref())?;
+    dead.extend(fixed_folder::dead(destination)?);
+    Ok(dead)
+}
+
+/// Completes what runs that died had begun file by file with snapshots in `folder`, unless somebody uses them.
+///
+/// # Errors
+/// [`Error::Io`]: `folder` cannot be listed.
+pub fn complete_dead(folder: &Path) -> Result<()> {
+    if !is_there(folder)? {
+        return Ok(());
+    }
+    fixed_folder::complete_dead(folder, DeletionLease::try_claim)
+}
+
+/// Puts a durable directory in the place of a snapshot whose folder cannot be exchanged, because it stands in a lower layer
+/// of overlayfs: file by file. Between the old and the new one, no snapshot is there.
+///
+/// # Errors
+/// [`Error::Io`]. What was there is there, unless the error says where it is.
+pub fn replace_file_by_file(root: &Path, staged: &Path, target: &Path, _claim: &DeletionLease) -> Result<()> {
+    check_way(root, target)?;
+    fixed_folder::replace(root, staged, target, &MARKS)
+}
+
+/// Takes a snapshot out of its place below `root` by one rename into `aside`, a name in a stage; or file by file, where
+/// its folder cannot be renamed.
+///
+/// # Errors
+/// [`Error::Io`]. The snapshot is there, or gone; the error says what is left of one that is gone.
+pub fn take_away(root: &Path, snapshot: &Path, aside: &Path) -> Result<()> {
+    match publish(|| fs::rename(snapshot, aside)).context("remove", snapshot) {
+        Err(error) if fixed_folder::is_fixed(&error) => fixed_folder::take_away(root, snapshot, &MARKS),
+        other => other,
+    }
 }
 
 /// Makes everything in a folder durable.
@@ -136,8 +180,8 @@ pub fn check_way(root: &Path, target: &Path) -> Result<()> {
 /// Renames a durable directory into place below `root`; an existing one is exchanged with `force`, else kept.
 ///
 /// # Errors
-/// [`Error::AlreadyExists`] without `force`; [`Error::UnsafePath`] where a link is on the way. After any error what was
-/// there is there.
+/// [`Error::AlreadyExists`] without `force`; [`Error::UnsafePath`] where a link is on the way; one that is
+/// [`is_fixed`](fixed_folder::is_fixed) where [`replace_file_by_file`] is the way. After any error what was there is there.
 pub fn place_directory(root: &Path, staged: &Path, target: &Path, force: bool) -> Result<Placed> {
     let way = Way::to(root, target)?;
     if way.appears(staged)? {

@@ -21,9 +21,9 @@ use crate::{
 
 /// What a power cut could still take.
 #[derive(Default)]
-struct Volatile {
+pub struct Volatile {
     /// Files whose bytes, and folders whose names, are not on the disk for certain.
-    paths: BTreeSet<PathBuf>,
+    pub paths: BTreeSet<PathBuf>,
     /// Folders in which something got a visible name since they were fsynced.
     named: BTreeSet<PathBuf>,
     /// Names in one folder may become durable together: none of them leads to another.
@@ -32,7 +32,7 @@ struct Volatile {
 }
 
 impl Volatile {
-    fn happened(&mut self, call: &Call) {
+    pub fn happened(&mut self, call: &Call) {
         let holds_nothing = call.path.components().any(|part| is_lock_of_msb(part.as_os_str()));
         if call.result < 0 || call.kind == Kind::Looks || holds_nothing {
             return;
@@ -81,13 +81,13 @@ impl Volatile {
 
     /// At exit 0.
     #[track_caller]
-    fn assert_nothing_left(&self, what: &str) {
+    pub fn assert_nothing_left(&self, what: &str) {
         let volatile: Vec<_> = self.paths.iter().filter(|path| !temporary(path)).collect();
         assert!(self.wrong.is_empty() && volatile.is_empty(), "{what}: {:#?}, not durable: {volatile:#?}", self.wrong);
     }
 }
 
-fn temporary(path: &Path) -> bool {
+pub fn temporary(path: &Path) -> bool {
     path.components().any(|c| c.as_os_str().to_string_lossy().contains(".snapcask-"))
 }
 
@@ -412,7 +412,7 @@ fn what_cannot_be_exchanged_back_is_kept() {
 }
 
 /// Two stores whose snapshots of one name differ, and a bundle of each.
-fn two_of_one_name(generation: Generation) -> [(Fixture, PathBuf); 2] {
+pub fn two_of_one_name(generation: Generation) -> [(Fixture, PathBuf); 2] {
     [11, 12].map(|seed| {
         let mut fixture = Fixture::empty(generation);
         let made = fixture.add("one", 0, 1 << 20, &[(0, random(1 << 20, 7))], serde_json::Value::Null);

@@ -14,6 +14,9 @@ mod durability;
 mod errors;
 #[cfg(target_arch = "x86_64")]
 mod failing_disk;
+mod filesystems;
+#[cfg(target_arch = "x86_64")]
+mod fixed_folders;
 mod fixture;
 mod full_snapshot;
 mod golden;

@@ -33,6 +33,8 @@ pub struct Call {
     pub path: PathBuf,
     /// The new name of a rename or link.
     pub to: Option<PathBuf>,
+    /// Whether a rename exchanges the two names.
+    pub exchanges: bool,
     pub kind: Kind,
     /// What it returned; 0 before.
     pub result: i64,
@@ -280,7 +282,8 @@ impl Tracer<'_> {
             _ => None,
         };
         self.count += 1;
-        let call = Call { number: self.count, name, path, to, kind, result: 0 };
+        let exchanges = *number == libc::SYS_renameat2 && entry.args[4] & u64::from(libc::RENAME_EXCHANGE) != 0;
+        let call = Call { number: self.count, name, path, to, exchanges, kind, result: 0 };
         let verdict = decide(&call, Phase::Before);
         let result = match verdict {
             Verdict::Fail(errno) | Verdict::FailLast(errno) => Some(-i64::from(errno)),
