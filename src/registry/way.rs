@@ -104,10 +104,10 @@ impl Way {
         let is_plain = asked.scheme() == "http" && self.is_own(asked) && self.proxies.on_the_way_to(asked).is_none();
         let greeting = is_plain.then(|| self.tls.others(&self.host).ok()).flatten()?;
         let advice = match self.transport {
-            Transport::PlainHttp => "leave --plain-http out",
-            _ => "--tls asks this machine so too",
+            Transport::PlainHttp => "; leave --plain-http out",
+            _ => ", as every registry on this machine is; use --tls",
         };
-        probe::speaks_tls(asked, greeting).then(|| format!("speaks TLS, and was asked in plain HTTP; {advice}"))
+        probe::speaks_tls(asked, greeting).then(|| format!("speaks TLS, and was asked in plain HTTP{advice}"))
     }
 
     fn speaks_plain_http(&self) -> String {

@@ -97,12 +97,17 @@ impl Registry {
 
     /// distribution with the configuration that `text` makes of its port.
     pub fn distribution(folder: &Path, text: impl FnOnce(u16) -> String) -> Self {
+        Self::configured(Kind::Distribution, folder, text)
+    }
+
+    /// distribution of one kind with the configuration that `text` makes of its port.
+    pub fn configured(kind: Kind, folder: &Path, text: impl FnOnce(u16) -> String) -> Self {
         let port = free_port();
         let config = folder.join(format!("registry-{port}.yml"));
         write(config.clone(), text(port).as_bytes());
-        let mut command = tool_command("distribution", folder);
+        let mut command = tool_command(kind.program(), folder);
         command.env("OTEL_TRACES_EXPORTER", "none").arg("serve").arg(&config);
-        Self::wait(Kind::Distribution, command, port)
+        Self::wait(kind, command, port)
     }
 
     fn wait(kind: Kind, mut command: Command, port: u16) -> Self {

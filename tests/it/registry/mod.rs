@@ -9,6 +9,7 @@ mod home;
 mod login;
 mod moves;
 mod real;
+mod real_tls;
 mod server;
 mod thin;
 mod tls;

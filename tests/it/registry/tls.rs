@@ -406,6 +406,8 @@ fn files_that_this_user_may_not_read_are_passed_over_and_told() {
         key.display()
     );
     says(&as_nobody(), 1, &text);
+    let named = machine.command(&["tags", &place, "--ca-file", &ca]).uid(65534).gid(65534).output().unwrap();
+    says(&named, 1, &format!("cannot read certificates from {ca}: Permission denied (os error 13)"));
 }
 
 #[test]
@@ -448,7 +450,11 @@ fn tls_and_plain_http_that_meet_are_told_apart() {
     let silent = answers(b"");
     let ssh = answers(b"SSH-2.0-OpenSSH_9.9\r\n");
     for (place, more, reason) in [
-        (front.reference("vm"), vec![], "speaks TLS, and was asked in plain HTTP; --tls asks this machine so too"),
+        (
+            front.reference("vm"),
+            vec![],
+            "speaks TLS, and was asked in plain HTTP, as every registry on this machine is; use --tls",
+        ),
         (
             front.reference("vm"),
             vec!["--plain-http"],
