@@ -30,6 +30,7 @@ use super::{
     options::{Options, Retry},
     payload::{Content, Payload},
     response::{Response, STALL},
+    threads::Connections,
     way::{To, Way},
 };
 use crate::{
@@ -96,20 +97,9 @@ impl Request {
     }
 }
 
-/// A runtime that may be dropped anywhere.
-struct Runtime(Option<tokio::runtime::Runtime>);
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 /// The client of one registry.
 pub(super) struct Client {
-    _runtime: Runtime,
+    _connections: Connections,
     handle: Handle,
     way: Way,
     host: Host,
@@ -124,20 +114,15 @@ pub(super) struct Client {
 impl Client {
     /// For one repository, or for the registry itself: they may have credentials of their own.
     pub fn new(host: &Host, repository: Option<&Repository>, options: &Options) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("snapcask-http")
-            .enable_all()
-            .build()
-            .context("start the threads for", host.to_string())?;
+        let connections = Connections::start().context("start a thread for", host.to_string())?;
         let way = Way::new(host, options)?;
         let Found { credentials, not_asked } = match &options.credentials {
             Some(given) => Found { credentials: Some(given.clone()), not_asked: Vec::new() },
             None => options.files.find(host, repository)?,
         };
         Ok(Self {
-            handle: runtime.handle().clone(),
-            _runtime: Runtime(Some(runtime)),
+            handle: connections.handle(),
+            _connections: connections,
             auth: Authenticator::new(way.base().clone(), credentials),
             way,
             host: host.clone(),

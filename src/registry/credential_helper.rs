@@ -115,7 +115,7 @@ impl CredentialHelper {
         }
         let stdout = child.stdout.take();
         let (sender, read) = mpsc::sync_channel(1);
-        std::thread::spawn(move || {
+        let reading = std::thread::Builder::new().spawn(move || {
             let mut output = Vec::new();
             let all = match stdout {
                 Some(stdout) => stdout.take(HELPER_OUTPUT).read_to_end(&mut output).map(|_| output),
@@ -124,6 +124,11 @@ impl CredentialHelper {
             // Nobody waits for ever.
             let _ = sender.send(all);
         });
+        if let Err(error) = reading {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Error::io("start a thread for", &self.0, error));
+        }
         let code = wait(&mut child, HELPER_TIME).context("run", &self.0)?;
         // What a shell says of a program that is missing, or that it may not run.
         if let Some(code @ (126 | 127)) = code {

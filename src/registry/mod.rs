@@ -40,6 +40,7 @@ mod source;
 mod system;
 mod tags;
 mod target;
+mod threads;
 mod tls;
 mod trust;
 mod upload;

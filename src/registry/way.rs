@@ -1,6 +1,6 @@
 //! The way to a registry: in plain HTTP or TLS, through which proxy, and what is wrong with it where it leads nowhere.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use reqwest::{ClientBuilder, Url, redirect::Policy};
 use rustls::{AlertDescription, ClientConfig};
@@ -10,6 +10,7 @@ use super::{
     options::{Options, Transport},
     probe,
     proxies::Proxies,
+    threads::Names,
     tls::Tls,
 };
 use crate::{
@@ -57,6 +58,7 @@ impl Way {
                 .http1_only()
                 .user_agent(concat!("snapcask/", env!("CARGO_PKG_VERSION")))
                 .tls_backend_preconfigured(config)
+                .dns_resolver(Arc::new(Names))
                 .no_proxy();
             let built = proxies.build().and_then(|all| all.into_iter().fold(builder, ClientBuilder::proxy).build());
             built.map_err(|e| Error::Protocol { registry: host.to_string(), reason: explain(e) })
