@@ -54,6 +54,14 @@ MUTANTS = {
     "a folder that nothing was decided about is what it was": ("src/fixed_folder.rs", "        if plan.marks_in(&target)? {\n", "        if false {\n", "fixed_folders"),
     "what came after a dead run stays": ("src/fixed_folder.rs", "return if plan.is_decided(&old)? { Ok(()) }", "return if false { Ok(()) }", "fixed_folders"),
     "a replacement in use is not completed": ("src/fixed_folder.rs", "let Some(_claim) = claim(&target)? else { return Ok(()) };", "let _claim = claim(&target)?;", "fixed_folders"),
+    "immutable files keep a snapshot from removal": ("src/remove.rs", "try_for_each(|path| immutable::refuse(\"remove\", &path))", "try_for_each(|_| Ok(()))", "limits::immutable"),
+    "immutable files keep a snapshot from force": ("src/import/mod.rs", "                    immutable::refuse(\"replace\", &snapshot.target.path)?;\n", "", "limits::immutable"),
+    "immutable files keep a snapshot from repair": ("src/repair.rs", "if let Err(error) = immutable::refuse(\"replace\", &bad.directory) {", "if let Err(error) = Ok::<_, Error>(()) {", "limits::immutable"),
+    "immutable files keep a layout from force": ("src/layout/publish.rs", "immutable::refuse(\"replace\", path)", "Ok(())", "limits::immutable"),
+    "nothing temporary in append-only folders": ("src/temporary.rs", "    immutable::refuse_temporary_in(parent)?;\n", "", "limits::immutable"),
+    "a zstd window": ("src/zstd_input.rs", "if self.window <= most.0 {", "if true {", "--lib zstd_input"),
+    "a zstd frame that is cut": ("src/zstd_input.rs", "if self.is_inside && is_end {", "if self.is_inside && is_end {\n                return Ok(0);\n            }\n            if false {", "--lib zstd_input"),
+    "a file over the limit of sizes is no signal": ("src/cli/mod.rs", "        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));\n", "", "limits::large_files"),
     # verifications: removals in groups of msb
     "a head stays while others stay": ("src/remove/groups.rs", "return Err(Error::HeadStays { group: self.name.to_string(), head });", "return Ok(());", "remove_groups"),
     "a removed head is cleared first": ("src/remove.rs", "        groups.apply()?;\n", "", "remove_groups"),
@@ -251,12 +259,12 @@ MUTANTS = {
     # what an end by a signal leaves
     "signals are heeded before the work": (
         "src/cli/mod.rs",
-        "        let mut signals = EndSignals::heed();\n        let work = tokio::task::spawn_blocking(move || dispatch(cli.verb));\n",
-        "        let work = tokio::task::spawn_blocking(move || dispatch(cli.verb));\n        let mut signals = EndSignals::heed();\n",
+        "        let mut signals = EndSignals::heed();\n        let work = on_a_thread(move || dispatch(cli.verb));\n",
+        "        let work = on_a_thread(move || dispatch(cli.verb));\n        let mut signals = EndSignals::heed();\n",
         "signals",
     ),
     "what is temporary goes with a signal": (
-        "src/cli/mod.rs", "spawn_blocking(snapcask::temporary::abandon)", "spawn_blocking(|| {})", "signals",
+        "src/cli/mod.rs", "on_a_thread(snapcask::temporary::abandon)", "on_a_thread(|| {})", "signals",
     ),
     "nothing is published after an end": (
         "src/temporary.rs", "        std::mem::forget(self.gate.write()", "        drop(self.gate.write()", "--lib temporary",
@@ -610,7 +618,6 @@ MUTANTS = {
     "nothing is placed after a signal": (
         "src/temporary.rs", "        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);\n", "", "--lib temporary",
     ),
-    "what is temporary goes with a signal": ("src/cli/mod.rs", "spawn_blocking(snapcask::temporary::abandon)", "spawn_blocking(|| ())", "signals"),
     # verifications: verify --deep
     "what a delta goes over was kept": (
         "src/layer/streamed.rs", "            Some(scratch) if below.later.needs_bytes(leaf) => {", "            Some(scratch) => {", "--lib streamed",

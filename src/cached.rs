@@ -16,6 +16,7 @@ use crate::{
     model::{FileRecord, TarPath},
     progress::Progress,
     store::vmdk,
+    temporary::nameless,
 };
 
 /// A file of an image cache.
@@ -57,9 +58,8 @@ impl CachedFile {
         let here = std::path::absolute(cache).context("resolve", cache)?;
         let reduced = vmdk::reduce(&bytes)?;
         let elsewhere = vmdk::expand(&reduced, &here)? != bytes && !leads_here(&bytes, cache)?;
-        let scratch = std::env::temp_dir();
-        let mut file = tempfile::tempfile().context("create", &scratch)?;
-        file.write_all(&reduced).context("write", &scratch)?;
+        let mut file = nameless()?;
+        file.write_all(&reduced).context("write", absolute)?;
         let size = reduced.len() as u64;
         let (contents, _) = contents(FileView { file: &file, path: absolute, size }, None, 1, progress)?;
         Ok(Self { size, contents, elsewhere })

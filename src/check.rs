@@ -45,7 +45,7 @@ use crate::{
         record::{ImportRecord, RECORD_FILE},
         root,
     },
-    temporary::{Folder, SCRATCH},
+    temporary::Scratch,
 };
 use vouched::Unvouched;
 
@@ -163,9 +163,8 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport> {
     }
     // Before the long look at the store: a source that is none says so at once.
     let bundle = options.repair.bundle();
-    let scratch = bundle.map(|_| Folder::create(&std::env::temp_dir(), SCRATCH)).transpose()?;
-    let source = bundle.zip(scratch.as_ref());
-    let source = source.map(|(location, scratch)| location.open(scratch.path(), progress)).transpose()?;
+    let scratch = Scratch::in_temp();
+    let source = bundle.map(|location| location.open(&scratch, progress)).transpose()?;
     // Of a bundle that cannot be read it is enough to know where something is to be compared or repaired.
     let bundled = source.as_deref().map(bundled_snapshots).transpose().map(Option::unwrap_or_default);
     let look = |bundled: &[BundledSnapshot]| look(&store, options.jobs, &options.progress, bundled);

@@ -26,8 +26,9 @@ use crate::{
     restore::Restorer,
     storage::Source,
     store::image_cache::check_belongs,
-    temporary::{Folder, SCRATCH},
+    temporary::Scratch,
     verify::into_error,
+    workers,
 };
 
 /// The code of a finding that says nothing about the bundle: it could not be read.
@@ -74,11 +75,11 @@ pub fn verify_bundle(
 pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
     let started = Instant::now();
     let (deep, jobs, progress) = (options.deep, options.jobs, options.progress.as_ref());
-    let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source = match Sources::open(std::slice::from_ref(&options.source), &options.bases, scratch.path(), progress)? {
+    let scratch = Scratch::in_temp();
+    let source = match Sources::open(std::slice::from_ref(&options.source), &options.bases, &scratch, progress)? {
         Sources::Bundles(source) => source,
         Sources::Archives(archives, bases) => {
-            return verify_archive(archives, bases, options, scratch.path(), started);
+            return verify_archive(archives, bases, options, scratch.path()?, started);
         }
     };
     let mut check = Check {
@@ -93,14 +94,14 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
     // Without a document it is not known what there is to decode.
     let whole = !snapshots.is_empty() && check.bad.is_empty();
     // What decodes to its end has been hashed on the way.
-    let decoded = if deep { check.deep(&mut snapshots, scratch.path(), jobs, progress) } else { Decoded::default() };
+    let decoded = if deep { check.deep(&mut snapshots, scratch.path()?, jobs, progress) } else { Decoded::default() };
     let mut layers = snapshots.iter().flat_map(|s| &s.manifest.layers);
     let all_decoded = deep && whole && layers.all(|layer| decoded.layers.contains(&layer.digest));
     check.blobs(&decoded.layers, jobs, progress);
     let failed = decoded.failed.len();
     check.decoding(decoded);
     if deep && failed == 0 {
-        check.image_cache(&snapshots, scratch.path(), jobs, progress);
+        check.image_cache(&snapshots, scratch.path()?, jobs, progress);
     }
     Ok(VerifyReport {
         source: source.display(),
@@ -293,15 +294,11 @@ impl Check<'_> {
         let blobs: Vec<Descriptor> = self.blobs.values().filter(wanted).cloned().collect();
         progress.begin("verifying blobs", Some(sum(&blobs)));
         let (next, failed, source) = (AtomicUsize::new(0), Mutex::new(Vec::new()), self.source);
-        std::thread::scope(|scope| {
-            for _ in 0..jobs.clamp(1, blobs.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some(descriptor) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(error) = hash(source, descriptor, progress) {
-                            failed.lock().unwrap_or_else(|e| e.into_inner()).push((descriptor.digest, error));
-                        }
-                    }
-                });
+        workers::run(jobs.min(blobs.len()), || {
+            while let Some(descriptor) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = hash(source, descriptor, progress) {
+                    failed.lock().unwrap_or_else(|e| e.into_inner()).push((descriptor.digest, error));
+                }
             }
         });
         progress.end();
@@ -421,8 +418,8 @@ fn hash(source: &dyn Source, descriptor: &Descriptor, progress: &dyn Progress) -
 /// # Errors
 /// The first document that is missing, corrupt or invalid.
 pub fn inspect_bundle(location: &BundleLocation, progress: &dyn Progress) -> Result<InspectReport> {
-    // A spool file has no name: nothing can be left.
-    let source = match location.open_any(&std::env::temp_dir(), progress)? {
+    let scratch = Scratch::in_temp();
+    let source = match location.open_any(&scratch, progress)? {
         Opened::Bundle(source) => source,
         Opened::Archive(archive) => return inspect_archive(archive),
     };

@@ -13,7 +13,7 @@ use crate::{
     report::ExportReport,
     snapshot::Snapshot,
     store::{Store, place::Stage, vmdk},
-    temporary::{Folder, SCRATCH},
+    temporary::{Folder, SCRATCH, Scratch, in_temp},
 };
 
 /// What to convert, where to, and how.
@@ -53,14 +53,17 @@ pub struct ConvertOptions {
 /// Whatever it is, nothing is left at the destination.
 pub fn convert(options: &ConvertOptions) -> Result<ExportReport> {
     let started = Instant::now();
-    let scratch = Folder::create(&scratch_folder(&options.destination), SCRATCH)?;
-    let (archives, bases) =
-        match Sources::open(&options.sources, &options.bases, scratch.path(), options.progress.as_ref())? {
-            Sources::Archives(archives, bases) => (archives, bases),
-            Sources::Bundles(bundle) => {
-                return Err(Error::Usage(format!("{} is a bundle; `snapcask copy` copies it", bundle.display())));
-            }
-        };
+    let scratch = match scratch_folder(&options.destination) {
+        Some(folder) => Folder::create(&folder, SCRATCH)?,
+        None => Folder::create(&std::env::temp_dir(), SCRATCH).map_err(in_temp)?,
+    };
+    let spool = Scratch::at(scratch.path());
+    let (archives, bases) = match Sources::open(&options.sources, &options.bases, &spool, options.progress.as_ref())? {
+        Sources::Archives(archives, bases) => (archives, bases),
+        Sources::Bundles(bundle) => {
+            return Err(Error::Usage(format!("{} is a bundle; `snapcask copy` copies it", bundle.display())));
+        }
+    };
     let unpacking = UnpackOptions {
         folder: scratch.path(),
         max_bytes: match options.max_bytes {
@@ -108,16 +111,16 @@ pub fn convert(options: &ConvertOptions) -> Result<ExportReport> {
     pack_chain(&export, &chain, Vec::new(), create, started)
 }
 
-/// Beside the destination, where there is room for a bundle; `$TMPDIR` for everything else.
-fn scratch_folder(destination: &Destination) -> PathBuf {
+/// Beside the destination, where there is room for a bundle; none, hence `$TMPDIR`, for everything else.
+fn scratch_folder(destination: &Destination) -> Option<PathBuf> {
     let beside = match destination {
         Destination::Path(path) | Destination::Onto(path) => path.parent(),
         _ => None,
     };
     match beside {
-        Some(folder) if folder.as_os_str().is_empty() => ".".into(),
-        Some(folder) if folder.is_dir() => folder.into(),
-        _ => std::env::temp_dir(),
+        Some(folder) if folder.as_os_str().is_empty() => Some(".".into()),
+        Some(folder) if folder.is_dir() => Some(folder.into()),
+        _ => None,
     }
 }
 

@@ -24,7 +24,8 @@ use crate::{
     progress::Progress,
     report::{CopiedSnapshot, CopyReport, LeftOutLayer},
     storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
-    temporary::{Folder, SCRATCH},
+    temporary::Scratch,
+    workers,
 };
 
 /// Most blobs at once: each on its way to a registry has up to three chunks in memory.
@@ -57,9 +58,8 @@ pub struct CopyOptions {
 /// Whatever it is, a directory or file at the destination is as before, and in a registry no tag has changed.
 pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let started = Instant::now();
-    let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
-    let source =
-        open_all(std::slice::from_ref(&options.source), &options.bases, scratch.path(), options.progress.as_ref())?;
+    let scratch = Scratch::in_temp();
+    let source = open_all(std::slice::from_ref(&options.source), &options.bases, &scratch, options.progress.as_ref())?;
     let heads = match &options.tag {
         Some(tag) => vec![bundle::head(source.as_ref(), Some(tag))?],
         // An index among them leads to no snapshot.
@@ -344,11 +344,7 @@ fn at_once(
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, MAX_AT_ONCE).min(blobs.len().max(1)) {
-            scope.spawn(worker);
-        }
-    });
+    workers::run(jobs.min(MAX_AT_ONCE).min(blobs.len()), worker);
     let (mut counts, error) = result.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = error {
         return Err(error);

@@ -42,7 +42,7 @@ use crate::{
         lock,
         record::{ImportRecord, RECORD_FILE},
     },
-    temporary::{Folder, SCRATCH},
+    temporary::{Scratch, nameless},
 };
 
 pub use crate::destination::{Compression, Destination, Form};
@@ -186,7 +186,7 @@ fn bases(options: &ExportOptions, store: &Store, chain: &[Snapshot]) -> Result<V
             "a registry takes no bundle that leaves layers out; a push sends only what the registry does not have";
         return Err(Error::Usage(text.into()));
     }
-    let scratch = Folder::create(&std::env::temp_dir(), SCRATCH)?;
+    let scratch = Scratch::in_temp();
     let mut bases = Vec::new();
     for since in &options.since {
         bases.push(match since {
@@ -196,7 +196,7 @@ fn bases(options: &ExportOptions, store: &Store, chain: &[Snapshot]) -> Result<V
             }
             Since::Bundle(location) => {
                 refuse_replacing(location, &options.destination)?;
-                BaseLayers::of_bundle(location.open(scratch.path(), options.progress.as_ref())?.as_ref())?
+                BaseLayers::of_bundle(location.open(&scratch, options.progress.as_ref())?.as_ref())?
             }
             Since::Installed(installed) => BaseLayers::Contents(installed.clone()),
         });
@@ -206,7 +206,7 @@ fn bases(options: &ExportOptions, store: &Store, chain: &[Snapshot]) -> Result<V
 
 /// A thin bundle in the place of its base would be of no use to anybody.
 fn refuse_replacing(base: &BundleLocation, destination: &Destination) -> Result<()> {
-    let (BundleLocation::Path(base), Destination::Path(path)) = (base, destination) else { return Ok(()) };
+    let (BundleLocation::Path(base, _), Destination::Path(path)) = (base, destination) else { return Ok(()) };
     match (base.canonicalize(), path.canonicalize()) {
         (Ok(base), Ok(path)) if base == path => Err(Error::Usage(format!(
             "{} is what the bundle is made over; write the bundle to another place",
@@ -588,7 +588,7 @@ impl Packer<'_> {
         let (open, absolute) = match &file.content {
             CacheContent::File(path) => (open_regular(path)?, path.clone()),
             CacheContent::Bytes(bytes) => {
-                let mut open = tempfile::tempfile().context("create", std::env::temp_dir())?;
+                let mut open = nameless()?;
                 let absolute = cache.join(&file.path);
                 open.write_all(bytes).context("write", &absolute)?;
                 (open, absolute)

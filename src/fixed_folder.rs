@@ -159,13 +159,13 @@ impl Plan {
 /// A plan that is carried out: removed again where it never came to that.
 struct Moving {
     path: PathBuf,
-    _lock: File,
+    lock: Option<File>,
 }
 
 impl Moving {
     fn begin(root: &Path) -> Result<Self> {
         let (path, lock) = temporary::make_folder(root, PREFIX.as_ref(), "", 0o700)?;
-        let moving = Self { path, _lock: lock };
+        let moving = Self { path, lock: Some(lock) };
         let old = moving.old();
         fs::create_dir(&old).context("create", &old)?;
         Ok(moving)
@@ -188,7 +188,7 @@ impl Moving {
 impl Drop for Moving {
     fn drop(&mut self) {
         if temporary::is_ours(&self.path) {
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = temporary::remove_tree(&self.path, &mut self.lock);
             temporary::forget(&self.path);
         }
     }

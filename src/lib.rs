@@ -27,6 +27,7 @@ pub mod export;
 mod fixed_folder;
 pub mod head;
 mod image_tags;
+mod immutable;
 pub mod import;
 pub mod layer;
 pub mod layer_cache;
@@ -55,7 +56,9 @@ pub mod store;
 pub mod sync;
 pub mod temporary;
 pub mod verify;
+mod workers;
 pub mod writeback;
+pub mod zstd_input;
 
 pub use digest::Digest;
 pub use error::{Error, Result};

@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     error::{Error, IoContext, Result},
+    immutable,
     model::SnapshotIdentity,
     progress::Progress,
     report::{RemoveReport, RemovedSnapshot},
@@ -91,7 +92,8 @@ pub fn remove(options: &RemoveOptions) -> Result<RemoveReport> {
         if options.prune_image {
             Prunable { files: cache_files, kept } = Prunable::find(&store, &doomed, &staying, &unreadable)?;
         }
-        Ok(())
+        let pruned = cache_files.iter().map(|path| cache.join(path));
+        doomed.iter().map(|s| s.directory.clone()).chain(pruned).try_for_each(|path| immutable::refuse("remove", &path))
     };
     check()?;
     let claims = if options.dry_run { Vec::new() } else { claim(&doomed)? };

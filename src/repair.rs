@@ -22,6 +22,7 @@ use crate::{
     error::{Error, IoContext, Result},
     fixed_folder::is_fixed,
     image_tags::{Destination, Put, TagTrust, destination},
+    immutable,
     layer::{
         analyze::{FileView, contents},
         clone::copy_file,
@@ -119,6 +120,9 @@ impl Repair<'_> {
             Ok(same) => same,
             Err(reason) => return Ok(Err(reason)),
         };
+        if let Err(error) = immutable::refuse("replace", &bad.directory) {
+            return Ok(Err(error.to_string()));
+        }
         if let Err(error) = stage.check_exchange(&bad.directory) {
             return Ok(Err(error.to_string()));
         }

@@ -17,16 +17,19 @@ use std::{
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, flock},
+    fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock},
     io::{Errno, retry_on_intr},
 };
 
-use crate::error::{Error, IoContext, Result};
+use crate::{
+    error::{Error, IoContext, Result},
+    immutable,
+};
 
 /// Names are 64 random bits: one that is taken is no accident, many are a fault.
 const ATTEMPTS: usize = 32;
@@ -82,7 +85,7 @@ impl Living {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    lock: Option<File>,
 }
 
 impl Folder {
@@ -93,7 +96,7 @@ impl Folder {
     pub fn create(parent: &Path, prefix: &str) -> Result<Self> {
         reclaim(parent, prefix.as_ref(), "")?;
         let (path, lock) = make_folder(parent, prefix.as_ref(), "", 0o700)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock: Some(lock) })
     }
 
     /// Where it is.
@@ -105,9 +108,63 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if is_ours(&self.path) {
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = remove_tree(&self.path, &mut self.lock);
             forget(&self.path);
         }
+    }
+}
+
+/// A folder for what cannot be read in place or is decoded only to be looked at.
+#[derive(Debug)]
+pub struct Scratch {
+    /// None: in `$TMPDIR`, made when it is needed, because much needs none.
+    at: Option<PathBuf>,
+    made: OnceLock<Folder>,
+}
+
+impl Scratch {
+    /// In `$TMPDIR`.
+    pub fn in_temp() -> Self {
+        Self { at: None, made: OnceLock::new() }
+    }
+
+    /// The folder at this path, which vanishes with its owner.
+    pub fn at(folder: &Path) -> Self {
+        Self { at: Some(folder.into()), made: OnceLock::new() }
+    }
+
+    /// The folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it cannot be made.
+    pub fn path(&self) -> Result<&Path> {
+        if let Some(path) = self.at.as_deref().or_else(|| self.made.get().map(Folder::path)) {
+            return Ok(path);
+        }
+        let folder = Folder::create(&std::env::temp_dir(), SCRATCH).map_err(in_temp)?;
+        Ok(self.made.get_or_init(|| folder).path())
+    }
+}
+
+/// An error of scratch space in `$TMPDIR`: it says what chooses the folder.
+pub fn in_temp(error: Error) -> Error {
+    match error {
+        Error::Io { source, .. } => {
+            let reason = format!("{source}; $TMPDIR names another folder");
+            Error::io("make scratch space in", std::env::temp_dir(), io::Error::new(source.kind(), reason))
+        }
+        other => other,
+    }
+}
+
+/// An empty file without a name, for a document that is bounded: in memory, because `$TMPDIR` may be missing.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn nameless() -> Result<File> {
+    match rustix::fs::memfd_create("snapcask", MemfdFlags::CLOEXEC) {
+        Ok(file) => Ok(file.into()),
+        Err(_) => tempfile::tempfile().context("create", std::env::temp_dir()).map_err(in_temp),
     }
 }
 
@@ -165,6 +222,27 @@ pub fn abandon() {
     OURS.abandon();
 }
 
+/// Removes a folder of ours with all that is in it; its `lock` ends where no other file can be opened any more.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove_tree(path: &Path, lock: &mut Option<File>) -> io::Result<()> {
+    fs::remove_dir_all(path).or_else(|_| {
+        lock.take();
+        remove_one_by_one(path)
+    })
+}
+
+/// As [`fs::remove_dir_all`], which has a file open for every level.
+fn remove_one_by_one(folder: &Path) -> io::Result<()> {
+    let look = |entry: io::Result<fs::DirEntry>| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)));
+    let entries: Vec<_> = fs::read_dir(folder)?.map(look).collect::<io::Result<_>>()?;
+    for (path, kind) in entries {
+        if kind.is_dir() { remove_one_by_one(&path) } else { fs::remove_file(&path) }?;
+    }
+    fs::remove_dir(folder)
+}
+
 /// Whether it is gone.
 fn remove(path: &Path) -> bool {
     let removed = match fs::symlink_metadata(path) {
@@ -203,6 +281,7 @@ fn make(
     suffix: &str,
     create: impl Fn(&Path) -> io::Result<File>,
 ) -> Result<(PathBuf, File)> {
+    immutable::refuse_temporary_in(parent)?;
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let mut name = prefix.to_owned();

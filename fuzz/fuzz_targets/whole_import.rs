@@ -26,7 +26,7 @@ const PLACEHOLDER: &str = "sha256:0000000000000000000000000000000000000000000000
 
 fn options(bundle: PathBuf, store: PathBuf) -> ImportOptions {
     ImportOptions {
-        sources: vec![BundleLocation::Path(bundle)],
+        sources: vec![BundleLocation::path(bundle)],
         bases: Vec::new(),
         store,
         dest: None,

@@ -12,6 +12,7 @@ use snapcask::{
     model::GroupName,
     reference::RegistryReference,
     store::index::Index,
+    zstd_input::MaxWindow,
 };
 
 use super::{
@@ -233,6 +234,15 @@ impl IndexArg {
     }
 }
 
+/// How much memory a zstd stream may take.
+#[derive(Args)]
+#[command(next_help_heading = None::<&'static str>)]
+pub struct WindowArg {
+    /// Largest zstd window of a .tar.zst, which takes so much memory: up to 2GiB, as `zstd --long=31` makes it
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = parse_window)]
+    pub max_window: MaxWindow,
+}
+
 /// How many threads.
 #[derive(Args)]
 #[command(next_help_heading = None::<&'static str>)]
@@ -315,6 +325,8 @@ pub struct ExportArgs {
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
+    pub window: WindowArg,
+    #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
     pub jobs: JobsArg,
@@ -366,6 +378,8 @@ pub struct ConvertArgs {
     /// Most files to unpack
     #[arg(long, value_name = "N", default_value_t = MAX_FILES)]
     pub max_files: u64,
+    #[command(flatten)]
+    pub window: WindowArg,
     #[command(flatten)]
     pub jobs: JobsArg,
     #[command(flatten)]
@@ -425,6 +439,8 @@ pub struct ImportArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_FILES)]
     pub max_files: u64,
     #[command(flatten)]
+    pub window: WindowArg,
+    #[command(flatten)]
     pub index: IndexArg,
     #[command(flatten)]
     pub store: StoreArg,
@@ -451,6 +467,8 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub head_only: bool,
     #[command(flatten)]
+    pub window: WindowArg,
+    #[command(flatten)]
     pub jobs: JobsArg,
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -465,6 +483,8 @@ pub struct InspectArgs {
     /// oci://..., or `-` for standard input
     #[arg(value_name = "SOURCE|SNAPSHOT")]
     pub what: OsString,
+    #[command(flatten)]
+    pub window: WindowArg,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
@@ -497,6 +517,8 @@ pub struct CheckArgs {
     /// Take what is bad from this bundle (as for `import`), where it holds the very same; others wait meanwhile
     #[arg(long, value_name = "SOURCE")]
     pub repair_from: Option<OsString>,
+    #[command(flatten)]
+    pub window: WindowArg,
     #[command(flatten)]
     pub index: IndexArg,
     #[command(flatten)]
@@ -635,6 +657,13 @@ fn parse_size(text: &str) -> std::result::Result<u64, String> {
         .ok()
         .and_then(|n| n.checked_mul(unit))
         .ok_or_else(|| format!("{text:?} is no size such as 10GiB"))
+}
+
+fn parse_window(text: &str) -> std::result::Result<MaxWindow, String> {
+    match parse_size(text)? {
+        size if size > MaxWindow::MOST.0 => Err(format!("a window has at most {} bytes", MaxWindow::MOST.0)),
+        size => Ok(MaxWindow(size)),
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use super::{args::CheckArgs, import, output, progress, verify::findings};
 /// Runs the verb: every finding is printed (with `--quiet` too), then they are an error.
 pub fn run(args: CheckArgs) -> Result<()> {
     let repair = match args.repair_from.as_deref() {
-        Some(source) => Repairs::From(import::location(source, &|host| args.registry.options_for(host))?),
+        Some(source) => {
+            Repairs::From(import::location(source, args.window.max_window, &|host| args.registry.options_for(host))?)
+        }
         None if args.repair => Repairs::Groups,
         None => Repairs::Nothing,
     };

@@ -35,7 +35,7 @@ pub fn run(args: ConvertArgs) -> Result<()> {
         _ => None,
     };
     let locate = |arguments: &[std::ffi::OsString]| -> Result<Vec<_>> {
-        arguments.iter().map(|argument| import::location(argument, &options)).collect()
+        arguments.iter().map(|argument| import::location(argument, args.window.max_window, &options)).collect()
     };
     let report = convert(&ConvertOptions {
         sources: locate(&args.sources)?,

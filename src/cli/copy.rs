@@ -16,7 +16,7 @@ use snapcask::{
 };
 
 use super::{
-    args::{Common, FormArg, JobsArg, StoreArg, parse_compression},
+    args::{Common, FormArg, JobsArg, StoreArg, WindowArg, parse_compression},
     argument::{self, Meant},
     destination,
     ends::EndArgs,
@@ -65,6 +65,8 @@ pub struct CopyFlags {
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
+    pub window: WindowArg,
+    #[command(flatten)]
     pub jobs: JobsArg,
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -104,6 +106,8 @@ pub struct PushArgs {
     /// Move parents' tags that name other manifests; a head's tag moves in any case
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub window: WindowArg,
     #[command(flatten)]
     pub store: StoreArg,
     #[command(flatten)]
@@ -153,11 +157,12 @@ fn run_with(source: &OsStr, output: &OsStr, flags: &CopyFlags) -> Result<()> {
         Some(found) => found,
         None => destination::resolve(output, flags.format.map(Into::into), false, terminal)?,
     };
-    let (source, tag) = import::tagged_location(source, flags.tag.clone(), &|host| ends.source(host))?;
+    let window = flags.window.max_window;
+    let (source, tag) = import::tagged_location(source, flags.tag.clone(), window, &|host| ends.source(host))?;
     copy_and_tell(
         CopyOptions {
             source,
-            bases: import::locations(&flags.base, &|host| ends.source(host))?,
+            bases: import::locations(&flags.base, window, &|host| ends.source(host))?,
             tag,
             destination,
             form,
@@ -191,7 +196,9 @@ pub fn push(args: PushArgs) -> Result<()> {
         Meant::Bundle => None,
     };
     let Some(snapshot) = snapshot else {
-        let (source, tag) = import::tagged_location(&args.what, args.tag, &|host| args.registry.options_for(host))?;
+        let (source, tag) = import::tagged_location(&args.what, args.tag, args.window.max_window, &|host| {
+            args.registry.options_for(host)
+        })?;
         let options = CopyOptions {
             source,
             bases: Vec::new(),

@@ -93,7 +93,7 @@ fn steps(args: &DemoArgs) -> Result<()> {
     say(&indent(&export::text(&exported)))?;
 
     say("\n3. Verify it: every blob, every file")?;
-    let location = BundleLocation::Path(bundle.clone());
+    let location = BundleLocation::path(bundle.clone());
     let verified = verify_bundle(&location, true, jobs, progress::for_output(&args.common))?;
     say(&indent(&verify::summary(&verified)))?;
     if !verified.findings.is_empty() {

@@ -8,6 +8,7 @@ use snapcask::{
     reference::{Host, Version},
     report::{ExportReport, SnapshotReport},
     since::Since,
+    zstd_input::MaxWindow,
 };
 
 use super::{
@@ -49,7 +50,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
         since: args
             .since
             .iter()
-            .map(|base| since(base, &|host| args.registry.options_for(host)))
+            .map(|base| since(base, args.window.max_window, &|host| args.registry.options_for(host)))
             .collect::<Result<_>>()?,
         delta: !args.no_delta,
         compression: args.compression,
@@ -85,9 +86,9 @@ fn destination_of(
 }
 
 /// What `--since` names: a bundle if it is one, else a snapshot of the store.
-fn since(base: &OsStr, options: OptionsFor<'_>) -> Result<Since> {
+fn since(base: &OsStr, window: MaxWindow, options: OptionsFor<'_>) -> Result<Since> {
     Ok(match argument::meant(base)? {
-        Meant::Bundle => Since::Bundle(import::location(base, options)?),
+        Meant::Bundle => Since::Bundle(import::location(base, window, options)?),
         Meant::Snapshot(reference) => Since::Snapshot(reference),
     })
 }

@@ -11,6 +11,7 @@ use snapcask::{
     reference::{Host, Version},
     report::{HeadCase, HeadUpdate, ImportReport, IndexReport, Outcome, TagOutcome, TagReport},
     store::head::HeadRule,
+    zstd_input::MaxWindow,
 };
 
 use super::{
@@ -19,8 +20,8 @@ use super::{
     registry::{self, OptionsFor},
 };
 
-/// The bundle that an argument names; nobody types one on a terminal.
-pub fn location(argument: &OsStr, options: OptionsFor<'_>) -> Result<BundleLocation> {
+/// The bundle that an argument names, which may ask for such a zstd window; nobody types one on a terminal.
+pub fn location(argument: &OsStr, window: MaxWindow, options: OptionsFor<'_>) -> Result<BundleLocation> {
     if let Some(reference) = registry::reference(argument)? {
         let options = Box::new(options(&reference.host)?);
         return Ok(BundleLocation::Registry(reference, options));
@@ -29,8 +30,8 @@ pub fn location(argument: &OsStr, options: OptionsFor<'_>) -> Result<BundleLocat
         true if stdin().is_terminal() => Err(Error::Usage(
             "a bundle is not read from a terminal; redirect the input (`< bundle.tar.zst`) or name a file".into(),
         )),
-        true => Ok(BundleLocation::Stdin),
-        false => Ok(BundleLocation::Path(argument.into())),
+        true => Ok(BundleLocation::Stdin(window)),
+        false => Ok(BundleLocation::Path(argument.into(), window)),
     }
 }
 
@@ -39,9 +40,10 @@ pub fn location(argument: &OsStr, options: OptionsFor<'_>) -> Result<BundleLocat
 pub fn tagged_location(
     argument: &OsStr,
     tag: Option<String>,
+    window: MaxWindow,
     options: OptionsFor<'_>,
 ) -> Result<(BundleLocation, Option<String>)> {
-    match (location(argument, options)?, tag) {
+    match (location(argument, window, options)?, tag) {
         (BundleLocation::Registry(reference, options), Some(tag)) if reference.version.is_none() => {
             let version = match tag.parse() {
                 Ok(digest) => Version::Digest(digest),
@@ -54,22 +56,23 @@ pub fn tagged_location(
 }
 
 /// The bundles that several arguments name.
-pub fn locations(arguments: &[OsString], options: OptionsFor<'_>) -> Result<Vec<BundleLocation>> {
-    arguments.iter().map(|argument| location(argument, options)).collect()
+pub fn locations(arguments: &[OsString], window: MaxWindow, options: OptionsFor<'_>) -> Result<Vec<BundleLocation>> {
+    arguments.iter().map(|argument| location(argument, window, options)).collect()
 }
 
 /// Runs the verb.
 pub fn run(args: ImportArgs) -> Result<()> {
     let options = |host: &Host| args.registry.options_for(host);
+    let window = args.window.max_window;
     let (sources, tag) = match args.sources.as_slice() {
         [only] => {
-            let (source, tag) = tagged_location(only, args.tag, &options)?;
+            let (source, tag) = tagged_location(only, args.tag, window, &options)?;
             (vec![source], tag)
         }
-        several => (locations(several, &options)?, args.tag),
+        several => (locations(several, window, &options)?, args.tag),
     };
-    let bases = locations(&args.base, &options)?;
-    if sources.iter().chain(&bases).filter(|location| **location == BundleLocation::Stdin).count() > 1 {
+    let bases = locations(&args.base, window, &options)?;
+    if sources.iter().chain(&bases).filter(|location| matches!(location, BundleLocation::Stdin(_))).count() > 1 {
         return Err(Error::Usage("standard input (-) is one bundle; it is named more than once".into()));
     }
     let report = import(&ImportOptions {

@@ -25,7 +25,7 @@ use super::{
 pub fn run(args: &InspectArgs) -> Result<()> {
     let report = match argument::meant(&args.what)? {
         Meant::Bundle => {
-            let location = location(&args.what, &|host| args.registry.options_for(host))?;
+            let location = location(&args.what, args.window.max_window, &|host| args.registry.options_for(host))?;
             inspect_bundle(&location, progress::for_output(&args.common).as_ref())?
         }
         Meant::Snapshot(reference) => {

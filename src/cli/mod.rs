@@ -25,14 +25,20 @@ mod verify;
 
 use std::{
     ffi::{OsStr, OsString},
-    io::IsTerminal,
+    io::{self, IsTerminal},
+    os::unix::net::UnixStream,
     process::ExitCode,
     time::Duration,
 };
 
 use clap::{CommandFactory, Parser};
+use rustix::io::Errno;
 use snapcask::{Error, Result};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
 use args::{Cli, StoreArg, Verb};
 use argument::{Takes, beside, in_store};
@@ -68,7 +74,7 @@ pub fn parse() -> std::result::Result<Cli, ExitCode> {
     })
 }
 
-/// Runs a verb and reports its error. The verb works on a blocking thread; this one waits for it or for a signal to end.
+/// Runs a verb and reports its error. The verb works on a thread of its own; this one waits for it or for a signal to end.
 ///
 /// After Ctrl-C (or SIGTERM, SIGHUP) nothing is put in place any more, what is temporary is removed, and the process
 /// ends without waiting for the verb's threads: that would make Ctrl-C slow exactly when much is being written. What a
@@ -77,21 +83,25 @@ pub fn run(cli: Cli) -> ExitCode {
     raise_open_files();
     let (json, registry) = (cli.verb.json(), matches!(cli.verb, Verb::Push(_)));
     let (again, aside) = (cli.verb.again(), cli.verb.writes_to_stdout());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::print_error(&format!("snapcask: error: cannot start: {error}\n"));
+            output::print_error(&format!("snapcask: error: cannot start: {error}{}\n", limit_of(&error)));
             return ExitCode::FAILURE;
         }
     };
     let ended = runtime.block_on(async {
         // Before the work, which leaves something when it is ended at once.
         let mut signals = EndSignals::heed();
-        let work = tokio::task::spawn_blocking(move || dispatch(cli.verb));
+        let work = on_a_thread(move || dispatch(cli.verb));
+        let work = match work {
+            Ok(work) => work,
+            Err(error) => return Ended::Returned(Err(Error::io("start a thread for", "the work", error))),
+        };
         tokio::select! {
             done = work => done.map_or(Ended::Panicked, Ended::Returned),
             number = signals.next() => {
-                let removed = tokio::task::spawn_blocking(snapcask::temporary::abandon);
+                let removed = removed();
                 tokio::select! {
                     _ = removed => {}
                     _ = signals.next() => {}
@@ -115,7 +125,7 @@ pub fn run(cli: Cli) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
         Ended::Returned(Err(error)) => {
-            let advice = if may_pass(&error) { again } else { "" };
+            let advice = if may_pass(&error) { again } else { advice_on(&error) };
             (format!("{error}{advice}"), error.exit_code())
         }
         Ended::Panicked => {
@@ -139,6 +149,50 @@ pub fn run(cli: Cli) -> ExitCode {
     }
     // Not by returning: that would wait for the threads that still run after Ctrl-C.
     std::process::exit(code.into())
+}
+
+/// What waits for the work and for signals, on this thread. The runtime panics where it cannot open its few files, so it is
+/// seen before whether it can.
+fn runtime() -> io::Result<Runtime> {
+    const FILES: usize = 8;
+    let spare: Vec<_> = (0..FILES / 2).map(|_| UnixStream::pair()).collect::<io::Result<_>>()?;
+    drop(spare);
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Runs `work` on a thread of its own; what it gives is there when it is awaited, unless it panicked.
+fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<oneshot::Receiver<T>> {
+    let (sender, done) = oneshot::channel();
+    std::thread::Builder::new().name("work".into()).spawn(move || drop(sender.send(work())))?;
+    Ok(done)
+}
+
+/// Removes what is temporary; on this thread where there is no other.
+async fn removed() {
+    match on_a_thread(snapcask::temporary::abandon) {
+        Ok(removed) => drop(removed.await),
+        Err(_) => snapcask::temporary::abandon(),
+    }
+}
+
+/// Which limit of the system an error speaks of, beginning with a separator.
+fn limit_of(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::FBIG) => "; `ulimit -f`, or the filesystem, limits how large a file may be",
+        Some(Errno::MFILE) => "; `ulimit -n` limits how many files may be open",
+        _ => "",
+    }
+}
+
+/// What to do about a limit of the system, beginning with a separator.
+fn advice_on(error: &Error) -> &'static str {
+    match error {
+        Error::Io { operation: "start a thread for", .. } => {
+            "; `ulimit -u`, a container's limit of processes or its seccomp filter refuses it (--jobs 1 takes the fewest)"
+        }
+        Error::Io { source, .. } => limit_of(source),
+        _ => "",
+    }
 }
 
 /// A snapshot may have many files, all open until they are known not to have changed; the usual 1,024 are for programs
@@ -174,6 +228,9 @@ struct EndSignals(Vec<(Signal, u8)>);
 impl EndSignals {
     /// Those that come from here on; one that comes before ends the process at once. Needs a runtime.
     fn heed() -> Self {
+        // A file that grows beyond `ulimit -f` ends the process, unless something heeds the signal: then it is an error of
+        // the write.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
         let kinds = [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)];
         let ignored = ignored_signals();
         let heeded = kinds.into_iter().filter(|(_, n)| ignored >> (n - 1) & 1 == 0);

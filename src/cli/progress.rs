@@ -39,12 +39,18 @@ pub fn for_output(common: &Common) -> Arc<dyn Progress> {
     let bars = Arc::new(Bars::default());
     let later = Arc::downgrade(&bars);
     // A thread and not a look at the clock in `advance`: a phase that does not move yet is shown as well.
-    std::thread::spawn(move || {
+    let shown = std::thread::Builder::new().spawn(move || {
         std::thread::sleep(MOMENT);
-        if let Some(bars) = Weak::upgrade(&later) {
+        while let Some(bars) = Weak::upgrade(&later) {
             bars.show();
+            drop(bars);
+            std::thread::sleep(TICK);
         }
     });
+    if shown.is_err() {
+        // The system gives no threads to something that is only to be looked at.
+        return Arc::new(Silent);
+    }
     bars
 }
 
@@ -63,12 +69,15 @@ impl Bars {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The moment is over: the present bar and all that follow are drawn.
+    /// The moment is over: the present bar and all that follow are drawn. From then on, the bar that does not move is
+    /// drawn again.
     fn show(&self) {
         let mut state = self.state();
-        state.visible = true;
-        if let Some(bar) = &state.bar {
-            draw(bar);
+        let was_visible = std::mem::replace(&mut state.visible, true);
+        match &state.bar {
+            Some(bar) if was_visible => bar.tick(),
+            Some(bar) => draw(bar),
+            None => {}
         }
     }
 }
@@ -175,9 +184,10 @@ fn shortened(phase: &str) -> String {
     }
 }
 
+/// Without a steady tick, for which the library starts a thread and panics where it gets none.
 fn draw(bar: &ProgressBar) {
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-    bar.enable_steady_tick(TICK);
+    bar.tick();
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use super::{args::VerifyArgs, import, output, progress};
 
 /// Runs the verb: every finding is printed (with `--quiet` too: findings are errors), then they are an error.
 pub fn run(args: &VerifyArgs) -> Result<()> {
-    let location = import::location(&args.source, &|host| args.registry.options_for(host))?;
+    let window = args.window.max_window;
+    let location = import::location(&args.source, window, &|host| args.registry.options_for(host))?;
     let report = verify(&VerifyOptions {
         source: location,
-        bases: import::locations(&args.base, &|host| args.registry.options_for(host))?,
+        bases: import::locations(&args.base, window, &|host| args.registry.options_for(host))?,
         deep: args.deep,
         head_only: args.head_only,
         jobs: args.jobs.resolve(),

@@ -32,6 +32,7 @@ use crate::{
     bundle::{self, Brought, BundledSnapshot},
     composite::Composite,
     error::{Error, IoContext, MAX_BYTES_HINT, Result},
+    immutable,
     layout::{self, Peeked},
     model::{Descriptor, LayerRecord, SnapshotConfig},
     msb_archive::{self, Input},
@@ -56,17 +57,18 @@ use crate::{
         record::{ImportRecord, RECORD_FILE},
         root,
     },
-    temporary,
+    temporary::{self, Scratch},
     writeback::Writeback,
+    zstd_input::MaxWindow,
 };
 
 /// Where a bundle is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BundleLocation {
-    /// Standard input.
-    Stdin,
-    /// A layout directory, a tar or a tar.zst.
-    Path(PathBuf),
+    /// Standard input, which may ask for such a zstd window.
+    Stdin(MaxWindow),
+    /// A layout directory, a tar or a tar.zst, which may ask for such a zstd window.
+    Path(PathBuf, MaxWindow),
     /// A repository of a registry.
     Registry(RegistryReference, Box<registry::Options>),
 }
@@ -80,12 +82,17 @@ pub enum Opened {
 }
 
 impl BundleLocation {
-    /// Opens the bundle; what cannot be read in place is spooled into `spool`.
+    /// At this path, with the usual zstd window.
+    pub fn path(path: PathBuf) -> Self {
+        Self::Path(path, MaxWindow::USUAL)
+    }
+
+    /// Opens the bundle; what cannot be read in place is spooled into `scratch`.
     ///
     /// # Errors
     /// [`Error::Usage`] for an archive of msb.
-    pub fn open(&self, spool: &Path, progress: &dyn Progress) -> Result<Box<dyn Source>> {
-        match self.open_any(spool, progress)? {
+    pub fn open(&self, scratch: &Scratch, progress: &dyn Progress) -> Result<Box<dyn Source>> {
+        match self.open_any(scratch, progress)? {
             Opened::Bundle(source) => Ok(source),
             Opened::Archive(Input { name, .. }) => Err(Error::Usage(format!(
                 "{name} is an archive of msb and no bundle; `snapcask convert` makes one of it"
@@ -94,35 +101,35 @@ impl BundleLocation {
     }
 
     /// Opens the bundle or the archive.
-    pub fn open_any(&self, spool: &Path, progress: &dyn Progress) -> Result<Opened> {
-        let peeked = match self {
-            Self::Stdin => Peeked::stdin(progress)?,
-            Self::Path(path) if is_folder(path)? || !is_there(path)? => {
-                return layout::open(path, spool).map(Opened::Bundle);
+    pub fn open_any(&self, scratch: &Scratch, progress: &dyn Progress) -> Result<Opened> {
+        let (peeked, window) = match self {
+            Self::Stdin(window) => (Peeked::stdin(progress)?, *window),
+            Self::Path(path, window) if is_folder(path)? || !is_there(path)? => {
+                return layout::open(path, scratch, *window).map(Opened::Bundle);
             }
-            Self::Path(path) => Peeked::file(path)?,
+            Self::Path(path, window) => (Peeked::file(path)?, *window),
             Self::Registry(reference, options) => return registry::open(reference, options).map(Opened::Bundle),
         };
-        if !msb_archive::is_archive(peeked.head()) {
-            return peeked.open(spool, progress).map(Opened::Bundle);
+        if !msb_archive::is_archive(peeked.head(), window) {
+            return peeked.open(scratch, window, progress).map(Opened::Bundle);
         }
         let (name, head, rest) = peeked.into_parts()?;
-        Ok(Opened::Archive(Input { name, head, rest }))
+        Ok(Opened::Archive(Input { name, head, rest, window }))
     }
 }
 
-/// Opens bundles as one source, completed from `bases`; what cannot be read in place is spooled into `spool`.
+/// Opens bundles as one source, completed from `bases`; what cannot be read in place is spooled into `scratch`.
 ///
 /// # Errors
 /// [`Error::Usage`] without a bundle, and those of [`BundleLocation::open`].
 pub fn open_all(
     bundles: &[BundleLocation],
     bases: &[BundleLocation],
-    spool: &Path,
+    scratch: &Scratch,
     progress: &dyn Progress,
 ) -> Result<Box<dyn Source>> {
     let open = |locations: &[BundleLocation]| -> Result<Vec<Box<dyn Source>>> {
-        locations.iter().map(|location| location.open(spool, progress)).collect()
+        locations.iter().map(|location| location.open(scratch, progress)).collect()
     };
     one_source(open(bundles)?, open(bases)?)
 }
@@ -154,14 +161,14 @@ impl Sources {
     pub fn open(
         sources: &[BundleLocation],
         bases: &[BundleLocation],
-        spool: &Path,
+        scratch: &Scratch,
         progress: &dyn Progress,
     ) -> Result<Self> {
         let (mut bundles, mut archives) = (Vec::new(), Vec::new());
         let (mut base_bundles, mut base_archives) = (Vec::new(), Vec::new());
         for (number, location) in sources.iter().chain(bases).enumerate() {
             let is_base = number >= sources.len();
-            match location.open_any(spool, progress)? {
+            match location.open_any(scratch, progress)? {
                 Opened::Bundle(bundle) if is_base => base_bundles.push(bundle),
                 Opened::Bundle(bundle) => bundles.push(bundle),
                 Opened::Archive(archive) if is_base => base_archives.push(archive),
@@ -289,8 +296,8 @@ impl Import<'_> {
         // A removal meanwhile could take away the parent that a delta goes over.
         let _locks = self.lock()?;
         let stage = Stage::create(&self.destination)?;
-        let progress = options.progress.as_ref();
-        let source = match Sources::open(&options.sources, &options.bases, stage.path(), progress)? {
+        let (scratch, progress) = (Scratch::at(stage.path()), options.progress.as_ref());
+        let source = match Sources::open(&options.sources, &options.bases, &scratch, progress)? {
             Sources::Bundles(source) => source,
             Sources::Archives(archives, bases) => return self.archives(archives, bases, &stage, started, missing),
         };
@@ -375,6 +382,7 @@ impl Import<'_> {
         if options.force {
             for snapshot in incoming.iter().filter(|snapshot| snapshot.outcome == Outcome::Placed) {
                 if is_there(&snapshot.target.path)? {
+                    immutable::refuse("replace", &snapshot.target.path)?;
                     stage.check_exchange(&snapshot.target.path)?;
                 }
             }
@@ -436,7 +444,9 @@ impl Import<'_> {
         let settler = Settler::new(options.jobs, options.skip_recorded, options.progress.clone())?;
         std::thread::scope(|scope| {
             let (sender, restored) = sync_channel(1);
-            let settling = scope.spawn(move || settler.run(restored));
+            let settle = move || settler.run(restored);
+            let settling = std::thread::Builder::new().spawn_scoped(scope, settle);
+            let settling = settling.context("start a thread for", stage.path())?;
             let unpack = move || {
                 let mut incoming: Vec<Incoming> = Vec::new();
                 for (position, (bundled, target)) in chain.iter().zip(targets).enumerate().rev() {

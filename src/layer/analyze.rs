@@ -28,6 +28,7 @@ use crate::{
     error::{Error, IoContext, Result},
     model::config::Root,
     progress::Progress,
+    workers,
 };
 
 /// Sectors are the sum's grain: tar keeps everything at multiples of 512, so frames never cut one.
@@ -271,10 +272,7 @@ impl ChunkTask<'_> {
                 }
             }
         };
-        match jobs.clamp(1, chunks.len().max(1)) {
-            1 => work(),
-            jobs => std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work)))),
-        }
+        workers::run(jobs.min(chunks.len()), work);
         let mut all = all.into_inner().unwrap_or_else(|e| e.into_inner())?;
         all.sort_unstable_by_key(|found| found.chunk);
         Ok(all)

@@ -17,7 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::{Scope, ScopedJoinHandle},
+    thread::{Builder, Scope, ScopedJoinHandle},
 };
 
 use super::{
@@ -167,15 +167,23 @@ impl<'scope, 'env> Copies<'scope, 'env> {
         self.join()?;
         let ranges: Arc<[Range<u64>]> = from.data(size, except)?.into();
         let next = Arc::new(AtomicUsize::new(0));
-        for _ in 0..self.threads.min(ranges.len()) {
+        let copy = || {
             let (from, to, ranges, next) = (from.clone(), to.clone(), ranges.clone(), next.clone());
-            self.running.push(self.scope.spawn(move || {
+            move || {
                 let mut buffer = Buffer::zeroed(PIECE as usize);
                 while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
                     from.copy(to.file(), to.path(), range.clone(), &mut buffer, &|bytes| to.written(bytes))?;
                 }
                 Ok(())
-            }));
+            }
+        };
+        for _ in 0..self.threads.min(ranges.len()) {
+            match Builder::new().spawn_scoped(self.scope, copy()) {
+                Ok(thread) => self.running.push(thread),
+                // Those that run do it all; without one it is done before anything else.
+                Err(_) if self.running.is_empty() => return copy()(),
+                Err(_) => break,
+            }
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::{
     FRAME,
     clone::Receive,
-    frame::{self, Head},
+    frame::{self, Head, MAX_WINDOW},
     pick::unpacked,
     runs::{Held, runs},
     walk::{Placement, Sink, Walker},
@@ -33,6 +33,7 @@ use crate::{
     error::{Error, IoContext, MAX_BYTES_HINT, Result},
     model::TarPath,
     progress::Progress,
+    workers,
     writeback::{WRITEBACK_EVERY, Writeback},
 };
 
@@ -220,8 +221,9 @@ pub fn decode<S: Sink<File: Place> + Send>(
     let (sender, receiver) = mpsc::sync_channel::<(u64, Piece)>(jobs);
     let receiver = Mutex::new(receiver);
     std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| worker(&receiver, &shared, context, progress));
+        let started = workers::start(scope, jobs, || worker(&receiver, &shared, context, progress));
+        if let Err(error) = started.context("start a thread for", context) {
+            return shared.fail(error);
         }
         let mut feeder = Feeder { sender, count: 0, left: most, most, frames: 0, context };
         if let Err(error) = feeder.run(blob, encoding, corrupt, || shared.failed()) {
@@ -306,7 +308,7 @@ impl Feeder<'_> {
             return self.pieces(&mut blob, corrupt);
         }
         while !failed() {
-            match frame::next(&mut blob).map_err(corrupt)? {
+            match frame::next(&mut blob, self.context).map_err(corrupt)? {
                 Head::End => break,
                 Head::Skippable => self.frame(0)?,
                 Head::Piece(bytes, content) => {
@@ -320,7 +322,8 @@ impl Feeder<'_> {
                     // The buffer in front of the decoder may read past the frame: whatever it holds is put back in front.
                     let mut decoder =
                         zstd::stream::read::Decoder::with_buffer(chained).map_err(corrupt)?.single_frame();
-                    decoder.window_log_max(frame::WINDOW_LOG_MAX).map_err(corrupt)?;
+                    // Its header has been looked at.
+                    decoder.window_log_max(MAX_WINDOW.log()).map_err(corrupt)?;
                     self.pieces(&mut decoder, corrupt)?;
                     let chained = decoder.finish();
                     let rest = chained.buffer().to_vec();
@@ -342,7 +345,7 @@ impl Feeder<'_> {
         // A dynamic reader: each large frame nests one level, and the count of large frames is bounded by `most`.
         let mut chained: Box<dyn Read + '_> = Box::new(Cursor::new(rest).chain(&mut blob));
         while !failed() {
-            match frame::next(&mut chained).map_err(corrupt)? {
+            match frame::next(&mut chained, self.context).map_err(corrupt)? {
                 Head::End => break,
                 Head::Skippable => self.frame(0)?,
                 Head::Piece(bytes, content) => {

@@ -12,9 +12,9 @@ use std::{
 use super::{FRAME, tar::TarPlan};
 use crate::{
     buffers::Buffer,
-    error::{Error, Result},
+    error::{Error, IoContext, Result},
     progress::Progress,
-    seek_table,
+    seek_table, workers,
 };
 
 /// Frames that a worker may be ahead of the writer.
@@ -64,9 +64,8 @@ pub fn encode(
     };
     let mut table = Vec::with_capacity(frames as usize);
     let written = std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| worker(plan, level, frames, jobs * AHEAD, &shared));
-        }
+        workers::start(scope, jobs as usize, || worker(plan, level, frames, jobs * AHEAD, &shared))
+            .context("start a thread for", "a layer")?;
         let result = write_in_order(frames, &shared, out, failed, progress, &mut table);
         if result.is_err() {
             // Workers stop at the next look; which error stands does not matter, this one is returned.

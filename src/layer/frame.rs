@@ -2,16 +2,17 @@
 
 use std::io::{self, Read};
 
-use crate::buffers::Buffer;
+use crate::{
+    buffers::Buffer,
+    zstd_input::{self, Begin, MaxWindow},
+};
 
 /// Room for a compressed frame of 4 MiB, as it usually is.
 const USUAL: usize = 2 << 20;
-const MAGIC: u32 = 0xFD2F_B528;
-const SKIPPABLE: u32 = 0x184D_2A50;
 /// A frame that says it decompresses to at most this is decoded in one piece, others are streamed.
 pub const MAX_PIECE: u64 = 8 << 20;
-/// Largest window that a layer may ask for: 64 MiB.
-pub const WINDOW_LOG_MAX: u32 = 26;
+/// Largest window that a layer may ask for.
+pub const MAX_WINDOW: MaxWindow = MaxWindow::USUAL;
 
 /// What stands at the head of a stream.
 pub enum Head {
@@ -29,61 +30,22 @@ fn invalid(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("zstd: {reason}"))
 }
 
-/// Reads the next frame, or its header.
-pub fn next(reader: &mut impl Read) -> io::Result<Head> {
-    let mut magic = [0; 4];
-    if !read_or_end(reader, &mut magic)? {
-        return Ok(Head::End);
-    }
-    let number = u32::from_le_bytes(magic);
-    if number & 0xFFFF_FFF0 == SKIPPABLE {
-        let mut size = [0; 4];
-        reader.read_exact(&mut size)?;
-        let size = u64::from(u32::from_le_bytes(size));
-        if io::copy(&mut reader.take(size), &mut io::sink())? != size {
-            return Err(invalid("a skippable frame is cut"));
-        }
-        return Ok(Head::Skippable);
-    }
-    if number != MAGIC {
-        return Err(invalid("no frame begins here"));
-    }
-    let mut frame = Buffer::with_capacity(USUAL);
-    frame.extend_from_slice(&magic);
-    let descriptor = take(reader, &mut frame, 1)?[0];
-    if descriptor & 0x08 != 0 {
-        return Err(invalid("a reserved bit of a frame is set"));
-    }
-    let single = descriptor & 0x20 != 0;
-    let checksum = descriptor & 0x04 != 0;
-    let mut window = 0;
-    if !single {
-        let byte = take(reader, &mut frame, 1)?[0];
-        let base = 1u64 << (10 + (byte >> 3));
-        window = base + base / 8 * u64::from(byte & 7);
-    }
-    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
-    take(reader, &mut frame, dictionary)?;
-    let field = match descriptor >> 6 {
-        0 => usize::from(single),
-        1 => 2,
-        2 => 4,
-        _ => 8,
+/// Reads the next frame, or its header. Messages call the stream `name`.
+pub fn next(reader: &mut impl Read, name: &str) -> io::Result<Head> {
+    let header = match zstd_input::begin(reader)? {
+        Begin::End => return Ok(Head::End),
+        Begin::Skippable => return Ok(Head::Skippable),
+        Begin::Frame(header) => header,
     };
-    let bytes = take(reader, &mut frame, field)?;
-    let mut wide = [0; 8];
-    wide[..field].copy_from_slice(&bytes);
-    let content = match field {
-        0 => None,
-        2 => Some(u64::from_le_bytes(wide) + 256),
-        _ => Some(u64::from_le_bytes(wide)),
-    };
-    match content {
-        Some(content) if content <= MAX_PIECE && window <= MAX_PIECE => {
-            blocks(reader, &mut frame, checksum, content)?;
+    header.check_window(MAX_WINDOW, name, "")?;
+    match header.content {
+        Some(content) if content <= MAX_PIECE && header.window <= MAX_PIECE => {
+            let mut frame = Buffer::with_capacity(USUAL);
+            frame.extend_from_slice(&header.bytes);
+            blocks(reader, &mut frame, header.checksum, content)?;
             Ok(Head::Piece(frame, content as usize))
         }
-        _ => Ok(Head::Stream(frame.to_vec())),
+        _ => Ok(Head::Stream(header.bytes)),
     }
 }
 
@@ -119,18 +81,4 @@ fn take(reader: &mut impl Read, frame: &mut Vec<u8>, count: usize) -> io::Result
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(if count <= 8 { frame[at..].to_vec() } else { Vec::new() })
-}
-
-fn read_or_end(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) if filled == 0 => return Ok(false),
-            Ok(0) => return Err(invalid("the stream is cut in a frame's magic")),
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(true)
 }

@@ -8,12 +8,13 @@ use std::{
 
 use super::{
     decode::{EncodedLayer, LayerEncoding},
-    frame,
+    frame::MAX_WINDOW,
     walk::{Sink, Walker},
 };
 use crate::{
     error::{Error, Result},
     model::TarPath,
+    zstd_input::ZstdReader,
 };
 
 /// Bytes that are unpacked at once.
@@ -70,11 +71,7 @@ pub(super) fn unpacked<'r>(
     let blob = blob.take(most.saturating_add(most >> 6));
     Ok(match encoding {
         LayerEncoding::Plain => Box::new(blob),
-        LayerEncoding::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::new(blob).map_err(corrupt)?;
-            decoder.window_log_max(frame::WINDOW_LOG_MAX).map_err(corrupt)?;
-            Box::new(decoder)
-        }
+        LayerEncoding::Zstd => Box::new(ZstdReader::new(blob, "a layer", MAX_WINDOW, "").map_err(corrupt)?),
     })
 }
 

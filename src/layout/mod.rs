@@ -36,6 +36,8 @@ use crate::{
     },
     progress::{Progress, Silent},
     storage::{Source, Target},
+    temporary::Scratch,
+    zstd_input::MaxWindow,
 };
 use spool::Compression;
 
@@ -43,11 +45,11 @@ use spool::Compression;
 const UNRECOGNISED: &str = "it is neither a layout directory, a tar nor a tar.zst";
 
 /// Opens the layout at `path`: a directory, a `.tar` or a `.tar.zst`, told by content. A source that cannot be
-/// read in place is spooled into `spool` (unlinked, so that it leaves nothing).
+/// read in place is spooled into `scratch` (unlinked, so that it leaves nothing); a zstd stream may ask for `window`.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::InvalidBundle`]: not a layout in any form; [`Error::NoRoom`]: to spool it.
-pub fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
+pub fn open(path: &Path, scratch: &Scratch, window: MaxWindow) -> Result<Box<dyn Source>> {
     match std::fs::metadata(path) {
         Ok(m) if m.is_dir() => return Ok(Box::new(dir::DirSource::open(path)?)),
         Ok(_) => {}
@@ -56,15 +58,7 @@ pub fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
         }
         Err(e) => return Err(Error::io("look at", path, e)),
     }
-    Peeked::file(path)?.open(spool, &Silent)
-}
-
-/// Opens a layout from standard input, spooled into `spool`. A file redirected to it is read in place.
-///
-/// # Errors
-/// As [`open`].
-pub fn open_stdin(spool: &Path) -> Result<Box<dyn Source>> {
-    Peeked::stdin(&Silent)?.open(spool, &Silent)
+    Peeked::file(path)?.open(scratch, window, &Silent)
 }
 
 /// Bytes of a file's beginning that tell what it is: of a zstd stream, a whole block.
@@ -146,14 +140,14 @@ impl Peeked {
         Ok((self.name, self.head, self.file))
     }
 
-    /// Opens it as a layout; what cannot be read in place is spooled into `folder`.
+    /// Opens it as a layout; what cannot be read in place is spooled into `scratch`.
     ///
     /// # Errors
     /// As [`open`].
-    pub fn open(self, folder: &Path, progress: &dyn Progress) -> Result<Box<dyn Source>> {
+    pub fn open(self, scratch: &Scratch, window: MaxWindow, progress: &dyn Progress) -> Result<Box<dyn Source>> {
         let Self { file, name, mut head, in_place } = self;
         let compression = match *head.as_slice() {
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd(window),
             [0x1f, 0x8b, ..] => Compression::Gzip,
             _ if tar::is_tar(&head) => Compression::None,
             [] => return Err(Error::bundle(name, "it is empty; what was to write it may have failed")),
@@ -164,7 +158,7 @@ impl Peeked {
                 Compression::None => {
                     Some(Box::new(bytes::PlainFile::new(file.try_clone().context("open", &name)?, length)))
                 }
-                Compression::Zstd => match zstd_stream::Frames::open(&file, length, &name)? {
+                Compression::Zstd(_) => match zstd_stream::Frames::open(&file, length, &name)? {
                     Some(frames) => Some(Box::new(frames)),
                     None => None,
                 },
@@ -177,7 +171,7 @@ impl Peeked {
             head.clear();
             progress.begin(&format!("reading {name}"), Some(length));
         }
-        let source = spool::spool(head, file, compression, &name, folder, progress)?;
+        let source = spool::spool(head, file, compression, &name, scratch.path()?, progress)?;
         progress.end();
         Ok(Box::new(source))
     }

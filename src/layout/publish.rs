@@ -15,7 +15,7 @@ use rustix::{
 
 use crate::{
     error::{Error, IoContext, Result},
-    fixed_folder,
+    fixed_folder, immutable,
     rename::{exchange_failed, is_unsupported},
     temporary,
 };
@@ -29,7 +29,7 @@ pub(super) struct Partial {
     force: bool,
     armed: bool,
     /// Says that we live.
-    _lock: File,
+    lock: Option<File>,
 }
 
 const SUFFIX: &str = ".partial";
@@ -40,7 +40,7 @@ impl Partial {
         destination: &Path,
         force: bool,
         make: impl FnOnce(&Path, &OsStr) -> Result<(PathBuf, File)>,
-    ) -> Result<(Self, File)> {
+    ) -> Result<Self> {
         let name = destination
             .file_name()
             .ok_or_else(|| Error::Usage(format!("{} does not name a file", destination.display())))?;
@@ -59,21 +59,16 @@ impl Partial {
         prefix.push(".snapcask-");
         temporary::reclaim(&parent, &prefix, SUFFIX)?;
         let (path, lock) = make(&parent, &prefix)?;
-        let partial = Self {
-            path,
-            destination: destination.to_path_buf(),
-            parent,
-            force,
-            armed: true,
-            _lock: lock.try_clone().context("duplicate the handle of", destination)?,
-        };
-        Ok((partial, lock))
+        Ok(Self { path, destination: destination.to_path_buf(), parent, force, armed: true, lock: Some(lock) })
     }
 
     /// A new empty file that will become `destination`.
     pub(super) fn file(destination: &Path, force: bool) -> Result<(Self, File)> {
         refuse_existing_file(destination, force)?;
-        Self::new(destination, force, |parent, prefix| temporary::make_file(parent, prefix, SUFFIX, 0o666))
+        let make = |parent: &Path, prefix: &OsStr| temporary::make_file(parent, prefix, SUFFIX, 0o666);
+        let partial = Self::new(destination, force, make)?;
+        let file = File::options().read(true).write(true).open(&partial.path).context("open", &partial.path)?;
+        Ok((partial, file))
     }
 
     /// A new empty folder that will become `destination`.
@@ -83,7 +78,7 @@ impl Partial {
         }
         refuse_existing_folder(destination, force)?;
         let make = |parent: &Path, prefix: &OsStr| temporary::make_folder(parent, prefix, SUFFIX, 0o777);
-        Ok(Self::new(destination, force, make)?.0)
+        Self::new(destination, force, make)
     }
 
     /// Where it is now.
@@ -184,7 +179,7 @@ impl Drop for Partial {
             return temporary::forget(&self.path);
         }
         let removed = match fs::symlink_metadata(&self.path) {
-            Ok(m) if m.is_dir() => fs::remove_dir_all(&self.path),
+            Ok(m) if m.is_dir() => temporary::remove_tree(&self.path, &mut self.lock),
             Ok(_) => fs::remove_file(&self.path),
             Err(e) => Err(e),
         };
@@ -250,7 +245,7 @@ fn refuse_existing_folder(path: &Path, force: bool) -> Result<()> {
             } else if !force {
                 Err(Error::AlreadyExists { path: path.to_path_buf() })
             } else if kind_of(&path.join("oci-layout"))?.is_some() {
-                Ok(())
+                immutable::refuse("replace", path)
             } else {
                 Err(Error::Usage(format!("{} is not an OCI layout; it is not replaced, even by force", path.display())))
             }

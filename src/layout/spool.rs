@@ -2,18 +2,12 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, BufReader, Cursor, Read},
     os::unix::fs::FileExt,
     path::Path,
-    pin::Pin,
-    task::{Context, Poll},
 };
 
-use async_compression::{
-    tokio::bufread::{GzipDecoder, ZstdDecoder},
-    zstd::DParameter,
-};
-use tokio::io::{AsyncRead, AsyncReadExt, BufReader, ReadBuf};
+use flate2::bufread::MultiGzDecoder;
 
 use super::{
     bytes::PlainFile,
@@ -22,14 +16,13 @@ use super::{
 use crate::{
     error::{Error, IoContext, Result},
     progress::Progress,
+    zstd_input::{MaxWindow, ZstdReader},
 };
 
 /// What stays free in the spool's filesystem.
 const RESERVE: u64 = 64 << 20;
 /// The free space is asked for again after so many bytes: others write, too.
 const INTERVAL: u64 = 64 << 20;
-/// The largest window of a zstd frame, as a power of two: 64 MiB of memory.
-const WINDOW_LOG: u32 = 26;
 const BUFFER: usize = 256 << 10;
 
 /// How a stream is compressed.
@@ -37,7 +30,8 @@ const BUFFER: usize = 256 << 10;
 pub(super) enum Compression {
     None,
     Gzip,
-    Zstd,
+    /// It may ask for such a window.
+    Zstd(MaxWindow),
 }
 
 /// Decompresses `head` and then `input` into a spool file, walking the tar as it arrives: what is not a tar of the
@@ -50,61 +44,43 @@ pub(super) fn spool(
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<TarSource> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().context("start a runtime for", name)?;
-    let result = runtime.block_on(async {
-        let input = Told { input: tokio::fs::File::from_std(input), progress };
-        let input = BufReader::with_capacity(BUFFER, io::Cursor::new(head).chain(input));
-        match compression {
-            Compression::None => copy(input, name, folder).await,
-            Compression::Gzip => {
-                let mut decoder = GzipDecoder::new(input);
-                decoder.multiple_members(true);
-                copy(decoder, name, folder).await
-            }
-            Compression::Zstd => {
-                let mut decoder = ZstdDecoder::with_params(input, &[DParameter::window_log_max(WINDOW_LOG)]);
-                decoder.multiple_members(true);
-                copy(decoder, name, folder).await
-            }
+    let input = Told { input, progress };
+    let input = BufReader::with_capacity(BUFFER, Cursor::new(head).chain(input));
+    let (walker, file, size) = match compression {
+        Compression::None => copy(input, name, folder),
+        Compression::Gzip => copy(MultiGzDecoder::new(input), name, folder),
+        Compression::Zstd(window) => {
+            let decoder = ZstdReader::new(input, name, window, "; --max-window raises it");
+            copy(decoder.context("decode", name)?, name, folder)
         }
-    });
-    // A read that still waits for a pipe must not keep us.
-    runtime.shutdown_background();
-    let (walker, file, size) = result?;
+    }?;
     walker.finish(Box::new(PlainFile::new(file, size)))
 }
 
 /// Tells of every byte that is read, compressed as it is: that is what a pipe or a disk delivers.
 struct Told<'a> {
-    input: tokio::fs::File,
+    input: File,
     progress: &'a dyn Progress,
 }
 
-impl AsyncRead for Told<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.input).poll_read(context, buffer);
-        self.progress.advance((buffer.filled().len() - before) as u64);
-        polled
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.input.read(buffer)?;
+        self.progress.advance(got as u64);
+        Ok(got)
     }
 }
 
-async fn copy(input: impl AsyncRead, name: &str, folder: &Path) -> Result<(Walker, File, u64)> {
-    let mut input = std::pin::pin!(input);
+fn copy(mut input: impl Read, name: &str, folder: &Path) -> Result<(Walker, File, u64)> {
     let file = tempfile::tempfile_in(folder).context("create a spool file in", folder)?;
     let mut walker = Walker::new(name);
     let mut buffer = vec![0; BUFFER];
     let (mut at, mut limit, mut asked) = (0_u64, room(&file, folder)?, 0_u64);
     loop {
-        let got = input.read(&mut buffer).await.map_err(|e| match (e.raw_os_error(), e.kind()) {
-            (Some(_), _) => Error::io("read", name, e),
-            (None, io::ErrorKind::UnexpectedEof) => Error::bundle(name, "its compressed data is cut off"),
-            (None, _) => Error::bundle(name, format!("its compressed data does not decode: {e}")),
-        })?;
+        let got = match input.read(&mut buffer) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            got => got.map_err(|error| unreadable(error, name))?,
+        };
         if got == 0 {
             return Ok((walker, file, at));
         }
@@ -125,6 +101,18 @@ async fn copy(input: impl AsyncRead, name: &str, folder: &Path) -> Result<(Walke
         file.write_all_at(&buffer[..got], at).context("write a spool file in", folder)?;
         at = end;
         walker.advance(&mut &file, at)?;
+    }
+}
+
+/// What an error of a compressed stream is.
+fn unreadable(error: io::Error, name: &str) -> Error {
+    match (error.raw_os_error(), error.kind()) {
+        (Some(_), _) => Error::io("read", name, error),
+        (None, io::ErrorKind::UnexpectedEof) => Error::bundle(name, "its compressed data is cut off"),
+        (None, _) => match error.downcast::<Error>() {
+            Ok(limit) => limit,
+            Err(error) => Error::bundle(name, format!("its compressed data does not decode: {error}")),
+        },
     }
 }
 

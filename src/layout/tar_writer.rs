@@ -20,6 +20,7 @@ use crate::{
     error::{Error, IoContext, Result},
     model::{Descriptor, Index, manifest::OCI_LAYOUT},
     storage::{BlobWriter, Target},
+    temporary::in_temp,
 };
 
 const BLOCK: usize = 512;
@@ -275,9 +276,16 @@ impl PipeTarget {
     }
 }
 
+impl PipeTarget {
+    fn spool_file(&self) -> Result<File> {
+        let file = tempfile::tempfile_in(&self.spool).context("create a spool file in", &self.spool);
+        file.map_err(|error| if self.spool == std::env::temp_dir() { in_temp(error) } else { error })
+    }
+}
+
 impl Target for PipeTarget {
     fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>> {
-        let file = tempfile::tempfile_in(&self.spool).context("create a spool file in", &self.spool)?;
+        let file = self.spool_file()?;
         Ok(Box::new(PipeBlob { target: self, output: Output::new(file), hasher: Hasher::new(), size: 0 }))
     }
 

@@ -116,6 +116,10 @@ fn small(folder: &Path, form: Form) -> PathBuf {
     path
 }
 
+fn open(path: &Path, spool: &Path) -> Result<Box<dyn Source>> {
+    super::open(path, &Scratch::at(spool), MaxWindow::USUAL)
+}
+
 fn refused(path: &Path, spool: &Path) -> String {
     let error = open(path, spool).err().expect("opened");
     assert!(matches!(error, Error::InvalidBundle { .. }), "{error:?}");
@@ -241,7 +245,7 @@ fn compressed_streams_are_spooled() {
     // Our own frames, read as a stream: from a pipe.
     let stored = temp.path().join("stored");
     fill(Form::Stored.create(&stored, false).unwrap()).unwrap();
-    for (path, compression) in [(&stored, Compression::Zstd), (&tar, Compression::None)] {
+    for (path, compression) in [(&stored, Compression::Zstd(MaxWindow::USUAL)), (&tar, Compression::None)] {
         let (mut file, mut head) = (fs::File::open(path).unwrap(), vec![0; 512]);
         file.read_exact(&mut head).unwrap();
         check(&spool::spool(head, file, compression, "pipe", temp.path(), &Silent).unwrap());

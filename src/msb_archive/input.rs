@@ -12,20 +12,18 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
-use zstd::stream::read::Decoder;
 
 use crate::{
     buffers::Buffer,
     error::{Error, Result},
     layer::tar::TAR_BLOCK,
+    zstd_input::{MaxWindow, ZstdReader},
 };
 
 /// Bytes of a piece, at most.
 const PIECE: usize = 1 << 20;
 /// Pieces that wait to be walked.
 const QUEUE: usize = 8;
-/// The largest window of a zstd frame, as a power of two: 64 MiB of memory.
-const WINDOW_LOG: u32 = 26;
 /// How every zstd frame begins.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// How every gzip member begins. msb writes none, but somebody may compress its plain tar so.
@@ -41,15 +39,15 @@ pub struct Input {
     pub head: Vec<u8>,
     /// What follows them.
     pub rest: File,
+    /// The zstd window that it may ask for.
+    pub window: MaxWindow,
 }
 
 /// The first block of the tar that begins with `head`, compressed or not; none where there is no such block.
-pub(super) fn first_block(head: &[u8]) -> Option<[u8; BLOCK]> {
+pub(super) fn first_block(head: &[u8], window: MaxWindow) -> Option<[u8; BLOCK]> {
     let mut block = [0; BLOCK];
     if head.starts_with(&ZSTD_MAGIC) {
-        let mut decoder = Decoder::new(head).ok()?;
-        decoder.window_log_max(WINDOW_LOG).ok()?;
-        decoder.read_exact(&mut block).ok()?;
+        ZstdReader::new(head, "", window, "").ok()?.read_exact(&mut block).ok()?;
     } else if head.starts_with(&GZIP_MAGIC) {
         MultiGzDecoder::new(head).read_exact(&mut block).ok()?;
     } else {
@@ -87,15 +85,15 @@ impl Stream {
     /// # Errors
     /// [`Error::Io`]: there can be no more threads.
     pub fn start(input: Input) -> Result<Self> {
-        let Input { name, head, rest } = input;
+        let Input { name, head, rest, window } = input;
         let (sender, pieces) = sync_channel(QUEUE);
         let (is_zstd, is_gzip) = (head.starts_with(&ZSTD_MAGIC), head.starts_with(&GZIP_MAGIC));
-        let bytes = Cursor::new(head).chain(rest);
+        let (bytes, called) = (Cursor::new(head).chain(rest), name.clone());
         let read = move || {
             let mut bytes: Box<dyn Read> = match is_zstd {
                 false if is_gzip => Box::new(MultiGzDecoder::new(bytes)),
                 false => Box::new(bytes),
-                true => match decoder(bytes) {
+                true => match ZstdReader::new(bytes, &called, window, "; --max-window raises it") {
                     Ok(decoder) => Box::new(decoder),
                     Err(error) => return drop(sender.send(Err(error))),
                 },
@@ -173,7 +171,10 @@ impl Stream {
         match (error.raw_os_error(), error.kind()) {
             (Some(_), _) => Error::io("read", &self.name, error),
             (None, io::ErrorKind::UnexpectedEof) => Error::bundle(&self.name, "its compressed data is cut off"),
-            (None, _) => Error::bundle(&self.name, format!("its compressed data does not decode: {error}")),
+            (None, _) => match error.downcast::<Error>() {
+                Ok(limit) => limit,
+                Err(error) => Error::bundle(&self.name, format!("its compressed data does not decode: {error}")),
+            },
         }
     }
 }
@@ -186,10 +187,4 @@ impl Drop for Stream {
             let _ = thread.join();
         }
     }
-}
-
-fn decoder(bytes: impl Read + 'static) -> io::Result<impl Read> {
-    let mut decoder = Decoder::new(bytes)?;
-    decoder.window_log_max(WINDOW_LOG)?;
-    Ok(decoder)
 }

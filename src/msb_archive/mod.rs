@@ -33,6 +33,7 @@ use crate::{
     error::{Error, IoContext, Result},
     layer::walk::field,
     snapshot::Snapshot,
+    zstd_input::MaxWindow,
 };
 use complete::Offers;
 use member::Member;
@@ -43,9 +44,10 @@ pub use member::Form;
 pub use staged::{Staged, StagedSnapshot};
 pub use unpack::UnpackOptions;
 
-/// Whether what begins like this is an archive of msb, and not a layout: by the name of its first entry.
-pub fn is_archive(head: &[u8]) -> bool {
-    let Some(block) = input::first_block(head) else { return false };
+/// Whether what begins like this is an archive of msb, and not a layout: by the name of its first entry. What asks for more
+/// than `window` is none.
+pub fn is_archive(head: &[u8], window: MaxWindow) -> bool {
+    let Some(block) = input::first_block(head, window) else { return false };
     let Ok(name) = std::str::from_utf8(field(&block[..100])) else { return false };
     let is_tar = &block[257..262] == b"ustar";
     // A name that is too long for a header is no layout's.

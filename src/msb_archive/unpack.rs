@@ -31,6 +31,7 @@ use crate::{
     },
     progress::Progress,
     snapshot::MAX_DESCRIPTOR,
+    workers,
     writeback::Writeback,
 };
 
@@ -116,9 +117,8 @@ pub(super) fn unpack(input: Input, options: &UnpackOptions) -> Result<Read> {
     let writing = Writing { receiver: Mutex::new(receiver), error: Mutex::new(None) };
     options.progress.begin(&format!("unpacking {}", input.name), None);
     let walked = std::thread::scope(|scope| {
-        for _ in 0..options.jobs.clamp(1, MAX_WRITERS) {
-            scope.spawn(|| writing.run());
-        }
+        workers::start(scope, options.jobs.clamp(1, MAX_WRITERS), || writing.run())
+            .context("start a thread for", &input.name)?;
         // It takes the sender with it, so that the writers end.
         Walk::new(Some((options, sender)), options.max_bytes, options.max_files).run(input)
     });

@@ -92,9 +92,12 @@ fn open_each(directories: &[PathBuf]) -> Vec<Result<Snapshot>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = directories.len().div_ceil(threads).max(MIN_SHARE);
     std::thread::scope(|scope| {
-        let shares: Vec<_> = directories.chunks(share).map(|share| scope.spawn(move || open(share))).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<Vec<Result<Snapshot>>>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let start = |share| std::thread::Builder::new().spawn_scoped(scope, move || open(share));
+        // Without a thread it is done here and now.
+        let shares: Vec<_> = directories.chunks(share).map(|share| start(share).map_err(|_| open(share))).collect();
+        let join = |share: std::result::Result<std::thread::ScopedJoinHandle<_>, _>| match share {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(opened) => opened,
         };
         shares.into_iter().flat_map(join).collect()
     })

@@ -7,7 +7,7 @@ use std::{
     io::{self, Read},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
-    thread::JoinHandle,
+    thread::{Builder, JoinHandle},
 };
 
 use serde::Deserialize;
@@ -149,9 +149,18 @@ impl Remote {
         };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("run", command.get_program())?;
-        let answer = child.stdout.take().map(|from| std::thread::spawn(|| read_answer(from)));
-        let said = child.stderr.take().map(|from| std::thread::spawn(|| read_end(from)));
-        Ok(Running { child, answer, said, display: self.display.clone() })
+        let refused = |error| Error::io("start a thread for", &self.display, error);
+        let answer = child.stdout.take().map(|from| Builder::new().spawn(|| read_answer(from))).transpose();
+        let said = child.stderr.take().map(|from| Builder::new().spawn(|| read_end(from))).transpose();
+        match (answer, said) {
+            (Ok(answer), Ok(said)) => Ok(Running { child, answer, said, display: self.display.clone() }),
+            (Err(error), _) | (_, Err(error)) => {
+                // It has not been told anything yet.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(refused(error))
+            }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{fixture::*, layout_checks::validate};
 const SMALL: u64 = 16 << 20;
 
 fn options(store: &Path, repair_from: Option<&Path>) -> CheckOptions {
-    let repair_from = repair_from.map(|path| BundleLocation::Path(path.into()));
+    let repair_from = repair_from.map(|path| BundleLocation::path(path.into()));
     CheckOptions {
         store: store.into(),
         repair: repair_from.map_or(snapcask::check::Repairs::Nothing, snapcask::check::Repairs::From),

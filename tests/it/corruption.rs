@@ -18,7 +18,7 @@ fn refused(bundle: &Path, store: &Path, hex: &str, code: &str, what: &str) {
     let error = import(&import_options(bundle, store)).expect_err(what);
     assert_eq!(error.exit_code(), 3, "{what}: {error}");
     assert_eq!(whole_tree(store), before, "{what}: the destination changed");
-    let report = verify_bundle(&BundleLocation::Path(bundle.into()), false, 2, Arc::new(Silent)).unwrap();
+    let report = verify_bundle(&BundleLocation::path(bundle.into()), false, 2, Arc::new(Silent)).unwrap();
     let found = report.findings.iter().any(|f| f.code == code && f.subject == format!("sha256:{hex}"));
     assert!(found, "{what}: no {code} for {hex} in {:?}", report.findings);
 }

@@ -71,7 +71,7 @@ fn is_found(sample: &Sample, damage: impl FnOnce(&Sample), expected: Found) {
     says(&error.to_string(), file, words);
     assert_eq!(fs::read_dir(&store).unwrap().count(), 0, "something is left in the store");
 
-    let report = verify_bundle(&BundleLocation::Path(bundle), true, 2, Arc::new(Silent)).unwrap();
+    let report = verify_bundle(&BundleLocation::path(bundle), true, 2, Arc::new(Silent)).unwrap();
     let codes = report.findings.iter().map(|f| f.code).collect::<Vec<_>>();
     assert_eq!(codes, expected.iter().map(|e| e.0).collect::<Vec<_>>(), "{:?}", report.findings);
     for (finding, (_, file, words)) in report.findings.iter().zip(expected) {
@@ -86,7 +86,7 @@ fn is_good(sample: &Sample) {
     let (destination, store) = (sample.temp.path().join("exported"), sample.temp.path().join("other"));
     export(&export_options(&sample.store, NAME, Form::Dir, &destination)).unwrap();
     for bundle in [destination, sample.bundle()] {
-        let report = verify_bundle(&BundleLocation::Path(bundle.clone()), true, 2, Arc::new(Silent)).unwrap();
+        let report = verify_bundle(&BundleLocation::path(bundle.clone()), true, 2, Arc::new(Silent)).unwrap();
         assert_eq!(report.findings, []);
         let placed = import(&import_options(&bundle, &store)).unwrap().snapshots[0].path.clone().unwrap();
         assert_eq!(tree(&placed), tree(&sample.directory));

@@ -141,7 +141,7 @@ fn layer(kind: &str, blob: &[u8], descriptor: &[u8], base: bool) -> Value {
 }
 
 fn verified(bundle: &Path, deep: bool, head_only: bool) -> VerifyReport {
-    let source = BundleLocation::Path(bundle.into());
+    let source = BundleLocation::path(bundle.into());
     verify(&VerifyOptions { source, bases: Vec::new(), deep, head_only, jobs: 2, progress: Arc::new(Silent) }).unwrap()
 }
 

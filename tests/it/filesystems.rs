@@ -282,7 +282,7 @@ fn journey(kind: Kind) {
         import(&ImportOptions { force: true, ..into(&store) }).unwrap();
         is_whole();
         no_leftovers(&store);
-        let locations = [0, 1].map(|_| Repairs::From(BundleLocation::Path(bundle.clone())));
+        let locations = [0, 1].map(|_| Repairs::From(BundleLocation::path(bundle.clone())));
         for (made, repair) in fixture.snapshots.iter().zip(locations) {
             damage(&disk(made));
             let findings = checked(&store, repair);

@@ -261,7 +261,7 @@ pub fn export_options(store: &Path, snapshot: &str, form: Form, destination: &Pa
 
 pub fn import_options(source: &Path, store: &Path) -> ImportOptions {
     ImportOptions {
-        sources: vec![BundleLocation::Path(source.into())],
+        sources: vec![BundleLocation::path(source.into())],
         bases: Vec::new(),
         store: store.into(),
         dest: None,

@@ -51,7 +51,7 @@ fn tags(report: &ImportReport) -> Vec<(&str, TagOutcome, Option<Digest>)> {
 }
 
 fn checked(store: &Path, repair_from: Option<&Path>) -> CheckReport {
-    let repair_from = repair_from.map(|path| BundleLocation::Path(path.into()));
+    let repair_from = repair_from.map(|path| BundleLocation::path(path.into()));
     check(&CheckOptions {
         store: store.into(),
         repair: repair_from.map_or(snapcask::check::Repairs::Nothing, snapcask::check::Repairs::From),

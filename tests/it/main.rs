@@ -30,6 +30,7 @@ mod layout_checks;
 mod layouts;
 #[cfg(target_arch = "x86_64")]
 mod lies;
+mod limits;
 mod msb;
 mod msb_archive;
 mod onto;

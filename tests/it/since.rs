@@ -38,11 +38,11 @@ fn ancestor(name: &str) -> Since {
 }
 
 fn bundle(path: &Path) -> Since {
-    Since::Bundle(BundleLocation::Path(path.into()))
+    Since::Bundle(BundleLocation::path(path.into()))
 }
 
 fn from(sources: &[&Path], bases: &[&Path], store: &Path) -> ImportOptions {
-    let at = |paths: &[&Path]| paths.iter().map(|path| BundleLocation::Path(path.to_path_buf())).collect();
+    let at = |paths: &[&Path]| paths.iter().map(|path| BundleLocation::path(path.to_path_buf())).collect();
     ImportOptions { sources: at(sources), bases: at(bases), ..import_options(Path::new("unused"), store) }
 }
 

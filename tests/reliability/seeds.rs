@@ -13,6 +13,8 @@ use snapcask::{
     layout, media_type,
     model::{Descriptor, Generation, Manifest},
     storage::Source,
+    temporary::Scratch,
+    zstd_input::MaxWindow,
 };
 use tempfile::TempDir;
 
@@ -30,7 +32,7 @@ pub fn write(folder: &Path) {
     for entry in fs::read_dir(&root).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "zst") {
-            seeds.bundle(layout::open(&path, scratch.path()).unwrap().as_ref());
+            seeds.bundle(layout::open(&path, &Scratch::at(scratch.path()), MaxWindow::USUAL).unwrap().as_ref());
         }
     }
     let mut hostile = vec![root.join("hostile")];
@@ -90,7 +92,7 @@ impl Seeds {
         let options = export_options(&fixture.store, "head", form, &bundle);
         export(&ExportOptions { with_parents: true, compression, ..options }).unwrap();
         self.add("whole_import", 0, &fs::read(&bundle).unwrap());
-        self.bundle(layout::open(&bundle, fixture.dir.path()).unwrap().as_ref());
+        self.bundle(layout::open(&bundle, &Scratch::at(fixture.dir.path()), MaxWindow::USUAL).unwrap().as_ref());
     }
 
     fn bundle(&self, source: &dyn Source) {

@@ -125,7 +125,7 @@ impl Subject {
         };
         let there = || (registry.clone(), Box::new(options.clone()));
         let (reference, spoken) = there();
-        let bundle = BundleLocation::Path(origin.bundle(Form::Dir));
+        let bundle = BundleLocation::path(origin.bundle(Form::Dir));
         move_to(bundle, Destination::Registry(reference, spoken), Form::Registry);
         let oracle = BundleOracle::new(&folder, || {
             let (reference, spoken) = there();

@@ -38,6 +38,7 @@ use crate::{
     layer::analyze::FileView,
     model::{Generation, TarPath},
     progress::Progress,
+    workers,
 };
 
 /// The folder of a checkpoint, with what follows it.
@@ -382,10 +383,7 @@ impl<'a> Look<'a> {
                 }
             }
         };
-        match self.jobs.clamp(1, files.len().max(1)) {
-            1 => work(),
-            jobs => std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work)))),
-        }
+        workers::run(self.jobs.min(files.len()), work);
         let mut found = found.into_inner().unwrap_or_else(|e| e.into_inner())?;
         found.sort_by(|a, b| a.path.cmp(&b.path));
         self.damages.extend(found);

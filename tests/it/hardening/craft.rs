@@ -336,7 +336,7 @@ pub fn layer_refused(tar: Vec<u8>, want: &str, text: &str) {
         let bundle = arena.bundle("b.tar");
         write(bundle.clone(), &made.tar());
         arena.refuses(&bundle, want, text);
-        let report = verify_bundle(&BundleLocation::Path(bundle), true, 1, Arc::new(Silent)).unwrap();
+        let report = verify_bundle(&BundleLocation::path(bundle), true, 1, Arc::new(Silent)).unwrap();
         assert!(report.findings.iter().any(|f| f.message.contains(text)), "{:?}", report.findings);
     }
 }
@@ -349,7 +349,7 @@ pub fn outer_refused(tar: &[u8], want: &str, text: &str) {
         let bundle = arena.bundle("b");
         write(bundle.clone(), &if zstd { frame(tar) } else { tar.to_vec() });
         arena.refuses(&bundle, want, text);
-        assert!(verify_bundle(&BundleLocation::Path(bundle), false, 1, Arc::new(Silent)).is_err());
+        assert!(verify_bundle(&BundleLocation::path(bundle), false, 1, Arc::new(Silent)).is_err());
     }
 }
 

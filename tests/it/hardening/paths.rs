@@ -328,7 +328,7 @@ fn cache_files_of_another_image() {
         let arena = Arena::new();
         write(arena.bundle("b.tar"), &with_cache(files).make().tar());
         arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
-        let bundle = snapcask::import::BundleLocation::Path(arena.bundle("b.tar"));
+        let bundle = snapcask::import::BundleLocation::path(arena.bundle("b.tar"));
         let silent = std::sync::Arc::new(snapcask::progress::Silent);
         let report = snapcask::check_bundle::verify_bundle(&bundle, true, 1, silent).unwrap();
         assert!(report.findings.iter().any(|finding| finding.message.contains(text)), "{text}: {:?}", report.findings);
@@ -426,7 +426,7 @@ fn metadata_that_a_repair_would_misplace() {
         v["snapshot"]["image"]["manifestDigest"] = json!(snapcask::Digest::of(b"another image"));
     });
     write(arena.bundle("evil.tar"), &evil.make().tar());
-    let repair_from = Some(snapcask::import::BundleLocation::Path(arena.bundle("evil.tar")));
+    let repair_from = Some(snapcask::import::BundleLocation::path(arena.bundle("evil.tar")));
     let progress = std::sync::Arc::new(snapcask::progress::Silent);
     let options = snapcask::check::CheckOptions {
         store: arena.store.clone(),
@@ -458,7 +458,7 @@ fn a_config_that_says_something_else_than_the_descriptor() {
         write(arena.bundle("b.tar"), &craft.make().tar());
         let text = "and says something else";
         arena.refuses(&arena.bundle("b.tar"), "InvalidBundle", text);
-        let bundle = snapcask::import::BundleLocation::Path(arena.bundle("b.tar"));
+        let bundle = snapcask::import::BundleLocation::path(arena.bundle("b.tar"));
         let silent = std::sync::Arc::new(snapcask::progress::Silent);
         let report = snapcask::check_bundle::verify_bundle(&bundle, true, 1, silent).unwrap();
         assert!(report.findings.iter().any(|f| f.message.contains(text)), "{member}: {:?}", report.findings);

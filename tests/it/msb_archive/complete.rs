@@ -130,7 +130,7 @@ fn dependent_archive_is_completed_from_archives_bases_and_the_store() {
     let error = import(&import_options(&thin, &store)).unwrap_err();
     assert!(matches!(&error, Error::DependenciesMissing { missing, .. } if *missing == [path.clone()]), "{error}");
     assert!(!store.exists());
-    let locations = |paths: &[&Path]| paths.iter().map(|path| BundleLocation::Path((*path).into())).collect::<Vec<_>>();
+    let locations = |paths: &[&Path]| paths.iter().map(|path| BundleLocation::path((*path).into())).collect::<Vec<_>>();
     for (sources, bases) in [
         (locations(&[&thin, &whole_path]), Vec::new()),
         (locations(&[&whole_path, &thin]), Vec::new()),

@@ -17,7 +17,7 @@ const SMALL: u64 = 16 << 20;
 
 fn options(archive: &Path, form: Form, to: &Path) -> ConvertOptions {
     ConvertOptions {
-        sources: vec![BundleLocation::Path(archive.into())],
+        sources: vec![BundleLocation::path(archive.into())],
         bases: Vec::new(),
         destination: Destination::Path(to.into()),
         form,
@@ -42,7 +42,7 @@ fn bundle_of_an_archive_restores_what_the_archive_restores() {
             let bundle = fixture.path(name);
             let report = convert(&options(&archive, form, &bundle)).unwrap();
             assert_eq!((report.snapshots.len(), report.cache_files.len()), (3, 5));
-            let verified = verify_bundle(&BundleLocation::Path(bundle.clone()), true, 2, Arc::new(Silent)).unwrap();
+            let verified = verify_bundle(&BundleLocation::path(bundle.clone()), true, 2, Arc::new(Silent)).unwrap();
             assert!(verified.findings.is_empty(), "{:?}", verified.findings);
             let (one, two) = (fixture.path("one"), fixture.path("two"));
             let (direct, through) = (import_ok(&archive, &one), import_ok(&bundle, &two));
@@ -95,7 +95,7 @@ fn archives_of_several_chains_are_refused() {
     let (one, two) = (Fixture::sized(GENERATIONS[2], SMALL), Fixture::sized(GENERATIONS[1], SMALL));
     let archives =
         [Archive::of(&one, ALONE).write(&one.path("a.msb")), Archive::of(&two, ALONE).write(&one.path("b.msb"))];
-    let sources: Vec<_> = archives.iter().map(|path| BundleLocation::Path(path.clone())).collect();
+    let sources: Vec<_> = archives.iter().map(|path| BundleLocation::path(path.clone())).collect();
     let bundle = one.path("c.tar");
     let error = convert(&ConvertOptions { sources: sources.clone(), ..options(&archives[0], Form::Tar, &bundle) });
     assert_eq!(error.unwrap_err().exit_code(), 2);

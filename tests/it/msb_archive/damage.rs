@@ -263,7 +263,7 @@ fn refused(name: &str, archive: &Path, store: &Path, expected: &str) {
 }
 
 fn verified(archive: &Path) -> Vec<String> {
-    let report = verify_bundle(&BundleLocation::Path(archive.into()), false, 2, Arc::new(Silent)).unwrap();
+    let report = verify_bundle(&BundleLocation::path(archive.into()), false, 2, Arc::new(Silent)).unwrap();
     report.findings.into_iter().map(|finding| finding.message).collect()
 }
 

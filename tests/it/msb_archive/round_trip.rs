@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 use snapcask::{model::Generation, report::Outcome};
 
 use super::writer::{ALL, ALONE, Archive, With};
-use crate::fixture::{Fixture, GENERATIONS, Identity, import_ok, tree, whole_tree};
+use crate::{
+    fixture::{Fixture, GENERATIONS, Identity, fails, import_ok, run, succeeds, tree, whole_tree},
+    limits::with_window,
+};
 
 const SMALL: u64 = 16 << 20;
 
@@ -68,5 +71,30 @@ fn import_of_the_same_archive_again_finds_it_there() {
         let report = import_ok(&path, &store);
         assert!(report.snapshots.iter().all(|snapshot| snapshot.outcome == Some(Outcome::AlreadyThere)));
         assert_eq!(whole_tree(&store), before);
+    }
+}
+
+#[test]
+fn archive_with_a_window_over_128_mib_needs_the_option() {
+    let fixture = Fixture::sized(Generation::Flat, SMALL);
+    let tar = Archive::of(&fixture, ALONE).tar();
+    let at = |name: &str| fixture.path(name).to_str().unwrap().to_owned();
+    let (long, longer) = (at("long.msb"), at("longer.msb"));
+    with_window(&tar, 27, Path::new(&long));
+    with_window(&tar, 29, Path::new(&longer));
+    succeeds(&run(["import", &long, "--store", &at("store")]));
+    succeeds(&run(["convert", &long, "-o", &at("long.tar")]));
+    let why = format!(
+        "the zstd window of {longer}, in bytes, is 536870912, over the limit of 134217728; --max-window raises it"
+    );
+    for verb in [
+        vec!["import", &longer, "--store", &at("store2")],
+        vec!["convert", &longer, "-o", &at("longer.tar")],
+        vec!["verify", &longer],
+        vec!["inspect", &longer],
+    ] {
+        let said = fails(&run(&verb), 1);
+        assert!(said.contains(&why), "{said}");
+        succeeds(&run(verb.iter().chain(&["--max-window", "512MiB"])));
     }
 }

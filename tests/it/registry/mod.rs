@@ -52,7 +52,7 @@ pub fn at(reference: &str, options: &Options) -> BundleLocation {
 
 /// Pushes a bundle.
 pub fn push(bundle: &Path, reference: &str, options: &Options) -> Result<CopyReport> {
-    transfer(BundleLocation::Path(bundle.into()), registry(reference, options), Form::Registry)
+    transfer(BundleLocation::path(bundle.into()), registry(reference, options), Form::Registry)
 }
 
 pub fn pull(reference: &str, options: &Options, to: &Path, form: Form) -> Result<CopyReport> {

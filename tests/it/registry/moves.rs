@@ -28,7 +28,7 @@ fn every_form_to_every_form() {
             assert_eq!(copied.sent_blobs, before.len());
             let unpacked = fixture.path(&format!("unpacked-{}", form.as_str()));
             let to = snapcask::export::Destination::Path(unpacked.clone());
-            transfer(BundleLocation::Path(pulled.clone()), to, Form::Dir).unwrap();
+            transfer(BundleLocation::path(pulled.clone()), to, Form::Dir).unwrap();
             // The same folder, down to what its index says for people.
             assert_eq!(whole_tree(&unpacked), whole_tree(&bundle));
             let target = fixture.path(&format!("target-{}", form.as_str()));
