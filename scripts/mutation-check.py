@@ -87,6 +87,7 @@ MUTANTS = {
     "a source is verified on demand": ("src/import/mod.rs", "        if options.verify_source {", "        if false {", "truth::unread"),
     "a file that the bundle has otherwise": ("src/check/vouched.rs", "Ok(root) if root == row.root.to_string() && file.size == row.size => {}", "Ok(_) if true => {}", "truth::unread"),
     "a snapshots folder is no store": ("src/store/root.rs", "if visible(holds_one())? {", "if false && visible(holds_one())? {", "truth::stores"),
+    "a push that asks is a push": ("src/registry/repository.rs", "        match self.scope.pushes() {", "        match false && self.scope.pushes() {", "registry::said"),
     "a name is a snapshot, whatever is beside it": ("src/cli/argument.rs", "    if !is_path(argument) {", "    if !is_path(argument) && !Path::new(argument).exists() {", "truth::names"),
     # verifications: documents
     "layers of manifest and config": (

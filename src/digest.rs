@@ -50,7 +50,10 @@ impl FromStr for Digest {
         if algorithm != "sha256" {
             return Err(fail("the only algorithm supported is sha256"));
         }
-        parse_hex32(hex).map(Self).ok_or_else(|| fail("not 64 lowercase hex digits"))
+        parse_hex32(hex).map(Self).ok_or_else(|| match hex.len() {
+            0..64 => fail("it is too short: a digest has 64 lowercase hex digits"),
+            _ => fail("not 64 lowercase hex digits"),
+        })
     }
 }
 

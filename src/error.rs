@@ -133,12 +133,12 @@ pub enum Error {
         hint: String,
     },
     /// Nothing that can be read answers to it, and something is there that cannot be read for want of a right.
-    #[error("{what} is not among what can be read, and may be among what cannot: {source}")]
+    #[error("{what} is not among what can be read, and may be among what cannot: {reason}")]
     MayBeHidden {
         /// What was looked for.
         what: String,
         /// Why something could not be looked at.
-        source: Box<Error>,
+        reason: String,
     },
     /// A parent is neither in the store nor beside its child.
     #[error(

@@ -75,6 +75,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
     if sources.iter().chain(&bases).filter(|location| matches!(location, BundleLocation::Stdin(_))).count() > 1 {
         return Err(Error::Usage("standard input (-) is one bundle; it is named more than once".into()));
     }
+    let verified = if args.verify_source { "source every layer was read and is good\n" } else { "" };
     let report = import(&ImportOptions {
         sources,
         bases,
@@ -101,7 +102,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
     } else if args.common.quiet {
         Ok(())
     } else {
-        output::print(&text(&report))
+        output::print(&(verified.to_owned() + &text(&report)))
     }
 }
 
@@ -190,7 +191,7 @@ fn tag(report: &TagReport) -> String {
             format!("not set: it means {current} here; --trust-image-tags with --force changes it")
         }
         (TagOutcome::Kept, None) => {
-            "not set: its file here is unreadable; --trust-image-tags with --force replaces it".into()
+            "not set: its file here is no image's metadata; --trust-image-tags with --force replaces it".into()
         }
     };
     format!("tag    {}  {became}\n", output::clean(&report.reference))

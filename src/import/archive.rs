@@ -57,7 +57,7 @@ impl Import<'_> {
         let staged = stage_all(archives, bases, in_store, &unpacking);
         let mut staged = staged.map_err(|error| match (error, denied) {
             (error @ Error::DependenciesMissing { .. }, Some(one)) => {
-                Error::MayBeHidden { what: format!("what completes the archive ({error})"), source: Box::new(one) }
+                Error::MayBeHidden { what: format!("what completes the archive ({error})"), reason: one.to_string() }
             }
             (error, _) => error,
         })?;

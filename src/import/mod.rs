@@ -312,7 +312,7 @@ impl Import<'_> {
         };
         let reach = reach.map_err(|error| match (error, denied) {
             (Error::BaseMissing { bundle, .. }, Some(denied)) => {
-                Error::MayBeHidden { what: format!("what {bundle} leaves out"), source: Box::new(denied) }
+                Error::MayBeHidden { what: format!("what {bundle} leaves out"), reason: denied.to_string() }
             }
             (error, _) => error,
         })?;

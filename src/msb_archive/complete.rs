@@ -41,6 +41,8 @@ pub(super) struct Offers {
     by_identity: HashMap<String, Vec<(PathBuf, PathBuf)>>,
     /// Folders of objects, which are looked for by name.
     objects: Vec<PathBuf>,
+    /// Why something that is offered could not be looked at.
+    denied: Option<String>,
 }
 
 impl Offers {
@@ -82,7 +84,7 @@ impl Offers {
             SnapshotState::Checkpoint(_) => {
                 let root = directory.join(CHECKPOINT);
                 self.objects.push(root.join("objects/sha256"));
-                for generation in disks(&root) {
+                for generation in disks(&root, &mut self.denied) {
                     for layer in &generation.layers {
                         let path = format!("layers/{}.{}", layer.layer_id, layer.format);
                         self.offer(checkpoint_layer_identity(layer), &root, path);
@@ -130,13 +132,20 @@ fn open_if_there(folder: &Path, path: &Path) -> Result<Option<Beneath>> {
 }
 
 /// The disks of a checkpoint, as far as they can be read: what is offered is checked where it is used.
-fn disks(root: &Path) -> Vec<DiskGenerationManifest> {
+fn disks(root: &Path, denied: &mut Option<String>) -> Vec<DiskGenerationManifest> {
     #[derive(Deserialize)]
     struct Checkpoint {
         disks: Vec<ObjectId>,
     }
-    let read = |path: &str| -> Option<Vec<u8>> {
-        let file = Folder::open(root).and_then(|folder| folder.file(path, OFlags::RDONLY)).ok()?;
+    let mut read = |path: &str| -> Option<Vec<u8>> {
+        let file = match Folder::open(root).and_then(|folder| folder.file(path, OFlags::RDONLY)) {
+            Ok(file) => file,
+            Err(error) if error.is_denied() => {
+                denied.get_or_insert_with(|| error.to_string());
+                return None;
+            }
+            Err(_) => return None,
+        };
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).ok()?;
         (bytes.len() as u64 <= MAX_DOCUMENT).then_some(bytes)
@@ -145,11 +154,11 @@ fn disks(root: &Path) -> Vec<DiskGenerationManifest> {
     else {
         return Vec::new();
     };
-    let object = |id: &ObjectId| {
+    let mut object = |id: &ObjectId| {
         let bytes = read(&format!("objects/sha256/{}/{}", &id.hex()[..2], id.hex()))?;
         DiskGenerationManifest::from_bytes(&bytes).ok()
     };
-    checkpoint.disks.iter().filter_map(object).collect()
+    checkpoint.disks.iter().filter_map(&mut object).collect()
 }
 
 /// Takes in everything that the archive leaves out.
@@ -168,6 +177,10 @@ pub(super) fn complete(read: &mut Read, offers: &Offers, options: &UnpackOptions
             Some(from) => found.push((missing, from)),
             None => lacking.push(missing.path),
         }
+    }
+    if let (false, Some(reason)) = (lacking.is_empty(), &offers.denied) {
+        let what = format!("what {} leaves out ({})", read.name, lacking.join(", "));
+        return Err(Error::MayBeHidden { what, reason: reason.clone() });
     }
     if !lacking.is_empty() {
         return Err(Error::DependenciesMissing { archive: read.name.clone(), missing: lacking });

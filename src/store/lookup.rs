@@ -46,7 +46,7 @@ impl Readable {
 /// What was not found may be what could not be looked at; a failing disk speaks for itself.
 pub(super) fn may_be_hidden(what: impl Into<String>, error: Error) -> Error {
     match error.is_denied() {
-        true => Error::MayBeHidden { what: what.into(), source: Box::new(error) },
+        true => Error::MayBeHidden { what: what.into(), reason: error.to_string() },
         false => error,
     }
 }

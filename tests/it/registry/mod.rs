@@ -10,6 +10,7 @@ mod login;
 mod moves;
 mod real;
 mod real_tls;
+mod said;
 mod server;
 mod thin;
 mod tls;
