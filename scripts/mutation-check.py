@@ -595,7 +595,7 @@ MUTANTS = {
         "src/repair.rs", "(false, Some(true)) if kind.is_file() => {", "(false, Some(true)) if false => {", "check::",
     ),
     "a blob of no size is none": (
-        "src/registry/repository.rs", "size.is_some_and(|size| size == descriptor.size)", "size.is_none_or(|size| size == descriptor.size)", "registry",
+        "src/registry/repository.rs", "Ok(response.status() == StatusCode::OK && size == Some(descriptor.size))", "Ok(response.status() == StatusCode::OK && size.is_none_or(|size| size == descriptor.size))", "registry::faults",
     ),
     "all of a blob has no rest": ("src/registry/parts.rs", "_ if stream.is_whole() =>", "_ if false =>", "registry"),
     "segments of all maps": ("src/layer/walk.rs", "                self.segments += pending.segments.len();\n", "", "hardening::layer_tar"),
@@ -655,11 +655,21 @@ MUTANTS = {
     "a file of certificates has some": ("src/registry/pem.rs", "    match found.is_empty() {", "    match false {", "registry::tls"),
     "a manifest's digest": ("src/registry/repository.rs", "&& Digest::of(&bytes) != *digest", "&& false && Digest::of(&bytes) != *digest", "registry"),
     "a range begins as asked": (
-        "src/registry/source.rs", "if first_of_range(&range) != Some(self.offset) {", "if false {", "registry",
+        "src/registry/source.rs", "if first_of_range(&range) == Some(self.offset) {", "if true {", "registry::faults",
     ),
     "a range's whole size": (
         "src/registry/source.rs", ".filter(|size| *size != self.descriptor.size)", ".filter(|_| false)", "registry",
     ),
+    "a part of a blob is this user's": ("src/registry/partial.rs", " && metadata.mode() & 0o077 == 0", "", "--lib partial"),
+    "a part is no longer than its blob": ("src/registry/partial.rs", "        if length > descriptor.size {\n", "        if false {\n", "--lib partial"),
+    "parts are bounded": ("src/registry/partial.rs", "            if total <= self.most {\n", "            if true {\n", "--lib partial"),
+    "a part that is wrong goes": ("src/verify.rs", "            tell();\n", "            let _ = tell;\n", "registry::cuts"),
+    "a verification reads the registry": ("src/check_bundle.rs", "&[options.source.afresh()]", "&[options.source.clone()]", "registry::cuts"),
+    "what is in place is not kept": ("src/import/mod.rs", "        source.release();\n", "", "registry::cuts"),
+    "what cannot be seen is not overwritten": ("src/registry/target.rs", "                if self.unseen == Unseen::Overwrite =>\n", "                if true =>\n", "registry::faults"),
+    "a blob that drips": ("src/registry/response.rs", "        } else if *time >= SPAN {", "        } else if false {", "--lib response"),
+    "a body that stops": ("src/registry/response.rs", "            if since.elapsed() >= self.waiting.timeout {", "            if false {", "registry::faults"),
+    "what a registry names is what it was sent": ("src/registry/upload.rs", "Some(named) if named != descriptor.digest => Err(", "Some(named) if false && named != descriptor.digest => Err(", "registry"),
     # locks
     "removals have the store alone": (
         "src/remove.rs", "lock::share(&folders, progress) } else { lock::take(&folders, progress) }", "lock::share(&folders, progress) } else { lock::share(&folders, progress) }", "remove",

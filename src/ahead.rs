@@ -62,4 +62,12 @@ impl Source for Ahead<'_> {
     fn display(&self) -> String {
         self.source.display()
     }
+
+    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        self.source.referrers(subject)
+    }
+
+    fn release(&self) {
+        self.source.release();
+    }
 }

@@ -10,7 +10,10 @@ use crate::{
     error::{Error, Result},
     layer::decode::LayerEncoding,
     media_type,
-    model::{Descriptor, FileRecord, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotRecord, json::MAX_DOCUMENT},
+    model::{
+        Artifact, Descriptor, FileRecord, Index, LayerRecord, Manifest, SnapshotConfig, SnapshotRecord,
+        json::MAX_DOCUMENT,
+    },
     snapshot::{MAX_DESCRIPTOR, SnapshotDescriptor},
     storage::Source,
     store::{image_metadata::MAX_METADATA, vmdk::MAX_VMDK},
@@ -226,9 +229,57 @@ pub fn encoding_of(layer: &Descriptor, record: &LayerRecord) -> Result<LayerEnco
     }
 }
 
+/// The entries of the index for snapshots. Other artifacts are told by their manifests, whose digests are verified; what
+/// cannot be read stays among the snapshots, because one byte of damage must not hide one.
+pub fn listed(source: &dyn Source) -> Vec<Descriptor> {
+    source.index().snapshots().filter(|entry| !is_other(source, entry)).cloned().collect()
+}
+
+/// Whether an entry is of an artifact that is no snapshot.
+fn is_other(source: &dyn Source, entry: &Descriptor) -> bool {
+    let bytes = source.fetch(entry).and_then(|blob| blob.read_document(MAX_DOCUMENT));
+    bytes.is_ok_and(|bytes| Artifact::is_other(&bytes))
+}
+
+/// The artifacts of a source that refer to one of these manifests and are no snapshots, each with its manifest. One that
+/// refers to another one of them is among them.
+///
+/// # Errors
+/// What the source says; [`Error::Limit`].
+pub fn referrers(source: &dyn Source, subjects: &[Digest]) -> Result<Vec<(Descriptor, Artifact)>> {
+    let mut found: Vec<(Descriptor, Artifact)> = Vec::new();
+    let (mut queue, mut seen) = (subjects.to_vec(), HashSet::new());
+    while let Some(subject) = queue.pop() {
+        for entry in source.referrers(&subject)?.into_iter().filter(|entry| !subjects.contains(&entry.digest)) {
+            if !seen.insert(entry.digest) {
+                continue;
+            }
+            if seen.len() > MAX_CHAIN {
+                let what = format!("the number of artifacts that refer to snapshots of {}", source.display());
+                return Err(Error::Limit { what, value: seen.len() as u64, limit: MAX_CHAIN as u64, hint: "" });
+            }
+            // A list of referrers may name what is gone.
+            let bytes = match source.fetch(&entry).and_then(|blob| blob.read_document(MAX_DOCUMENT)) {
+                Err(Error::MissingBlob { .. }) => continue,
+                bytes => bytes?,
+            };
+            if Artifact::is_snapshot(&bytes) {
+                continue;
+            }
+            let artifact = Artifact::parse(&bytes, &format!("manifest {}", entry.digest))?;
+            if artifact.subject.as_ref().is_some_and(|named| named.digest == subject) {
+                queue.push(entry.digest);
+                found.push((entry, artifact));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The head of a bundle: the entry with `tag`, or the only one that is no other's ancestor.
 pub fn head(source: &dyn Source, tag: Option<&str>) -> Result<Descriptor> {
-    let entries: Vec<&Descriptor> = source.index().snapshots().collect();
+    let all = listed(source);
+    let entries: Vec<&Descriptor> = all.iter().collect();
     let tags = || entries.iter().copied().filter_map(Index::tag_of).map(str::to_owned).collect::<Vec<_>>();
     if let Some(tag) = tag {
         let is_meant = |d: &&Descriptor| Index::tag_of(d) == Some(tag) || d.digest.to_string() == tag;

@@ -76,7 +76,7 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
     let started = Instant::now();
     let (deep, jobs, progress) = (options.deep, options.jobs, options.progress.as_ref());
     let scratch = Scratch::in_temp();
-    let source = match Sources::open(std::slice::from_ref(&options.source), &options.bases, &scratch, progress)? {
+    let source = match Sources::open(&[options.source.afresh()], &options.bases, &scratch, progress)? {
         Sources::Bundles(source) => source,
         Sources::Archives(archives, bases) => {
             return verify_archive(archives, bases, options, scratch.path()?, started);
@@ -178,7 +178,7 @@ impl Check<'_> {
     /// layers are noted.
     fn graph(&mut self, head_only: bool) -> Vec<BundledSnapshot> {
         let source = self.source;
-        let mut queue: Vec<Descriptor> = source.index().snapshots().rev().cloned().collect();
+        let mut queue: Vec<Descriptor> = bundle::listed(source).into_iter().rev().collect();
         let listed: HashSet<Digest> = queue.iter().map(|entry| entry.digest).collect();
         if queue.is_empty() {
             self.found("index.json", &Error::bundle("index.json", "it lists no snapshot"));
@@ -419,12 +419,12 @@ fn hash(source: &dyn Source, descriptor: &Descriptor, progress: &dyn Progress) -
 /// The first document that is missing, corrupt or invalid.
 pub fn inspect_bundle(location: &BundleLocation, progress: &dyn Progress) -> Result<InspectReport> {
     let scratch = Scratch::in_temp();
-    let source = match location.open_any(&scratch, progress)? {
+    let source = match location.afresh().open_any(&scratch, progress)? {
         Opened::Bundle(source) => source,
         Opened::Archive(archive) => return inspect_archive(archive),
     };
     let mut snapshots: Vec<BundledSnapshot> = Vec::new();
-    let mut queue: Vec<Descriptor> = source.index().snapshots().rev().cloned().collect();
+    let mut queue: Vec<Descriptor> = bundle::listed(source.as_ref()).into_iter().rev().collect();
     let (mut seen, mut documents) = (HashSet::new(), Documents::default());
     while let Some(descriptor) = queue.pop() {
         if !seen.insert(descriptor.digest) {

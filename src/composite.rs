@@ -2,6 +2,7 @@
 //! is taken from the next.
 
 use crate::{
+    digest::Digest,
     error::{Error, Result},
     model::{Descriptor, Index},
     storage::{Blob, ReadOnlyStorage, Source},
@@ -68,5 +69,17 @@ impl Source for Composite {
     fn display(&self) -> String {
         let names: Vec<String> = self.sources[..self.bundles].iter().map(|bundle| bundle.display()).collect();
         names.join(", ")
+    }
+
+    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        let mut found = Vec::new();
+        for bundle in &self.sources[..self.bundles] {
+            found.extend(bundle.referrers(subject)?);
+        }
+        Ok(found)
+    }
+
+    fn release(&self) {
+        self.sources.iter().for_each(|source| source.release());
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     import::{BundleLocation, open_all},
     media_type,
-    model::{Descriptor, Index},
+    model::{Artifact, Descriptor, Index},
     progress::Progress,
     report::{CopiedSnapshot, CopyReport, LeftOutLayer},
     storage::{Put, ReadOnlyStorage, SharedTarget, Source, Target, pour},
@@ -63,7 +63,7 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let heads = match &options.tag {
         Some(tag) => vec![bundle::head(source.as_ref(), Some(tag))?],
         // An index among them leads to no snapshot.
-        None => source.index().snapshots().cloned().collect(),
+        None => bundle::listed(source.as_ref()),
     };
     if heads.is_empty() {
         return Err(Error::bundle("index.json", "it lists no snapshot"));
@@ -81,6 +81,7 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let counts = copy_graph(source.as_ref(), target.as_mut(), &place, &graph, options.jobs, options.progress.as_ref())?;
     let index = graph.index(source.as_ref(), &heads);
     let tags = target.finish(&index)?;
+    source.release();
     let tag_of = |manifest| {
         let mut named = index.manifests.iter().zip(&tags);
         named.find(|(entry, _)| entry.digest == manifest).and_then(|(_, tag)| tag.clone())
@@ -115,6 +116,8 @@ pub struct Graph {
     snapshots: Vec<BundledSnapshot>,
     /// Layers that the source leaves out: a copy of a thin bundle is as thin.
     left_out: BTreeMap<Digest, LeftOutLayer>,
+    /// Artifacts that refer to the snapshots, such as signatures, each after what it refers to.
+    referrers: Vec<(Descriptor, Artifact)>,
 }
 
 impl Graph {
@@ -154,7 +157,9 @@ impl Graph {
                 }
             }
         }
-        Ok(Self { snapshots, left_out })
+        let subjects: Vec<Digest> = snapshots.iter().map(|snapshot| snapshot.descriptor.digest).collect();
+        let referrers = bundle::referrers(source, &subjects)?;
+        Ok(Self { snapshots, left_out, referrers })
     }
 
     /// A registry takes no manifest without its layers: those that are left out must be there.
@@ -174,7 +179,12 @@ impl Graph {
     /// Layers and configs in the order in which a target that takes one at a time gets them, each once.
     fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         let mut seen = HashSet::new();
-        self.snapshots.iter().flat_map(|s| self.blobs_of(s)).filter(move |d| seen.insert(d.digest))
+        let of_snapshots = self.snapshots.iter().flat_map(|s| self.blobs_of(s));
+        of_snapshots.chain(self.blobs_of_referrers()).filter(move |d| seen.insert(d.digest))
+    }
+
+    fn blobs_of_referrers(&self) -> impl Iterator<Item = &Descriptor> {
+        self.referrers.iter().flat_map(|(_, artifact)| &artifact.blobs)
     }
 
     /// Layers that are not left out, and the config.
@@ -196,7 +206,8 @@ impl Graph {
     /// The source's entries for what was copied, and one for every ancestor that it does not list. The head stays
     /// first.
     fn index(&self, source: &dyn Source, heads: &[Descriptor]) -> Index {
-        let copied: HashSet<Digest> = self.snapshots.iter().map(|s| s.descriptor.digest).collect();
+        let mut copied: HashSet<Digest> = self.snapshots.iter().map(|s| s.descriptor.digest).collect();
+        copied.extend(self.referrers.iter().map(|(entry, _)| entry.digest));
         let mut entries: Vec<Descriptor> = heads.to_vec();
         for entry in &source.index().manifests {
             if copied.contains(&entry.digest) && !entries.contains(entry) {
@@ -221,6 +232,11 @@ impl Graph {
                 if entries[at].annotations.len() <= 1 {
                     entries[at] = full(&entries[at]);
                 }
+            }
+        }
+        for (entry, artifact) in &self.referrers {
+            if entries.iter().all(|known| known.digest != entry.digest) {
+                entries.push(Descriptor { artifact_type: artifact.artifact_type.clone(), ..entry.clone() });
             }
         }
         entries.iter_mut().for_each(|entry| self.restate_left_out(entry));
@@ -291,23 +307,23 @@ fn one_by_one(
     let mut counts = Counts::default();
     let mut seen = HashSet::new();
     let all = graph.snapshots.iter().flat_map(|s| graph.blobs_of(s).chain([&s.descriptor]));
-    let all = all.filter(|d| seen.insert(d.digest));
-    let source = Ahead::new(source, all.cloned());
-    for snapshot in &graph.snapshots {
-        for descriptor in graph.blobs_of(snapshot).chain([&snapshot.descriptor]) {
-            if target.contains(descriptor)? {
-                continue;
-            }
-            let mut blob = source.fetch(descriptor)?;
-            let mut writer = target.blob()?;
-            pour(&mut blob, descriptor.digest, &mut writer, place, &|n| progress.advance(n))?;
-            let written = writer.commit(&descriptor.media_type)?;
-            if written.digest != descriptor.digest {
-                let reason = format!("it was written as {}", written.digest);
-                return Err(Error::CorruptBlob { digest: descriptor.digest, reason });
-            }
-            counts.count(descriptor, Put::Sent);
+    let others = graph.referrers.iter().flat_map(|(entry, artifact)| artifact.blobs.iter().chain([entry]));
+    let all: Vec<&Descriptor> = all.chain(others).collect();
+    let each = all.iter().copied().filter(|d| seen.insert(d.digest));
+    let source = Ahead::new(source, each.cloned());
+    for descriptor in all {
+        if target.contains(descriptor)? {
+            continue;
         }
+        let mut blob = source.fetch(descriptor)?;
+        let mut writer = target.blob()?;
+        pour(&mut blob, descriptor.digest, &mut writer, place, &|n| progress.advance(n))?;
+        let written = writer.commit(&descriptor.media_type)?;
+        if written.digest != descriptor.digest {
+            let reason = format!("it was written as {}", written.digest);
+            return Err(Error::CorruptBlob { digest: descriptor.digest, reason });
+        }
+        counts.count(descriptor, Put::Sent);
     }
     Ok(counts)
 }
@@ -349,8 +365,9 @@ fn at_once(
     if let Some(error) = error {
         return Err(error);
     }
-    for snapshot in &graph.snapshots {
-        counts.count(&snapshot.descriptor, put(&snapshot.descriptor)?);
+    let others = graph.referrers.iter().map(|(entry, _)| entry);
+    for manifest in graph.snapshots.iter().map(|snapshot| &snapshot.descriptor).chain(others) {
+        counts.count(manifest, put(manifest)?);
     }
     Ok(counts)
 }

@@ -57,7 +57,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// A reference to a registry is not one.
-    #[error("invalid reference {text:?}: {reason}; it is written oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]")]
+    #[error("invalid reference {text:?}: {reason}; it is written oci://HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]")]
     InvalidReference {
         /// The reference, cut to 300 characters.
         text: String,
@@ -540,7 +540,44 @@ pub enum Error {
         /// What the registry said.
         reason: String,
         /// What to do, beginning with a separator; may be empty.
-        hint: &'static str,
+        hint: String,
+    },
+    /// A snapshot in a registry that others need.
+    #[error(
+        "{reference} is the parent of {}; delete {} first, or leave {} without the parent with --orphan-children. Space is \
+         freed when the registry collects garbage",
+        first_of(children),
+        if children.len() == 1 { "it" } else { "them" },
+        if children.len() == 1 { "it" } else { "them" }
+    )]
+    RemoteHasChildren {
+        /// The snapshot.
+        reference: String,
+        /// Tags of its children, digests where they have none.
+        children: Vec<String>,
+    },
+    /// A tag does not name what the reference says.
+    #[error("the tag {tag} names {actual} now, not {expected}; leave the tag out to read {expected}")]
+    TagMoved {
+        /// The tag.
+        tag: String,
+        /// What the reference says.
+        expected: Digest,
+        /// What the tag names.
+        actual: Digest,
+    },
+    /// A registry does not show what a tag or digest names, which a push could overwrite.
+    #[error(
+        "cannot {operation}: {registry} does not let us see it ({reason}), so that it could be overwritten unseen; --force \
+         goes on"
+    )]
+    Unseen {
+        /// Host and port.
+        registry: String,
+        /// What was being done.
+        operation: String,
+        /// What the registry said.
+        reason: String,
     },
     /// A registry cannot be reached, or the connection broke again and again.
     #[error(
@@ -675,6 +712,7 @@ impl Error {
             Self::RecordedIntegrity { .. }
             | Self::DamagedSnapshot { .. }
             | Self::CorruptBlob { .. }
+            | Self::TagMoved { .. }
             | Self::MissingBlob { .. }
             | Self::DependenciesMissing { .. }
             | Self::ParentManifestMissing { .. }

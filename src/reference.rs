@@ -1,4 +1,4 @@
-//! Where a bundle is in a registry: `oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]`, parsed strictly, without I/O.
+//! Where a bundle is in a registry: `oci://HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]`, parsed strictly, without I/O.
 //!
 //! The grammar is the one of the OCI distribution-spec 1.1 ("Pulling manifests"): what parses is safe to stand in a
 //! URL's path as it is, and a host is never taken for a user, a port or a path.
@@ -145,6 +145,18 @@ pub enum Version {
     Tag(Tag),
     /// The one with this digest.
     Digest(Digest),
+    /// The one that a tag names now, which must have this digest.
+    Checked(Tag, Digest),
+}
+
+impl Version {
+    /// The tag, where one is named.
+    pub fn tag(&self) -> Option<&Tag> {
+        match self {
+            Self::Tag(tag) | Self::Checked(tag, _) => Some(tag),
+            Self::Digest(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Version {
@@ -152,6 +164,7 @@ impl fmt::Display for Version {
         match self {
             Self::Tag(tag) => write!(f, "{tag}"),
             Self::Digest(digest) => write!(f, "{digest}"),
+            Self::Checked(tag, digest) => write!(f, "{tag}@{digest}"),
         }
     }
 }
@@ -195,15 +208,16 @@ impl FromStr for RegistryReference {
         let (host, path) = rest.split_once('/').ok_or_else(|| fail("it names no repository"))?;
         let host: Host = host.parse().map_err(part)?;
         let (repository, version) = if let Some((repository, digest)) = path.split_once('@') {
-            (repository, Some(Version::Digest(digest.parse().map_err(part)?)))
+            let digest = digest.parse().map_err(part)?;
+            match repository.split_once(':') {
+                Some((repository, tag)) => (repository, Some(Version::Checked(tag.parse().map_err(part)?, digest))),
+                None => (repository, Some(Version::Digest(digest))),
+            }
         } else if let Some((repository, tag)) = path.split_once(':') {
             (repository, Some(Version::Tag(tag.parse().map_err(part)?)))
         } else {
             (path, None)
         };
-        if repository.contains(':') {
-            return Err(fail("a tag and a digest are given; name one of them"));
-        }
         Ok(Self { host, repository: repository.parse().map_err(part)?, version })
     }
 }
@@ -214,6 +228,7 @@ impl fmt::Display for RegistryReference {
         match &self.version {
             None => Ok(()),
             Some(Version::Tag(tag)) => write!(f, ":{tag}"),
+            Some(Version::Checked(tag, digest)) => write!(f, ":{tag}@{digest}"),
             Some(Version::Digest(digest)) => write!(f, "@{digest}"),
         }
     }
@@ -233,6 +248,7 @@ mod tests {
             "oci://[::1]:5000/a:v1".into(),
             "oci://registry.example.com/a/b-c/d.e_f__g---h:Tag_1.2-3".into(),
             format!("oci://registry.example.com:443/a@{DIGEST}"),
+            format!("oci://registry.example.com:443/a:v1@{DIGEST}"),
             "oci://10.0.0.1/0:_x".into(),
         ] {
             assert_eq!(good.parse::<RegistryReference>().unwrap().to_string(), good);
@@ -275,7 +291,9 @@ mod tests {
             "oci://host/a@sha256:abc",
             "oci://host/a@sha512:abc",
             "oci://host/a@",
-            &format!("oci://host/a:b@{DIGEST}"),
+            &format!("oci://host/a:@{DIGEST}"),
+            &format!("oci://host/a:b:c@{DIGEST}"),
+            &format!("oci://host/a:b@{DIGEST}@{DIGEST}"),
             &format!("oci://host/a@{}", DIGEST.to_uppercase()),
             "oci://user@host/a",
             "oci://user:pass@host/a",

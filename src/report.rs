@@ -345,14 +345,68 @@ pub struct CopyReport {
     pub seconds: f64,
 }
 
+/// A snapshot that tags of a repository name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteSnapshot {
+    /// Its tags, sorted.
+    pub tags: Vec<String>,
+    /// The name that it was packed under.
+    pub name: String,
+    /// When it was made, RFC 3339, as its descriptor says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+    /// Bytes of its layers in the registry; those that it shares with others count each time.
+    pub size: u64,
+    /// The snapshot digest.
+    pub digest: Digest,
+    /// The manifest's digest.
+    pub manifest: Digest,
+    /// The parent's snapshot digest or id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The parent's manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_manifest: Option<Digest>,
+    /// The first tag of each child.
+    pub children: Vec<String>,
+}
+
+/// What a delete took away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deleted {
+    /// The manifest with all its tags.
+    Manifest,
+    /// One tag of several: the snapshot stays.
+    Tag,
+}
+
+/// What was deleted from a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeleteReport {
+    /// The reference that was given.
+    pub reference: String,
+    /// The manifest that it named.
+    pub manifest: Digest,
+    /// What went.
+    pub deleted: Deleted,
+    /// The tags that went with the manifest; of a tag, those that the snapshot still has.
+    pub tags: Vec<String>,
+}
+
 /// The tags of a repository.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TagsReport {
     /// The repository.
     pub repository: String,
-    /// Its tags, in the registry's order.
+    /// Its tags, sorted.
     pub tags: Vec<String>,
+    /// What they name; only with `--long`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Vec<RemoteSnapshot>>,
 }
 
 /// One thing that verification found.

@@ -31,6 +31,18 @@ pub trait Source: ReadOnlyStorage {
 
     /// How messages name it.
     fn display(&self) -> String;
+
+    /// What may refer to the manifest `subject`: entries of the index with another subject may be among them, and snapshots.
+    ///
+    /// # Errors
+    /// A registry may not be reached.
+    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        let _ = subject;
+        Ok(self.index().snapshots().cloned().collect())
+    }
+
+    /// Everything that was read is in place: what was kept to go on with after a cut may go.
+    fn release(&self) {}
 }
 
 /// A blob being written: its digest is known at the end. Dropped without commit, it leaves nothing.

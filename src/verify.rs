@@ -18,6 +18,8 @@ pub struct VerifyReader<R> {
     hasher: Option<Hasher>,
     /// Which of several sources has it.
     source: Option<String>,
+    /// Told when the bytes are not the blob's.
+    on_corrupt: Option<Box<dyn Fn() + Send>>,
 }
 
 impl<R: Read> VerifyReader<R> {
@@ -30,7 +32,13 @@ impl<R: Read> VerifyReader<R> {
             left: descriptor.size,
             hasher: Some(Hasher::new()),
             source: None,
+            on_corrupt: None,
         }
+    }
+
+    /// The same, which tells when the bytes are not the blob's, so that nobody keeps them.
+    pub fn on_corrupt(self, tell: impl Fn() + Send + 'static) -> Self {
+        Self { on_corrupt: Some(Box::new(tell)), ..self }
     }
 
     /// The same, whose errors name the source that it is from.
@@ -39,6 +47,9 @@ impl<R: Read> VerifyReader<R> {
     }
 
     fn corrupt(&self, reason: String) -> io::Error {
+        if let Some(tell) = &self.on_corrupt {
+            tell();
+        }
         let reason = match &self.source {
             Some(source) => format!("{reason} (in {source})"),
             None => reason,

@@ -18,7 +18,7 @@ use snapcask::{
 use super::{
     copy::{CopyArgs, PullArgs, PushArgs},
     login::{LoginArgs, LogoutArgs},
-    registry::{MountArg, RegistryArgs, TagsArgs},
+    registry::{DeleteArgs, MountArg, RegistryArgs, TagsArgs},
 };
 
 /// The process's contract, under every verb's help.
@@ -68,6 +68,9 @@ pub enum Verb {
     /// List the tags of a repository
     #[command(after_help = EXIT_CODES)]
     Tags(TagsArgs),
+    /// Delete a snapshot from a repository, never a parent from under its children unless told
+    #[command(after_help = EXIT_CODES)]
+    Delete(DeleteArgs),
     /// Check credentials for a registry and keep them where other tools keep theirs
     #[command(after_help = EXIT_CODES)]
     Login(LoginArgs),
@@ -104,6 +107,15 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Whether the same command goes on where it stopped, after a connection broke.
+    pub fn goes_on(&self) -> bool {
+        match self {
+            Self::Push(_) | Self::Pull(_) => true,
+            Self::Import(a) => a.sources.iter().any(|source| is_registry(source)),
+            _ => false,
+        }
+    }
+
     /// Whether output is JSON.
     pub fn json(&self) -> bool {
         match self {
@@ -114,6 +126,7 @@ impl Verb {
             Self::Pull(a) => a.more.common.json,
             Self::Copy(a) => a.more.common.json,
             Self::Tags(a) => a.common.json,
+            Self::Delete(a) => a.common.json,
             Self::Login(a) => a.common.json,
             Self::Logout(a) => a.common.json,
             Self::Verify(a) => a.common.json,
@@ -147,9 +160,9 @@ impl Verb {
             Self::Push(_) => true,
             Self::Export(a) => a.output.as_ref().is_some_and(|output| is_registry(output)),
             Self::Convert(a) => is_registry(&a.output),
-            Self::Pull(a) => is_registry(&a.output),
+            Self::Pull(_) => true,
             Self::Copy(a) => is_registry(&a.output),
-            Self::Import(_) => false,
+            Self::Import(a) => a.sources.iter().any(|source| is_registry(source)),
             _ => return "",
         };
         match resumed {
@@ -391,7 +404,7 @@ pub struct ConvertArgs {
 /// `import`.
 #[derive(Args)]
 pub struct ImportArgs {
-    /// A layout directory, tar, tar.zst or tar.gz, an archive of msb (told by content), oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-`
+    /// A layout directory, tar, tar.zst or tar.gz, an archive of msb (told by content), oci://HOST/REPOSITORY[:TAG][@DIGEST], or `-`
     /// for standard input; several that complete each other, in any order
     #[arg(value_name = "SOURCE", required = true)]
     pub sources: Vec<OsString>,
@@ -455,7 +468,7 @@ pub struct ImportArgs {
 /// `verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// A layout directory, tar, tar.zst or tar.gz, an archive of msb, oci://HOST/REPOSITORY[:TAG|@DIGEST], or `-` for standard input
+    /// A layout directory, tar, tar.zst or tar.gz, an archive of msb, oci://HOST/REPOSITORY[:TAG][@DIGEST], or `-` for standard input
     pub source: OsString,
     /// Decode every layer and compare every file's root; needs scratch space in $TMPDIR
     #[arg(long)]
@@ -638,7 +651,7 @@ pub fn parse_compression(text: &str) -> std::result::Result<Compression, String>
 }
 
 /// Bytes, or a whole number of a unit: KiB, MiB, ... are powers of 1024 (K, M, ... too), kB, MB, ... of 1000.
-fn parse_size(text: &str) -> std::result::Result<u64, String> {
+pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match &text[digits.len()..] {
         "" | "B" => 1,

@@ -27,7 +27,7 @@ pub fn run(args: ConvertArgs) -> Result<()> {
     let named = match &destination {
         Destination::Registry(reference, _) => match &reference.version {
             Some(Version::Tag(tag)) => Some(tag.to_string()),
-            Some(Version::Digest(_)) => {
+            Some(Version::Digest(_) | Version::Checked(..)) => {
                 return Err(Error::Usage(format!("{reference} names a digest; a conversion names a tag, or none")));
             }
             None => None,

@@ -39,7 +39,7 @@ pub struct CopyArgs {
 /// `pull`.
 #[derive(Args)]
 pub struct PullArgs {
-    /// oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]; without a tag, the only one that there is
+    /// oci://HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]; without a tag, the only head
     pub source: OsString,
     /// NAME.tar.zst, NAME.tzst, NAME.tar, DIR/ (or a folder that is empty or a layout), oci://HOST/REPOSITORY[:TAG], or `-` for a
     /// pipe
@@ -184,7 +184,7 @@ pub fn push(args: PushArgs) -> Result<()> {
     let options: Options = args.mount.apply(args.registry.options_for(&reference.host)?)?;
     let asked = match &reference.version {
         Some(Version::Tag(tag)) => Some(tag.to_string()),
-        Some(Version::Digest(_)) => {
+        Some(Version::Digest(_) | Version::Checked(..)) => {
             return Err(Error::Usage(format!("{reference} names a digest; a push names a tag, or none")));
         }
         None => None,
@@ -228,9 +228,12 @@ pub fn push(args: PushArgs) -> Result<()> {
         progress,
     })?;
     match (args.common.json, args.common.quiet) {
-        (true, _) => output::json(&told.with(report)),
+        (true, _) => {
+            let head = report.snapshots.first().and_then(|head| head.manifest);
+            output::json(&told.with(report, head))
+        }
         (false, true) => Ok(()),
-        (false, false) => output::print(&(super::export::text(&report) + &told.text())),
+        (false, false) => output::print(&super::export::text_of_push(&report, &told)),
     }
 }
 
@@ -239,13 +242,19 @@ fn copy_and_tell(options: CopyOptions, common: &Common) -> Result<()> {
     let told = registry::TagsTold::of(&options.destination);
     let report = copy(&options)?;
     match (common.json, common.quiet, to_pipe) {
-        (true, _, false) => output::json(&told.with(report)),
+        (true, _, false) => {
+            let head = report.snapshots.first().map(|head| head.manifest);
+            output::json(&told.with(report, head))
+        }
         (true, _, true) => {
             output::print_error(&output::to_json(&report)?);
             Ok(())
         }
         (false, true, _) => Ok(()),
-        (false, false, false) => output::print(&(text(&report) + &told.text())),
+        (false, false, false) => {
+            let head = report.snapshots.first().map(|head| head.manifest);
+            output::print(&(text(&report) + &told.text(head)))
+        }
         (false, false, true) => {
             output::print_error(&text(&report));
             Ok(())

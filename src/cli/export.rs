@@ -32,7 +32,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let named = match &destination {
         Destination::Registry(reference, _) => match &reference.version {
             Some(Version::Tag(tag)) => Some(tag.to_string()),
-            Some(Version::Digest(_)) => {
+            Some(Version::Digest(_) | Version::Checked(..)) => {
                 return Err(Error::Usage(format!("{reference} names a digest; an export names a tag, or none")));
             }
             None => None,
@@ -60,10 +60,13 @@ pub fn run(args: ExportArgs) -> Result<()> {
         progress: progress::for_output(&args.common),
     })?;
     match (args.common.json, args.common.quiet, destination == Destination::Stdout) {
-        (true, _, false) => output::json(&told.with(report))?,
+        (true, _, false) => {
+            let head = report.snapshots.first().and_then(|head| head.manifest);
+            output::json(&told.with(report, head))?;
+        }
         (true, _, true) => output::print_error(&output::to_json(&report)?),
         (false, true, _) => {}
-        (false, false, false) => output::print(&(text(&report) + &told.text()))?,
+        (false, false, false) => output::print(&text_of_push(&report, &told))?,
         (false, false, true) => output::print_error(&text(&report)),
     }
     Ok(())
@@ -91,6 +94,11 @@ fn since(base: &OsStr, window: MaxWindow, options: OptionsFor<'_>) -> Result<Sin
         Meant::Bundle => Since::Bundle(import::location(base, window, options)?),
         Meant::Snapshot(reference) => Since::Snapshot(reference),
     })
+}
+
+/// The report for people, with what is told of a push.
+pub fn text_of_push(report: &ExportReport, told: &registry::TagsTold) -> String {
+    text(report) + &told.text(report.snapshots.first().and_then(|head| head.manifest))
 }
 
 /// The report for people.

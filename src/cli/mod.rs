@@ -14,6 +14,7 @@ mod import;
 mod inspect;
 mod list;
 mod login;
+mod notices;
 mod output;
 mod password;
 mod progress;
@@ -81,7 +82,7 @@ pub fn parse() -> std::result::Result<Cli, ExitCode> {
 /// second signal leaves behind has a name that no reader takes for a snapshot or a bundle, and the next run reclaims it.
 pub fn run(cli: Cli) -> ExitCode {
     raise_open_files();
-    let (json, registry) = (cli.verb.json(), matches!(cli.verb, Verb::Push(_)));
+    let (json, goes_on) = (cli.verb.json(), cli.verb.goes_on());
     let (again, aside) = (cli.verb.again(), cli.verb.writes_to_stdout());
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -132,7 +133,7 @@ pub fn run(cli: Cli) -> ExitCode {
             ("internal error: this is a bug in snapcask; please report it with the text above".into(), 1)
         }
         Ended::Interrupted(signal) => {
-            let again = if registry { ": a push goes on where it stopped" } else { "" };
+            let again = if goes_on { ": it goes on where it stopped" } else { "" };
             (format!("interrupted; nothing half-written is in place. Run the same command again{again}"), 128 + signal)
         }
     };
@@ -276,6 +277,7 @@ fn dispatch(verb: Verb) -> Result<()> {
         Verb::Pull(args) => copy::pull(args),
         Verb::Copy(args) => copy::run(args).map_err(|error| in_store(error, &StoreArg { store: None })),
         Verb::Tags(args) => registry::tags(&args),
+        Verb::Delete(args) => registry::delete(&args),
         Verb::Login(args) => login::login(&args),
         Verb::Logout(args) => login::logout(&args),
         Verb::Verify(args) => verify::run(&args).map_err(|error| in_store(error, &StoreArg { store: None })),

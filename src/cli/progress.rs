@@ -11,7 +11,7 @@ use snapcask::progress::{Progress, Silent};
 
 use super::{
     args::{Common, ProgressArg},
-    output,
+    notices, output,
 };
 
 /// Work that is over sooner shows nothing.
@@ -29,6 +29,7 @@ const SPINNER: &str = "{msg:30} {spinner} {binary_bytes} {binary_bytes_per_sec} 
 
 /// Bars if standard error is a terminal and nothing asks for quiet.
 pub fn for_output(common: &Common) -> Arc<dyn Progress> {
+    notices::set_style(common);
     let quiet = common.json || common.quiet || !std::io::stderr().is_terminal();
     match common.progress {
         Some(ProgressArg::Json) => return Arc::new(Events::default()),

@@ -1,18 +1,28 @@
 //! Registries on the command line: how they are spoken to, what `oci://` means, and the verbs that need nothing else.
 
-use std::{cell::OnceCell, ffi::OsStr, path::PathBuf};
+use std::{cell::OnceCell, ffi::OsStr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
 use snapcask::{
-    Error, Result,
+    Digest, Error, Result,
     export::{Destination, Form},
-    reference::{Host, RegistryReference, Repository},
-    registry::{self, ClientCertificate, Credentials, Options, TagChange, TagChanges, TagOutcome, Transport},
-    report::TagsReport,
+    reference::{Host, RegistryReference, Repository, Version},
+    registry::{
+        self, Children, ChunkSize, ClientCertificate, Credentials, Options, Retry, TagChange, TagChanges, TagOutcome,
+        Transport,
+    },
+    report::{DeleteReport, Deleted, RemoteSnapshot, TagsReport},
 };
 
-use super::{args::Common, output, password};
+use super::{
+    args::{Common, parse_size},
+    notices, output, password,
+};
+
+/// Fewest and most bytes of a chunk: a chunk waits in memory.
+const SMALLEST_CHUNK: usize = 64 << 10;
+const LARGEST_CHUNK: usize = 1 << 30;
 
 /// How a registry is spoken to.
 #[derive(Args)]
@@ -42,9 +52,32 @@ pub struct RegistryArgs {
     /// Read the user's password from standard input
     #[arg(long, requires = "username")]
     pub password_stdin: bool,
+    /// Send blobs in chunks of this size (8M), or whole; what a registry refuses is sent another way
+    #[arg(long, value_name = "SIZE|whole", value_parser = parse_chunk_size)]
+    pub chunk_size: Option<ChunkSize>,
+    /// Keep at most this much of downloads that were cut
+    #[arg(long, value_name = "SIZE", default_value = "20G", value_parser = parse_size)]
+    pub cache_max: u64,
+    /// Give a request up after so many seconds without a byte
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+    /// Make a request that failed again at most so many times without progress
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub retries: u32,
     /// Whose password it is.
     #[arg(skip)]
     given: OnceCell<(Host, Credentials)>,
+}
+
+/// `whole`, or a size of at least 64 KiB.
+fn parse_chunk_size(text: &str) -> std::result::Result<ChunkSize, String> {
+    if text == "whole" {
+        return Ok(ChunkSize::Whole);
+    }
+    match usize::try_from(parse_size(text)?) {
+        Ok(size) if (SMALLEST_CHUNK..=LARGEST_CHUNK).contains(&size) => Ok(ChunkSize::Bytes(size)),
+        _ => Err("a chunk has 64K to 1G".into()),
+    }
 }
 
 impl RegistryArgs {
@@ -85,6 +118,11 @@ impl RegistryArgs {
             ca_file: self.ca_file.clone(),
             insecure: self.insecure,
             credentials,
+            chunk: self.chunk_size.unwrap_or_default(),
+            cache_max: self.cache_max,
+            timeout: Duration::from_secs(self.timeout),
+            retry: Retry { attempts: self.retries + 1, ..Retry::default() },
+            notices: notices::on_standard_error(),
             ..Options::default()
         })
     }
@@ -145,28 +183,39 @@ pub struct WithTags<T> {
     /// Tags that named other manifests before; none for another destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag_changes: Option<Vec<TagChange>>,
+    /// The head in the registry, by its digest; none for another destination.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
 }
 
 /// What is told of the tags of a push.
-pub struct TagsTold(Option<TagChanges>);
+pub struct TagsTold(Option<(RegistryReference, TagChanges)>);
 
 impl TagsTold {
     /// Of one to this destination; of another place than a registry there is nothing to tell.
     pub fn of(destination: &Destination) -> Self {
         Self(match destination {
-            Destination::Registry(_, options) => Some(options.tag_changes.clone()),
+            Destination::Registry(reference, options) => Some((reference.clone(), options.tag_changes.clone())),
             _ => None,
         })
     }
 
-    /// The report with them.
-    pub fn with<T>(&self, report: T) -> WithTags<T> {
-        WithTags { report, tag_changes: self.0.as_ref().map(TagChanges::list) }
+    /// The report of a push whose head has this manifest, with them.
+    pub fn with<T>(&self, report: T, head: Option<Digest>) -> WithTags<T> {
+        let tag_changes = self.0.as_ref().map(|(_, changes)| changes.list());
+        WithTags { report, tag_changes, reference: self.reference(head) }
     }
 
-    /// A line for each, for people.
-    pub fn text(&self) -> String {
-        self.0.iter().flat_map(TagChanges::list).map(|change| told(&change)).collect()
+    /// A line for each, for people, and the reference that names the head for ever.
+    pub fn text(&self, head: Option<Digest>) -> String {
+        let changes = self.0.iter().flat_map(|(_, changes)| changes.list());
+        let lines: String = changes.map(|change| told(&change)).collect();
+        lines + &self.reference(head).map_or_else(String::new, |reference| format!("{reference}\n"))
+    }
+
+    fn reference(&self, head: Option<Digest>) -> Option<String> {
+        let (reference, _) = self.0.as_ref()?;
+        Some(reference.with(Version::Digest(head?)).to_string())
     }
 }
 
@@ -185,6 +234,9 @@ fn told(change: &TagChange) -> String {
 pub struct TagsArgs {
     /// oci://HOST[:PORT]/REPOSITORY
     pub repository: String,
+    /// Show date, size, digests, parent and children of each snapshot
+    #[arg(long, short)]
+    pub long: bool,
     #[command(flatten)]
     pub registry: RegistryArgs,
     #[command(flatten)]
@@ -197,9 +249,88 @@ pub fn tags(args: &TagsArgs) -> Result<()> {
     if reference.version.is_some() {
         return Err(Error::Usage(format!("{reference} names one tag; leave it out to list all of them")));
     }
-    let tags = registry::tags(&reference, &args.registry.options_for(&reference.host)?)?;
+    let options = args.registry.options_for(&reference.host)?;
+    let snapshots = args.long.then(|| registry::snapshots(&reference, &options)).transpose()?;
+    let tags = match &snapshots {
+        // Those of other artifacts are listed without --long only.
+        Some(snapshots) => snapshots.iter().flat_map(|snapshot| snapshot.tags.clone()).collect(),
+        None => registry::tags(&reference, &options)?,
+    };
     if args.common.json {
-        return output::json(&TagsReport { repository: reference.to_string(), tags });
+        return output::json(&TagsReport { repository: reference.to_string(), tags, snapshots });
     }
-    output::print(&tags.iter().map(|tag| format!("{tag}\n")).collect::<String>())
+    match &snapshots {
+        Some(snapshots) => output::print(&table(snapshots)),
+        None => output::print(&tags.iter().map(|tag| format!("{tag}\n")).collect::<String>()),
+    }
+}
+
+/// A line for each snapshot, in columns.
+fn table(snapshots: &[RemoteSnapshot]) -> String {
+    let head = ["TAGS", "CREATED", "SIZE", "SNAPSHOT", "MANIFEST", "PARENT", "CHILDREN"].map(str::to_owned);
+    let absent = || "-".to_owned();
+    let row = |snapshot: &RemoteSnapshot| {
+        [
+            snapshot.tags.join(","),
+            snapshot.created_at.as_deref().map_or_else(absent, output::clean),
+            output::size(snapshot.size),
+            snapshot.digest.to_string(),
+            snapshot.manifest.to_string(),
+            snapshot.parent.as_deref().map_or_else(absent, output::clean),
+            if snapshot.children.is_empty() { absent() } else { snapshot.children.join(",") },
+        ]
+    };
+    let rows: Vec<[String; 7]> = std::iter::once(head).chain(snapshots.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// `delete`.
+#[derive(Args)]
+pub struct DeleteArgs {
+    /// oci://HOST[:PORT]/REPOSITORY:TAG, or @DIGEST
+    pub reference: String,
+    /// Delete a parent even if its children stay
+    #[arg(long)]
+    pub orphan_children: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Deletes a snapshot from a repository.
+pub fn delete(args: &DeleteArgs) -> Result<()> {
+    let Some(reference) = reference(OsStr::new(&args.reference))? else {
+        let text = format!(
+            "{:?} is no registry; it is written oci://HOST/REPOSITORY:TAG. `snapcask remove` removes from a store",
+            args.reference
+        );
+        return Err(Error::Usage(text));
+    };
+    let children = if args.orphan_children { Children::Orphan } else { Children::Keep };
+    let report = registry::delete(&reference, &args.registry.options_for(&reference.host)?, children)?;
+    match (args.common.json, args.common.quiet) {
+        (true, _) => output::json(&report),
+        (false, true) => Ok(()),
+        (false, false) => output::print(&deleted(&report)),
+    }
+}
+
+fn deleted(report: &DeleteReport) -> String {
+    match report.deleted {
+        Deleted::Tag => {
+            format!("deleted the tag of {}; the snapshot stays, as {}\n", report.reference, report.tags.join(", "))
+        }
+        Deleted::Manifest => format!(
+            "deleted {}, manifest {}\nits layers take space until the registry collects garbage (`distribution`: \
+             `registry garbage-collect CONFIG`)\n",
+            report.reference, report.manifest
+        ),
+    }
 }

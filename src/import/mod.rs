@@ -100,6 +100,17 @@ impl BundleLocation {
         }
     }
 
+    /// The same, of which every byte is read where it is: what an earlier run has fetched proves nothing about a registry.
+    pub fn afresh(&self) -> Self {
+        match self {
+            Self::Registry(reference, options) => {
+                let options = registry::Options { cache_max: 0, ..options.as_ref().clone() };
+                Self::Registry(reference.clone(), Box::new(options))
+            }
+            Self::Stdin(_) | Self::Path(..) => self.clone(),
+        }
+    }
+
     /// Opens the bundle or the archive.
     pub fn open_any(&self, scratch: &Scratch, progress: &dyn Progress) -> Result<Opened> {
         let (peeked, window) = match self {
@@ -343,6 +354,7 @@ impl Import<'_> {
         let image_tags = cache.as_ref().map(|cache| cache.tags.clone()).unwrap_or_default();
         let is_unread = is_unread && cache.as_ref().is_none_or(|cache| cache.files.is_empty());
         let published = self.publish(&stage, incoming, group, cache, missing)?;
+        source.release();
         let Published { cache_files, mut snapshots, head, mended, index } = published;
         snapshots.extend(beyond.iter().map(left_out));
         Ok(ImportReport {

@@ -48,7 +48,7 @@ impl Descriptor {
         self
     }
 
-    fn from_oci(descriptor: &oci::Descriptor, context: &str) -> Result<Self> {
+    pub(super) fn from_oci(descriptor: &oci::Descriptor, context: &str) -> Result<Self> {
         let digest = descriptor.digest().to_string().parse()?;
         if descriptor.size() > i64::MAX as u64 {
             return Err(Error::bundle(context, format!("{digest} has an impossible size")));
@@ -179,7 +179,7 @@ impl Index {
         Ok(Self::new(manifests))
     }
 
-    /// The entries that can be snapshots. Tools list indexes too: the referrers of a manifest under the tag
+    /// The entries that can be snapshots, or other artifacts. Tools list indexes too: the referrers of a manifest under the tag
     /// `sha256-HEX`, or a collection of images. They hold nothing that a restore needs. (An `artifactType` decides nothing:
     /// one byte of it would turn a snapshot into something to pass over.)
     pub fn snapshots(&self) -> impl DoubleEndedIterator<Item = &Descriptor> {

@@ -28,7 +28,11 @@ impl Scope {
 
     /// Whether it is for writing too.
     pub fn pushes(&self) -> bool {
-        self.0.iter().any(|scope| scope.ends_with(",push"))
+        self.0.iter().any(|scope| scope.ends_with(",push") || scope.ends_with(",delete"))
+    }
+
+    pub fn delete(repository: &str) -> Self {
+        Self(vec![format!("repository:{repository}:pull,push,delete")])
     }
 
     /// And reading from another repository, to mount from there.

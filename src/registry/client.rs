@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -25,11 +25,14 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     auth::{Authenticator, Scope, TokenRequest, bearer, challenge, registry_of},
+    capabilities::Capabilities,
     cause::{Cause, cause_of},
     credential_files::Found,
+    memory::Memory,
+    notices::{Notice, Notices},
     options::{Options, Retry},
     payload::{Content, Payload},
-    response::{Response, STALL},
+    response::{Response, WHILE, Waiting},
     threads::Connections,
     way::{To, Way},
 };
@@ -40,18 +43,19 @@ use crate::{
 
 /// Longest wait for the end of an upload: a registry may copy and hash what it got.
 pub(super) const COMMIT: Duration = Duration::from_secs(900);
-/// Most attempts to reach a registry that has not answered yet and refuses the connection: it may be starting.
-const FIRST_ATTEMPTS: u32 = 3;
 /// Most redirects that a request follows.
 const REDIRECTS: usize = 5;
 /// Largest answer of a token service, in bytes.
 const TOKEN_BODY: u64 = 1 << 20;
 
+/// What to do about a rate limit.
+const LIMITED: &str = "; the registry limits how much may be asked of it: wait, and run the same command again";
+
 /// Why a request has no response.
 pub(super) enum Failure {
     /// The connection: another attempt may do.
     Broken(String),
-    /// Nobody has answered yet, and nobody listens: worth few attempts.
+    /// Nobody has answered yet, and nobody listens: worth attempts for a moment.
     Refused(String),
     /// Another attempt would fail as well.
     Fatal(Error),
@@ -66,8 +70,8 @@ pub(super) struct Request {
     pub scope: Scope,
     pub headers: HeaderMap,
     pub body: Content,
-    /// Longest time in which nothing moves.
-    pub patience: Duration,
+    /// Longest time in which nothing moves; `None` for that of the options.
+    pub patience: Option<Duration>,
 }
 
 impl Request {
@@ -79,7 +83,7 @@ impl Request {
             scope: scope.clone(),
             headers: HeaderMap::new(),
             body: Content::Bytes(Bytes::new()),
-            patience: STALL,
+            patience: None,
         }
     }
 
@@ -106,9 +110,13 @@ pub(super) struct Client {
     auth: Authenticator,
     /// What may know credentials, and cannot be asked.
     not_asked: Vec<String>,
+    /// What the registry takes.
+    pub capabilities: Capabilities,
     /// Whether anything has answered: what fails afterwards is a network that comes and goes.
     reached: AtomicBool,
     pub retry: Retry,
+    timeout: Duration,
+    notices: Notices,
 }
 
 impl Client {
@@ -125,10 +133,13 @@ impl Client {
             _connections: connections,
             auth: Authenticator::new(way.base().clone(), credentials),
             way,
+            capabilities: Capabilities::new(options.chunk, Memory(options.cache.clone()), host.to_string()),
             host: host.clone(),
             not_asked,
             reached: AtomicBool::new(false),
             retry: options.retry,
+            timeout: options.timeout,
+            notices: options.notices.clone(),
         })
     }
 
@@ -164,32 +175,62 @@ impl Client {
 
     /// One request with as many attempts as are worth it. Answers that are failures are answers.
     pub fn send(&self, request: &Request) -> Result<Response> {
-        let mut attempt = 0;
+        self.send_up_to(request, self.retry.attempts)
+    }
+
+    /// The same, where a failure of the registry is worth fewer attempts, because there is another way to learn it.
+    pub fn send_up_to(&self, request: &Request, attempts: u32) -> Result<Response> {
+        let most = |response: &Response| match response.status().is_server_error() {
+            true => attempts.min(self.retry.attempts),
+            false => self.retry.attempts,
+        };
+        let (mut attempt, began) = (0, Instant::now());
         loop {
             attempt += 1;
             match self.send_once(request) {
-                Ok(response) if attempt >= self.retry.attempts || !is_passing(response.status()) => {
+                Ok(response) if attempt >= most(&response) || !response.is_passing() => {
                     return Ok(response);
                 }
-                Ok(response) => self.retry.wait(attempt, response.retry_after()),
-                Err(failure) => self.once_more(failure, attempt, &request.operation)?,
+                Ok(response) => {
+                    let reason = format!("it answered {}", response.status());
+                    self.wait(attempt, response.retry_after(), &request.operation, &reason);
+                }
+                Err(failure) => self.once_more(failure, attempt, began, &request.operation)?,
             }
         }
     }
 
     /// Waits for another attempt, if the failure is worth one; else the error that it is.
-    fn once_more(&self, failure: Failure, attempt: u32, operation: &str) -> Result<()> {
-        let (reason, attempts) = match failure {
+    fn once_more(&self, failure: Failure, attempt: u32, began: Instant, operation: &str) -> Result<()> {
+        let (reason, is_worth_it) = match failure {
             Failure::Fatal(error) => return Err(error),
-            Failure::Broken(reason) => (reason, self.retry.attempts),
-            Failure::Refused(reason) => (reason, self.retry.attempts.min(FIRST_ATTEMPTS)),
+            Failure::Broken(reason) => (reason, attempt < self.retry.attempts),
+            // A registry may be starting.
+            Failure::Refused(reason) => (reason, began.elapsed() < self.retry.refused),
         };
-        if attempt >= attempts {
+        if !is_worth_it {
             return Err(self.unreachable_after(attempt, operation, reason));
         }
-        tracing::debug!(operation, reason, attempt, "another attempt");
-        self.retry.wait(attempt, None);
+        self.wait(attempt, None, operation, &reason);
         Ok(())
+    }
+
+    /// Waits for another attempt.
+    pub fn wait(&self, attempt: u32, asked: Option<Duration>, operation: &str, reason: &str) {
+        let wait = self.retry.delay(attempt, asked);
+        let (operation, reason) = (operation.to_owned(), reason.to_owned());
+        self.notices.tell(Notice::Retry { operation, reason, attempt, wait });
+        std::thread::sleep(wait);
+    }
+
+    /// Warns of what harms nothing that was asked for.
+    pub fn warn(&self, text: String) {
+        self.notices.tell(Notice::Warning(text));
+    }
+
+    /// Whether anything has answered.
+    pub fn is_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
     }
 
     pub fn unreachable(&self, operation: &str, reason: String) -> Error {
@@ -225,6 +266,7 @@ impl Client {
         let to = if self.is_own(url) { To::Ours } else { To::Others };
         let response = self.exchange(to, request, url, sent.as_ref())?;
         if response.status() == StatusCode::FORBIDDEN
+            && !response.is_passing()
             && let Some(sent) = &sent
             && let Some(challenge) = self.auth.perhaps_expired(&request.scope, sent)
         {
@@ -240,10 +282,7 @@ impl Client {
         if response.status() != StatusCode::UNAUTHORIZED || !self.is_own(url) {
             return Ok(response);
         }
-        let headers = response.inner.headers().get_all(header::WWW_AUTHENTICATE);
-        let Some(challenge) = challenge(headers.iter().filter_map(|value| value.to_str().ok())) else {
-            return Ok(response);
-        };
+        let Some(challenge) = challenge(response.challenges()) else { return Ok(response) };
         let fetch = |token| self.fetch_token(token, &request.operation);
         match self.auth.answer(&challenge, &request.scope, sent.as_ref(), fetch).map_err(Failure::Fatal)? {
             None => Ok(response),
@@ -258,15 +297,16 @@ impl Client {
             request.method = Method::POST;
             request = request.body("application/x-www-form-urlencoded", form.into());
         }
-        let mut attempt = 0;
+        let (mut attempt, began) = (0, Instant::now());
         let response = loop {
             attempt += 1;
             match self.exchange(To::Ours, &request, &token.url, token.authorization.as_ref()) {
-                Ok(response) if attempt < self.retry.attempts && is_passing(response.status()) => {
-                    self.retry.wait(attempt, response.retry_after());
+                Ok(response) if attempt < self.retry.attempts && response.is_passing() => {
+                    let reason = format!("the token service answered {}", response.status());
+                    self.wait(attempt, response.retry_after(), operation, &reason);
                 }
                 Ok(response) => break response,
-                Err(failure) => self.once_more(failure, attempt, operation)?,
+                Err(failure) => self.once_more(failure, attempt, began, operation)?,
             }
         };
         if !response.status().is_success() {
@@ -302,7 +342,12 @@ impl Client {
         } else if !matches!(request.method, Method::GET | Method::HEAD) {
             builder = builder.header(header::CONTENT_LENGTH, "0");
         }
-        let inner = self.handle.block_on(watched(builder.send(), &moved, request.patience)).map_err(Failure::Broken)?;
+        let watch = Watch {
+            notices: &self.notices,
+            what: format!("{} to answer ({})", registry_of(url), request.operation),
+            patience: request.patience.unwrap_or(self.timeout).max(self.timeout),
+        };
+        let inner = self.handle.block_on(watch.over(builder.send(), &moved)).map_err(Failure::Broken)?;
         let inner = inner.map_err(|error| self.failure(error, &request.operation))?;
         if inner.status() == StatusCode::BAD_REQUEST
             && !self.reached.load(Ordering::Relaxed)
@@ -311,7 +356,10 @@ impl Client {
             return Err(Failure::Fatal(obstructed(url, &request.operation, reason)));
         }
         self.reached.store(true, Ordering::Relaxed);
-        Ok(Response { inner, handle: self.handle.clone() })
+        Ok(Response::new(
+            inner,
+            Waiting { handle: self.handle.clone(), timeout: self.timeout, notices: self.notices.clone() },
+        ))
     }
 
     /// Whether what broke is worth another attempt.
@@ -339,9 +387,18 @@ impl Client {
     /// The error that a failure is. `what` is what 404 says is not there.
     pub fn refusal(&self, response: Response, operation: &str, what: &'static str) -> Error {
         let (registry, operation) = (self.registry(), operation.to_owned());
-        let status = response.status();
+        let (status, is_passing) = (response.status(), response.is_passing());
         let reason = response.reason();
+        let is_immutable = reason.to_ascii_lowercase().contains("immutable");
         match status.as_u16() {
+            400..500 if is_immutable => {
+                let hint = "; choose another tag".into();
+                Error::Refused { registry, operation, status: status.as_u16(), reason, hint }
+            }
+            403 if is_passing => {
+                let hint = LIMITED.into();
+                Error::Refused { registry, operation, status: 403, reason, hint }
+            }
             401 => Error::Unauthorized { registry, operation, reason, hint: self.not_asked() },
             403 => Error::Forbidden { registry, operation, reason, hint: self.not_asked() },
             404 => Error::RemoteNotFound { registry, operation, what, hint: String::new() },
@@ -351,11 +408,11 @@ impl Client {
                         "; it wants to be shown a certificate: --cert FILE and --key FILE name one"
                     }
                     413 => "; the registry, or a proxy before it, limits the size of a request or of a blob",
-                    429 => "; the registry limits how much may be asked of it: wait, and run the same command again",
+                    429 => LIMITED,
                     507 => "; the registry has no room, or a quota is used up",
                     _ => "",
                 };
-                Error::Refused { registry, operation, status: code, reason, hint }
+                Error::Refused { registry, operation, status: code, reason, hint: hint.into() }
             }
         }
     }
@@ -366,24 +423,31 @@ fn obstructed(url: &Url, operation: &str, reason: String) -> Error {
     Error::Obstructed { server: registry_of(url), operation: operation.into(), reason }
 }
 
-/// Whether the same request may be answered otherwise a little later.
-pub(super) fn is_passing(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+/// Waits for a request, and tells of it.
+struct Watch<'a> {
+    notices: &'a Notices,
+    /// What is waited for.
+    what: String,
+    /// Longest time in which nothing moves.
+    patience: Duration,
 }
 
-/// Waits for `work` as long as bytes move.
-async fn watched<T>(work: impl Future<Output = T>, moved: &AtomicU64, patience: Duration) -> Result<T, String> {
-    let mut work = std::pin::pin!(work);
-    let mut before = 0;
-    loop {
-        match timeout(patience, work.as_mut()).await {
-            Ok(done) => return Ok(done),
-            Err(_) => {
-                let now = moved.load(Ordering::Relaxed);
-                if now == before {
-                    return Err(format!("nothing moved for {} seconds", patience.as_secs()));
+impl Watch<'_> {
+    /// Waits for `work` as long as bytes move.
+    async fn over<T>(&self, work: impl Future<Output = T>, moved: &AtomicU64) -> Result<T, String> {
+        let mut work = std::pin::pin!(work);
+        let (mut before, mut since) = (0, Instant::now());
+        loop {
+            let left = self.patience.saturating_sub(since.elapsed());
+            match timeout(WHILE.min(left), work.as_mut()).await {
+                Ok(done) => return Ok(done),
+                Err(_) if moved.load(Ordering::Relaxed) != before => {
+                    (before, since) = (moved.load(Ordering::Relaxed), Instant::now());
                 }
-                before = now;
+                Err(_) if since.elapsed() >= self.patience => {
+                    return Err(format!("nothing moved for {} seconds", self.patience.as_secs()));
+                }
+                Err(_) => self.notices.tell(Notice::Waiting { what: self.what.clone(), since: since.elapsed() }),
             }
         }
     }

@@ -1,21 +1,25 @@
-//! What pushes remember between runs, under the user's cache folder: unfinished uploads, and which repositories hold a
-//! blob. All of it may be deleted at any time, and none of it is believed: the registry is asked.
+//! What pushes remember between runs, under the user's cache folder: unfinished uploads, which repositories hold a blob,
+//! and what a registry refuses. All of it may be deleted at any time, and none of it is believed: the registry is asked.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::capabilities::Refused;
 use crate::{digest::Digest, reference::Repository};
 
 /// Longest record, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
 /// Repositories that are remembered for a blob.
 const MAX_REPOSITORIES: usize = 8;
+/// How long a refusal is remembered: a registry may be changed.
+const REFUSED: Duration = Duration::from_secs(3600);
 
 /// The folder; none remembers nothing.
 #[derive(Clone, Debug)]
@@ -68,6 +72,30 @@ impl Memory {
         let all = [repository].into_iter().chain(before.iter().filter(|known| *known != repository));
         let text: String = all.take(MAX_REPOSITORIES).map(|name| format!("{name}\n")).collect();
         if let Err(error) = replace(&path, text.as_bytes()) {
+            tracing::debug!(path = %path.display(), %error, "nothing is remembered");
+        }
+    }
+}
+
+impl Memory {
+    fn refused_path(&self, registry: &str) -> Option<PathBuf> {
+        Some(self.folder("registries")?.join(Digest::of(registry.as_bytes()).hex()))
+    }
+
+    /// What the registry has refused within the last hour.
+    pub fn refused(&self, registry: &str) -> Option<Refused> {
+        let file = File::open(self.refused_path(registry)?).ok()?;
+        let age = file.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+        let mut text = String::new();
+        file.take(MAX_RECORD).read_to_string(&mut text).ok()?;
+        (age < REFUSED).then(|| serde_json::from_str(&text).ok()).flatten()
+    }
+
+    /// Remembers what the registry refuses.
+    pub fn remember_refused(&self, registry: &str, refused: &Refused) {
+        let Some(path) = self.refused_path(registry) else { return };
+        let bytes = serde_json::to_vec(refused).map_err(std::io::Error::from);
+        if let Err(error) = bytes.and_then(|bytes| replace(&path, &bytes)) {
             tracing::debug!(path = %path.display(), %error, "nothing is remembered");
         }
     }
@@ -141,6 +169,17 @@ mod tests {
         drop(record);
         assert_eq!(memory.upload("r", &repository, &key).unwrap().location(), None);
         assert_eq!(fs::read_dir(folder.path().join("cache/uploads")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn refusals_are_forgotten_after_an_hour() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = Memory(Some(folder.path().into()));
+        memory.remember_refused("r", &Refused::default());
+        assert_eq!(memory.refused("r"), Some(Refused::default()));
+        let file = File::open(memory.refused_path("r").unwrap()).unwrap();
+        file.set_modified(std::time::SystemTime::now() - REFUSED).unwrap();
+        assert_eq!(memory.refused("r"), None);
     }
 
     #[test]

@@ -9,14 +9,19 @@
 //! payload, response, cause what a request carries, what comes back, and why nothing did
 //! repository, tags         what a repository has
 //! source, parts            a bundle read: blobs verified, resumed by Range, large ones in several ranges at once
+//! partial                  what was fetched before a cut, kept for the next run
 //! upload, writer, target   a bundle written: blobs resumed at the registry's offset, tags last
+//! snapshots, delete        which snapshots a repository has, and deleting one
 //! referrers, memory        fallback tags; what is remembered between runs
+//! capabilities             what the registry has refused, and what is tried instead
+//! notices                  what is waited for, tried again, or warned of
 //! changes                  tags that named other manifests before a push
 //! ```
 //!
 //! Every byte that comes is verified by its digest before anything is believed; every list and body is bounded.
 
 mod auth;
+mod capabilities;
 mod cause;
 mod certs_d;
 mod changes;
@@ -25,9 +30,12 @@ mod credential_files;
 mod credential_helper;
 mod credential_keys;
 mod credentials;
+mod delete;
 mod http_date;
 mod memory;
+mod notices;
 mod options;
+mod partial;
 mod parts;
 mod payload;
 mod pem;
@@ -36,6 +44,7 @@ mod proxies;
 mod referrers;
 mod repository;
 mod response;
+mod snapshots;
 mod source;
 mod system;
 mod tags;
@@ -53,11 +62,14 @@ pub use certs_d::CertificateFolders;
 pub use changes::{TagChange, TagChanges, TagOutcome};
 pub use credential_files::{CredentialFiles, Kept};
 pub use credentials::{Credentials, Secret};
-pub use options::{CHUNK, ClientCertificate, Options, Retry, Transport};
+pub use delete::Children;
+pub use notices::{Notice, Notices};
+pub use options::{CACHE_MAX, CHUNK, ChunkSize, ClientCertificate, Options, Retry, TIMEOUT, Transport};
 
 use crate::{
     error::{Error, Result},
     reference::{Host, RegistryReference},
+    report::{DeleteReport, RemoteSnapshot},
     storage::{Source, Target},
 };
 use client::{Client, Request};
@@ -80,12 +92,31 @@ pub fn create(reference: &RegistryReference, options: &Options, force: bool) -> 
     Ok(Box::new(target::RegistryTarget::open(reference, options, force)?))
 }
 
-/// The tags of a repository, in the registry's order.
+/// The tags of a repository, sorted.
 ///
 /// # Errors
 /// [`crate::Error::RemoteNotFound`], and what registries refuse.
 pub fn tags(reference: &RegistryReference, options: &Options) -> Result<Vec<String>> {
-    tags::list(&repository::Repo::to_pull(reference, options)?)
+    let mut tags = tags::list(&repository::Repo::to_pull(reference, options)?)?;
+    tags.sort_unstable();
+    Ok(tags)
+}
+
+/// The snapshots that the tags of a repository name, sorted by their tags. Reads the manifest of every tag.
+///
+/// # Errors
+/// As [`tags`]; a snapshot's manifest or config that is not what the format says.
+pub fn snapshots(reference: &RegistryReference, options: &Options) -> Result<Vec<RemoteSnapshot>> {
+    snapshots::describe(&repository::Repo::to_pull(reference, options)?)
+}
+
+/// Deletes the snapshot that `reference` names, or one of its tags where it has several.
+///
+/// # Errors
+/// [`crate::Error::RemoteHasChildren`]; [`crate::Error::TagNotFound`] and the like where there is no such; what the registry
+/// refuses.
+pub fn delete(reference: &RegistryReference, options: &Options, children: Children) -> Result<DeleteReport> {
+    delete::delete(&repository::Repo::to_delete(reference, options)?, reference, children)
 }
 
 /// Asks the registry whether it takes these credentials, and keeps them if it does.

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     certs_d::CertificateFolders, changes::TagChanges, credential_files::CredentialFiles, credentials::Credentials,
+    notices::Notices,
 };
 use crate::reference::Repository;
 
@@ -33,15 +34,21 @@ pub struct Options {
     pub mount_from: Option<Repository>,
     /// What is remembered between runs; without, nothing is.
     pub cache: Option<PathBuf>,
+    /// Most bytes of blobs that were fetched in part and are kept there.
+    pub cache_max: u64,
     /// How often and how fast it is tried again.
     pub retry: Retry,
-    /// Bytes of a chunk of an upload: most that is sent twice after a cut.
-    pub chunk: usize,
+    /// How blobs are cut for an upload.
+    pub chunk: ChunkSize,
     /// Bytes of a part of a download: blobs of more than two come in several ranges at once, unless the first part
     /// came fast.
     pub part: usize,
     /// Bytes a second that are fast: one connection is enough then.
     pub fast: u64,
+    /// How long nothing may move before a request is given up and made again.
+    pub timeout: Duration,
+    /// Who is told what is waited for.
+    pub notices: Notices,
     /// What a push with these options did to tags.
     pub tag_changes: TagChanges,
 }
@@ -67,11 +74,28 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
+/// How blobs are cut for an upload. What a registry refuses is sent another way, whatever is chosen here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChunkSize {
+    /// Blobs of up to 64 MiB in one request, larger ones in chunks of [`CHUNK`], which a cut upload can go on after.
+    #[default]
+    Automatic,
+    /// Chunks of so many bytes; smaller blobs in one request.
+    Bytes(usize),
+    /// Every blob in one request. A layer that is packed while it is sent waits in a file until it is complete.
+    Whole,
+}
+
 /// The size of a chunk. A request costs a registry a sync of its disk: pushing 173 MB to docker-registry 2.8 on loopback
-/// took 0.96 s in chunks of 4 MiB, 0.80 s in chunks of 8, 0.76 s in chunks of 16, which take twice the memory.
+/// took 0.96 s in chunks of 4 MiB, 0.80 s in chunks of 8, 0.76 s in chunks of 16, which take twice the memory. At least
+/// 5 MiB, because ECR refuses an upload with smaller ones.
 pub const CHUNK: usize = 8 << 20;
-/// What every registry takes in one request, in bytes: one large hosted one takes no more.
+/// A size that registries take which refuse larger requests: GHCR takes 4 MiB.
 pub(super) const MODEST_CHUNK: usize = 4 << 20;
+/// Longest time in which nothing at all moves.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// What may be kept of cut downloads: two chains of 10 GB.
+pub const CACHE_MAX: u64 = 20 << 30;
 /// The size of a part, in bytes.
 const PART: usize = 2 << 20;
 /// What a fast network and a registry near by reach. Importing 173 MB over loopback takes 0.58 s over one connection and
@@ -91,10 +115,13 @@ impl Default for Options {
             files: CredentialFiles::of_environment(),
             mount_from: None,
             cache: default_cache(),
+            cache_max: CACHE_MAX,
             retry: Retry::default(),
-            chunk: CHUNK,
+            chunk: ChunkSize::Automatic,
             part: PART,
             fast: FAST,
+            timeout: TIMEOUT,
+            notices: Notices::default(),
             tag_changes: TagChanges::default(),
         }
     }
@@ -118,6 +145,10 @@ pub struct Retry {
     pub longest: Duration,
     /// The longest wait that a registry's `Retry-After` is granted.
     pub longest_asked: Duration,
+    /// How long a connection is asked for that is refused: a registry may be starting.
+    pub refused: Duration,
+    /// How long a manifest is sent again whose blobs the registry does not know yet.
+    pub unknown: Duration,
 }
 
 impl Default for Retry {
@@ -127,18 +158,20 @@ impl Default for Retry {
             first: Duration::from_millis(200),
             longest: Duration::from_secs(8),
             longest_asked: Duration::from_secs(60),
+            refused: Duration::from_secs(15),
+            unknown: Duration::from_secs(10),
         }
     }
 }
 
 impl Retry {
-    /// Waits after the attempt with this number, from 1: between half and all of the time, so that clients which
+    /// How long to wait after the attempt with this number, from 1: between half and all of the time, so that clients which
     /// failed together do not come back together.
-    pub(super) fn wait(&self, attempt: u32, asked: Option<Duration>) {
-        std::thread::sleep(match asked {
+    pub(super) fn delay(&self, attempt: u32, asked: Option<Duration>) -> Duration {
+        match asked {
             Some(asked) => asked.min(self.longest_asked).max(self.first),
             None => self.backoff(attempt, RandomState::new().build_hasher().finish()),
-        });
+        }
     }
 
     fn backoff(&self, attempt: u32, random: u64) -> Duration {

@@ -18,13 +18,16 @@ use crate::{
 
 /// Parts that are fetched at once.
 const AT_ONCE: usize = 3;
-/// Parts that may wait for the reader or be on their way.
-const AHEAD: u64 = 4;
+/// Parts that may wait for the reader or be on their way. With the one that is read they are 8 MiB: most of a blob that a
+/// kill loses.
+const AHEAD: u64 = 3;
 
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     part: u64,
+    /// Where the first part begins.
+    from: u64,
     size: u64,
 }
 
@@ -52,7 +55,7 @@ impl Shared {
     fn claim(&self, blob: &Stream) -> Option<(u64, Stream, usize)> {
         let mut state = self.lock();
         loop {
-            let start = state.next * self.part;
+            let start = self.from + state.next * self.part;
             if state.stopped || start >= self.size {
                 return None;
             }
@@ -120,7 +123,9 @@ impl Read for LargeBlob {
         let rest: Box<dyn Read + Send> = match is_fast {
             // A registry that knows no ranges has sent all of it.
             _ if stream.is_whole() => Box::new(io::empty()),
-            true => Box::new(stream.elsewhere(ranges.part..stream.size())),
+            // One that knows them no more sends it once and not for every part.
+            _ if !stream.has_ranges() => Box::new(stream.elsewhere(stream.end()..stream.size())),
+            true => Box::new(stream.elsewhere(stream.end()..stream.size())),
             false => Box::new(Parts::start(stream, ranges.part).map_err(io::Error::other)?),
         };
         *self = Self::Rest(rest);
@@ -136,12 +141,11 @@ struct Parts {
 }
 
 impl Parts {
-    /// Of the blob of which `stream` is a range.
+    /// All that follows the range that `stream` is.
     fn start(stream: &Stream, part: u64) -> Result<Self> {
-        let (size, blob) = (stream.size(), Arc::new(stream.elsewhere(0..0)));
-        let state = Mutex::new(State { next: 1, taken: 1, ..State::default() });
+        let (from, size, blob) = (stream.end(), stream.size(), Arc::new(stream.elsewhere(0..0)));
         let parts = Self {
-            shared: Arc::new(Shared { state, changed: Condvar::new(), part, size }),
+            shared: Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), part, from, size }),
             current: Buffer::default(),
             read: 0,
         };
@@ -159,7 +163,7 @@ impl Parts {
     fn next(&mut self) -> io::Result<bool> {
         let mut state = self.shared.lock();
         let number = state.taken;
-        if number * self.shared.part >= self.shared.size {
+        if self.shared.from + number * self.shared.part >= self.shared.size {
             return Ok(false);
         }
         let part = loop {

@@ -19,6 +19,8 @@ use crate::{
     reference::{RegistryReference, Repository, SCHEME, Version},
 };
 
+/// Attempts to ask whether a blob is there: the upload tells as well.
+const HEADS: u32 = 2;
 /// Tags that an error lists.
 const LISTED_TAGS: usize = 50;
 
@@ -33,22 +35,22 @@ pub(super) struct Repo {
 impl Repo {
     /// To read from.
     pub fn to_pull(reference: &RegistryReference, options: &Options) -> Result<Self> {
-        let scope = Scope::pull(reference.repository.as_str());
-        Ok(Self {
-            client: Client::new(&reference.host, Some(&reference.repository), options)?,
-            name: reference.repository.clone(),
-            scope,
-        })
+        Self::new(reference, options, Scope::pull(reference.repository.as_str()))
     }
 
     /// To read from and write to.
     pub fn to_push(reference: &RegistryReference, options: &Options) -> Result<Self> {
-        let scope = Scope::push(reference.repository.as_str());
-        Ok(Self {
-            client: Client::new(&reference.host, Some(&reference.repository), options)?,
-            name: reference.repository.clone(),
-            scope,
-        })
+        Self::new(reference, options, Scope::push(reference.repository.as_str()))
+    }
+
+    /// To read from, write to and delete from.
+    pub fn to_delete(reference: &RegistryReference, options: &Options) -> Result<Self> {
+        Self::new(reference, options, Scope::delete(reference.repository.as_str()))
+    }
+
+    fn new(reference: &RegistryReference, options: &Options, scope: Scope) -> Result<Self> {
+        let name = reference.repository.clone();
+        Ok(Self { client: Client::new(&reference.host, Some(&name), options)?, name, scope })
     }
 
     /// How messages call it.
@@ -90,18 +92,37 @@ impl Repo {
         }
     }
 
-    /// Whether the registry has it, at this size. One that does not say is taken to have nothing: what is sent twice harms
-    /// nobody.
+    /// Whether the registry has the blob or manifest, at this size.
     pub fn has(&self, descriptor: &Descriptor) -> Result<bool> {
+        match is_manifest(&descriptor.media_type) {
+            true => self.has_manifest(descriptor),
+            false => self.has_blob(descriptor),
+        }
+    }
+
+    /// Whether the registry has the blob, at this size. One that does not say, or refuses to, is taken to have nothing: some
+    /// answer 403 to the question for what they lack, and what is sent twice harms nobody.
+    pub fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
         let request = self.read_request(Method::HEAD, descriptor);
-        let response = self.client.send(&request)?;
+        let response = self.client.send_up_to(&request, HEADS)?;
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            return Err(self.client.refusal(response, &request.operation, "blob"));
+        }
+        let size = response.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        Ok(response.status() == StatusCode::OK && size == Some(descriptor.size))
+    }
+
+    /// Whether the registry has the manifest, at this size. Some answer only to those who ask for the manifest itself.
+    ///
+    /// # Errors
+    /// What the registry refuses to both questions.
+    pub fn has_manifest(&self, descriptor: &Descriptor) -> Result<bool> {
+        let response = self.client.send(&self.read_request(Method::HEAD, descriptor))?;
+        let size = response.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         match response.status() {
-            StatusCode::OK => {
-                let size = response.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
-                Ok(size.is_some_and(|size| size == descriptor.size))
-            }
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::BAD_REQUEST => Ok(false),
-            _ => Err(self.client.refusal(response, &request.operation, "blob")),
+            StatusCode::OK => Ok(size == Some(descriptor.size)),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Ok(self.manifest(&Version::Digest(descriptor.digest))?.is_some()),
         }
     }
 
@@ -124,10 +145,10 @@ impl Repo {
             let declared = response.header(header::CONTENT_TYPE).unwrap_or_default();
             let media = declared.split(';').next().unwrap_or_default().trim().to_owned();
             let mut bytes = Vec::new();
-            match response.into_body().take(MAX_DOCUMENT + 1).read_to_end(&mut bytes) {
+            match response.into_document().take(MAX_DOCUMENT + 1).read_to_end(&mut bytes) {
                 Ok(_) => {}
-                Err(_) if attempt < self.client.retry.attempts => {
-                    self.client.retry.wait(attempt, None);
+                Err(error) if attempt < self.client.retry.attempts => {
+                    self.client.wait(attempt, None, &request.operation, &error.to_string());
                     continue;
                 }
                 Err(error) => return Err(self.client.unreachable(&request.operation, error.to_string())),
@@ -173,6 +194,21 @@ impl Repo {
 
     pub fn refusal(&self, response: Response, operation: &str) -> Error {
         self.client.refusal(response, operation, "repository")
+    }
+
+    /// Why a blob was refused; with its size, where that may be the reason.
+    pub fn refusal_of_blob(&self, response: Response, descriptor: &Descriptor) -> Error {
+        match self.refusal(response, &format!("push to {}", self.display())) {
+            Error::Refused { registry, operation, status: 413, reason, .. } => {
+                let size = descriptor.size;
+                let hint = format!(
+                    "; the blob has {size} bytes, and the registry, or a proxy before it, limits the size of a blob or of a \
+                     request: --chunk-size SIZE sends smaller requests"
+                );
+                Error::Refused { registry, operation, status: 413, reason, hint }
+            }
+            error => error,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -18,15 +19,15 @@ use super::{
     options::Options,
     referrers,
     repository::{Repo, is_manifest},
-    upload::{Begun, Session, begin},
-    writer::UploadWriter,
+    upload::{Begun, SENDS, Session, mount},
+    writer::{Body, Expected, UploadWriter},
 };
 use crate::{
     digest::Digest,
     error::{Error, Result},
     media_type,
     model::{
-        Descriptor, Index, Manifest, Tag,
+        Artifact, Descriptor, Index, Manifest, Tag,
         json::{self, MAX_DOCUMENT},
     },
     reference::{RegistryReference, Repository, Version},
@@ -37,8 +38,6 @@ use crate::{
 pub(super) struct Shared {
     pub repo: Repo,
     pub memory: Memory,
-    /// Bytes of a chunk.
-    pub chunk: usize,
     mount_from: Option<Repository>,
     /// Bytes of blobs that were sent.
     pub sent: AtomicU64,
@@ -46,6 +45,16 @@ pub(super) struct Shared {
     manifests: Mutex<HashMap<Digest, Bytes>>,
     /// Where it is told which tags named other manifests.
     tag_changes: TagChanges,
+    unseen: Unseen,
+}
+
+/// What to do where the registry does not let us see what a tag or digest names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unseen {
+    /// Stop, because a tag could be overwritten unseen.
+    Stop,
+    /// Go on, because the user says so.
+    Overwrite,
 }
 
 /// Digits of a digest in the tag of a parent whose name is taken.
@@ -69,11 +78,11 @@ impl RegistryTarget {
         let shared = Shared {
             repo: Repo::to_push(reference, options)?,
             memory: Memory(options.cache.clone()),
-            chunk: options.chunk.max(1),
             mount_from: options.mount_from.clone(),
             sent: AtomicU64::new(0),
             manifests: Mutex::new(HashMap::new()),
             tag_changes: options.tag_changes.clone(),
+            unseen: if force { Unseen::Overwrite } else { Unseen::Stop },
         };
         Ok(Self { shared: Arc::new(shared), head: reference.version.clone(), force })
     }
@@ -87,17 +96,33 @@ impl Shared {
         }
     }
 
+    /// What the registry shows; `None` where it refuses to, and we are to go on.
+    fn seen<T>(&self, shown: Result<T>) -> Result<Option<T>> {
+        match shown {
+            Ok(shown) => Ok(Some(shown)),
+            Err(Error::Unauthorized { .. } | Error::Forbidden { .. } | Error::Refused { status: 400..500, .. })
+                if self.unseen == Unseen::Overwrite =>
+            {
+                Ok(None)
+            }
+            Err(Error::Forbidden { registry, operation, reason, .. }) => {
+                Err(Error::Unseen { registry, operation, reason })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn remember_manifest(&self, digest: Digest, bytes: Bytes) {
         self.manifests.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, bytes);
     }
 
     /// Puts a manifest, whose blobs are there, under its digest; then it is among its subject's referrers.
     pub fn put_manifest(&self, descriptor: &Descriptor, bytes: Bytes) -> Result<Put> {
-        let subject = match descriptor.media_type == media_type::MANIFEST {
-            true => Manifest::parse(&bytes, &format!("manifest {}", descriptor.digest))?.subject,
+        let artifact = match descriptor.media_type == media_type::MANIFEST {
+            true => Some(Artifact::parse(&bytes, &format!("manifest {}", descriptor.digest))?),
             false => None,
         };
-        let there = self.repo.has(descriptor)?;
+        let there = self.seen(self.repo.has_manifest(descriptor))?.unwrap_or(false);
         let registered = match there {
             true => false,
             false => {
@@ -107,10 +132,10 @@ impl Shared {
                 registered
             }
         };
-        if let Some(subject) = subject
+        if let Some(Artifact { subject: Some(subject), artifact_type, .. }) = artifact
             && !registered
         {
-            referrers::register(&self.repo, &subject, descriptor)?;
+            referrers::register(&self.repo, &subject, descriptor, artifact_type)?;
         }
         self.remember_manifest(descriptor.digest, bytes);
         Ok(if there { Put::Existed } else { Put::Sent })
@@ -123,25 +148,30 @@ impl Shared {
             .repo
             .request(Method::PUT, self.repo.url(&format!("manifests/{version}")), &operation)
             .body(media, bytes.clone());
-        let mut attempt = 0;
+        let (mut attempt, began) = (0, Instant::now());
         let response = loop {
-            let response = self.repo.client.send(&request)?;
+            let mut response = self.repo.client.send(&request)?;
             if response.status().is_success() {
                 break response;
             }
             attempt += 1;
-            match self.repo.refusal(response, &operation) {
+            let code = response.code();
+            let is_worth_another = match code.as_str() {
                 // docker-registry 2.8 says so now and then while somebody else pushes the same. The bytes have this digest.
-                Error::Refused { status: 400, reason, .. }
-                    if attempt < PUTS && reason.starts_with("DIGEST_INVALID") =>
-                {
-                    self.repo.client.retry.wait(attempt, None);
+                "DIGEST_INVALID" => attempt < PUTS,
+                // Some need a moment until they know what they have taken.
+                "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "MANIFEST_UNKNOWN" => {
+                    began.elapsed() < self.repo.client.retry.unknown
                 }
-                refusal => return Err(refusal),
+                _ => false,
+            };
+            if !is_worth_another {
+                return Err(with_layers(self.repo.refusal(response, &operation), media, &bytes));
             }
+            self.repo.client.wait(attempt, response.retry_after(), &operation, &format!("it answered {code}"));
         };
-        match response.header("docker-content-digest") {
-            Some(named) if named != Digest::of(&bytes).to_string() => Err(Error::Protocol {
+        match response.content_digest() {
+            Some(named) if named != Digest::of(&bytes) => Err(Error::Protocol {
                 registry: self.repo.client.registry(),
                 reason: format!("it was sent the manifest {} and keeps it as another digest", Digest::of(&bytes)),
             }),
@@ -153,11 +183,7 @@ impl Shared {
     /// manifest gets a tag of its own: registries sweep what has none. Gives the tag that the manifest has.
     fn tag(&self, entry: &Descriptor, tag: &Tag, moved: bool) -> Result<String> {
         let version = Version::Tag(tag.clone());
-        let before = match self.named(&version) {
-            // What is moved in any case is moved without a word of what it was.
-            Err(_) if moved => None,
-            other => other?,
-        };
+        let before = self.seen(self.named(&version))?.flatten();
         if before == Some(entry.digest) {
             return Ok(tag.to_string());
         }
@@ -199,7 +225,7 @@ impl Shared {
             // Some answer only to those who ask for the manifest itself.
             _ => return Ok(self.repo.manifest(version)?.map(|(bytes, _)| Digest::of(&bytes))),
         }
-        match response.header("docker-content-digest").and_then(|text| text.parse().ok()) {
+        match response.content_digest() {
             Some(digest) => Ok(Some(digest)),
             // The header is optional.
             None => Ok(self.repo.manifest(version)?.map(|(bytes, _)| Digest::of(&bytes))),
@@ -232,7 +258,7 @@ impl Shared {
         let candidates = self.mount_from.iter().chain(&remembered);
         let mut begun = None;
         for from in candidates.filter(|from| **from != self.repo.name).take(2) {
-            match begin(&self.repo, Some((&descriptor.digest, from)), self.chunk) {
+            match mount(&self.repo, &descriptor.digest, from) {
                 Ok(Begun::Mounted) => return Ok(Some(Begun::Mounted)),
                 Ok(session) => begun = Some(session),
                 // It may not be ours to read.
@@ -245,6 +271,24 @@ impl Shared {
     }
 }
 
+/// A refusal that speaks of layers, with how many there are and what to do.
+fn with_layers(refusal: Error, media: &str, bytes: &[u8]) -> Error {
+    let is_limit = |reason: &str| {
+        let reason = reason.to_ascii_lowercase();
+        reason.contains("layers") && ["limit", "exceed", "too many", "maximum"].iter().any(|word| reason.contains(word))
+    };
+    match refusal {
+        Error::Refused { registry, operation, status, reason, .. }
+            if is_limit(&reason) && media == media_type::MANIFEST =>
+        {
+            let layers = Manifest::parse(bytes, "a manifest").map_or(0, |manifest| manifest.layers.len());
+            let hint = format!("; the manifest has {layers} layers: --no-delta packs each snapshot into one");
+            Error::Refused { registry, operation, status, reason, hint }
+        }
+        other => other,
+    }
+}
+
 /// The tag of a parent whose name is another snapshot's: its name, and its manifest's first digits.
 fn own_tag(tag: &Tag, digest: &Digest) -> String {
     let digits = &digest.hex()[..TAG_DIGITS];
@@ -254,15 +298,18 @@ fn own_tag(tag: &Tag, digest: &Digest) -> String {
 
 impl Target for RegistryTarget {
     fn blob(&mut self) -> Result<Box<dyn BlobWriter + '_>> {
-        Ok(Box::new(UploadWriter::new(self.shared.clone(), None, None)))
+        Ok(Box::new(UploadWriter::new(self.shared.clone(), Expected::Nothing, None)))
     }
 
     fn keyed_blob(&mut self, key: &Digest) -> Result<Box<dyn BlobWriter + '_>> {
-        Ok(Box::new(UploadWriter::new(self.shared.clone(), Some(*key), None)))
+        Ok(Box::new(UploadWriter::new(self.shared.clone(), Expected::Key(*key), None)))
     }
 
     fn contains(&self, descriptor: &Descriptor) -> Result<bool> {
-        self.shared.repo.has(descriptor)
+        match is_manifest(&descriptor.media_type) {
+            true => Ok(self.shared.seen(self.shared.repo.has_manifest(descriptor))?.unwrap_or(false)),
+            false => self.shared.repo.has_blob(descriptor),
+        }
     }
 
     fn sent(&self) -> u64 {
@@ -289,8 +336,8 @@ impl Target for RegistryTarget {
                     let moved = self.force || position == 0 || !parents.contains(&entry.digest);
                     tags[position] = Some(self.shared.tag(entry, &tag, moved)?);
                 }
-                Version::Digest(digest) if digest == entry.digest => {}
-                Version::Digest(digest) => {
+                Version::Digest(digest) | Version::Checked(_, digest) if digest == entry.digest => {}
+                Version::Digest(digest) | Version::Checked(_, digest) => {
                     let text = format!("{digest} was asked for, but the head's manifest is {}", entry.digest);
                     return Err(Error::Usage(text));
                 }
@@ -314,12 +361,12 @@ impl SharedTarget for RegistryTarget {
                 .map_err(|reason| Error::bundle(format!("manifest {}", descriptor.digest), reason))?;
             return shared.put_manifest(descriptor, bytes.into());
         }
-        if shared.repo.has(descriptor)? {
+        if shared.repo.has_blob(descriptor)? {
             shared.holds(descriptor);
             return Ok(Put::Existed);
         }
         let mut session = match shared.mount(descriptor)? {
-            Some(Begun::Mounted) if shared.repo.has(descriptor)? => {
+            Some(Begun::Mounted) if shared.repo.has_blob(descriptor)? => {
                 shared.holds(descriptor);
                 return Ok(Put::Mounted);
             }
@@ -329,11 +376,13 @@ impl SharedTarget for RegistryTarget {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match self.send(descriptor, open()?, session.take(), advance) {
+            // A stream that broke may have met a redirect, which only what can be read again follows.
+            let body = if attempt == 1 { Body::Stream } else { Body::File };
+            match self.send(descriptor, open()?, session.take(), body, advance) {
                 Ok(()) => return Ok(Put::Sent),
-                Err(Error::UploadLost { reason, .. }) if attempt < shared.repo.client.retry.attempts => {
-                    tracing::debug!(digest = %descriptor.digest, reason, "the blob is sent from its beginning");
-                    shared.repo.client.retry.wait(attempt, None);
+                Err(Error::UploadLost { reason, .. }) if attempt < SENDS => {
+                    let operation = format!("push {} to {}", descriptor.digest, shared.repo.display());
+                    shared.repo.client.wait(attempt, None, &operation, &reason);
                 }
                 Err(error) => return Err(error),
             }
@@ -347,10 +396,12 @@ impl RegistryTarget {
         descriptor: &Descriptor,
         mut blob: Blob<'_>,
         session: Option<Session>,
+        body: Body,
         advance: &dyn Fn(u64),
     ) -> Result<()> {
-        let mut writer = UploadWriter::new(self.shared.clone(), Some(descriptor.digest), session);
+        let expected = Expected::Blob(descriptor.clone(), body);
+        let mut writer = UploadWriter::new(self.shared.clone(), expected, session);
         crate::storage::pour(&mut blob, descriptor.digest, &mut writer, &self.shared.repo.display(), advance)?;
-        writer.end(&descriptor.media_type, Some(descriptor)).map(drop)
+        writer.end(&descriptor.media_type).map(drop)
     }
 }

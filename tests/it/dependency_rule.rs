@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("report", &["digest", "model"]),
     ("verify", &["digest", "error", "model"]),
     ("storage", &["digest", "error", "model", "verify"]),
-    ("composite", &["error", "model", "storage"]),
+    ("composite", &["digest", "error", "model", "storage"]),
     ("reference", &["digest", "error", "model"]),
     ("snapshot", &["beneath", "digest", "error", "layer", "model", "progress", "workers"]),
     (
@@ -94,6 +94,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "model",
             "progress",
             "reference",
+            "report",
             "storage",
             "temporary",
             "verify",

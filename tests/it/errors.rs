@@ -40,7 +40,7 @@ fn texts_and_exit_codes() {
         (
             Error::invalid_reference("oci://x", "odd"),
             2,
-            s("invalid reference \"oci://x\": odd; it is written oci://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]"),
+            s("invalid reference \"oci://x\": odd; it is written oci://HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]"),
         ),
         (Error::invalid_host("host/x", "odd"), 2, s("invalid registry \"host/x\": odd; it is written HOST[:PORT]")),
         (Error::InvalidDescriptor { path: "/a".into(), reason: s("odd") }, 1, s("invalid snapshot descriptor /a: odd")),
@@ -204,7 +204,13 @@ fn texts_and_exit_codes() {
             s("cannot pull x: h has no such repository; look"),
         ),
         (
-            Error::Refused { registry: s("h"), operation: s("push x"), status: 413, reason: s("odd"), hint: "; less" },
+            Error::Refused {
+                registry: s("h"),
+                operation: s("push x"),
+                status: 413,
+                reason: s("odd"),
+                hint: s("; less"),
+            },
             1,
             s("cannot push x: h answered 413 (odd); less"),
         ),

@@ -3,7 +3,7 @@
 
 use std::{io::Write, process::Stdio, time::Duration};
 
-use snapcask::{export::Form, model::Generation};
+use snapcask::{export::Form, model::Generation, registry::ChunkSize};
 
 use super::{
     server::{Behaviour, Server},
@@ -16,7 +16,7 @@ const SMALL: u64 = 16 << 20;
 const CHUNK: u64 = 16 << 10;
 
 fn options(cache: Option<&std::path::Path>) -> Options {
-    Options { chunk: CHUNK as usize, ..super::options(cache) }
+    Options { chunk: ChunkSize::Bytes(CHUNK as usize), ..super::options(cache) }
 }
 
 fn percents() -> Vec<u64> {
@@ -128,6 +128,91 @@ fn an_upload_of_other_bytes_is_begun_anew() {
     }
 }
 
+/// A run that fails at a cut keeps what came, for a pull and for an import.
+#[test]
+fn pull_that_failed_goes_on_in_the_next_run() {
+    const LARGEST_LOSS: u64 = 8 << 20;
+    let mut fixture = Fixture::empty(Generation::Flat);
+    let big = (0, random(24 << 20, 5));
+    fixture.add("base", 0, 64 << 20, std::slice::from_ref(&big), serde_json::Value::Null);
+    fixture.add("head", 1, 64 << 20, &[big, (40 << 20, random(9 << 20, 6))], serde_json::Value::Null);
+    let bundle = fixture.path("bundle");
+    let chain = snapcask::export::ExportOptions {
+        with_parents: true,
+        ..export_options(&fixture.store, "head", Form::Dir, &bundle)
+    };
+    snapcask::export::export(&chain).unwrap();
+    let (server, file, store) = (Server::start(), fixture.path("pulled.tar"), fixture.path("target"));
+    push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    pull(&server.reference("vm:head"), &options(None), &file, Form::Tar).unwrap();
+    let (whole, expected, cache) = (server.sent(), identity(&file), fixture.path("cache"));
+    let parts = || std::fs::read_dir(cache.join("partial")).map_or(0, |entries| entries.count());
+    for percent in percents() {
+        for is_import in [false, true] {
+            // In several ranges at once, and in one.
+            let fast = if percent % 2 == 0 { 0 } else { u64::MAX };
+            let kept = snapcask::registry::Options { fast, part: 2 << 20, ..options(Some(&cache)) };
+            let once = snapcask::registry::Retry { attempts: 1, ..kept.retry };
+            let once = snapcask::registry::Options { retry: once, ..kept.clone() };
+            server.behave(Behaviour { cut_sent: vec![whole * percent / 100], ..Default::default() });
+            let run = |options: &snapcask::registry::Options| match is_import {
+                true => import_from(&server.reference("vm:head"), options, &store).map(drop),
+                false => pull(&server.reference("vm:head"), options, &file, Form::Tar).map(drop),
+            };
+            assert!(run(&once).is_err(), "{percent} %");
+            run(&kept).unwrap();
+            if is_import {
+                for made in &fixture.snapshots {
+                    assert_same_snapshot(made, &store.join("snapshots").join(&made.name));
+                }
+                std::fs::remove_dir_all(&store).unwrap();
+            } else {
+                assert_eq!(identity(&file), expected, "{percent} %");
+                std::fs::remove_file(&file).unwrap();
+            }
+            let again = server.sent() - whole;
+            assert!(again <= LARGEST_LOSS, "{again} bytes twice after a cut at {percent} %");
+            assert_eq!(parts(), 0, "what is in place is not kept");
+            tally::cases(13, "pulls and imports that failed at a per cent and went on in the next run", 1);
+        }
+    }
+}
+
+/// What an earlier run kept is not believed: the run that finds it wrong drops it, and the next one is whole.
+#[test]
+fn kept_part_with_wrong_bytes_is_found_and_dropped() {
+    let mut fixture = Fixture::empty(Generation::Flat);
+    fixture.add("head", 0, 64 << 20, &[(0, random(9 << 20, 5))], serde_json::Value::Null);
+    let bundle = fixture.path("bundle");
+    snapcask::export::export(&export_options(&fixture.store, "head", Form::Dir, &bundle)).unwrap();
+    let (server, cache, store) = (Server::start(), fixture.path("cache"), fixture.path("target"));
+    push(&bundle, &server.reference("vm"), &options(None)).unwrap();
+    let kept = options(Some(&cache));
+    let once = snapcask::registry::Retry { attempts: 1, ..kept.retry };
+    let once = snapcask::registry::Options { retry: once, ..kept.clone() };
+    server.behave(Behaviour { cut_sent: vec![6 << 20], ..Default::default() });
+    import_from(&server.reference("vm:head"), &once, &store).unwrap_err();
+    let part = std::fs::read_dir(cache.join("partial")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&part).unwrap();
+    assert!(bytes.len() > 1 << 20, "{} bytes are kept", bytes.len());
+    bytes[1 << 20] ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    let error = import_from(&server.reference("vm:head"), &kept, &store).unwrap_err();
+    assert_eq!(error.exit_code(), 3, "{error}");
+    assert!(whole_tree(&store).is_empty() && !part.exists());
+    // A verification reads the registry and not what was kept.
+    let verified = snapcask::check_bundle::verify_bundle(
+        &super::at(&server.reference("vm:head"), &kept),
+        false,
+        2,
+        std::sync::Arc::new(snapcask::progress::Silent),
+    );
+    assert!(verified.unwrap().findings.is_empty());
+    assert!(!part.exists());
+    import_from(&server.reference("vm:head"), &kept, &store).unwrap();
+    assert_same_snapshot(fixture.head(), &store.join("snapshots/head"));
+}
+
 /// Chunks of the program are larger: its disk is, too.
 #[test]
 fn a_killed_push_goes_on() {
@@ -141,6 +226,7 @@ fn a_killed_push_goes_on() {
         let server = Server::start();
         let push = || {
             let mut push = command(["push", what, &server.reference("vm"), "--store", fixture.store.to_str().unwrap()]);
+            push.args(["--chunk-size", "8M"]);
             push.env("XDG_CACHE_HOME", fixture.path(&format!("cache-{}", what.len())));
             push.env("DOCKER_CONFIG", fixture.path("no-docker"));
             push

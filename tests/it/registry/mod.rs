@@ -5,11 +5,13 @@ mod cli;
 mod credentials;
 mod cuts;
 mod faults;
+mod field;
 mod home;
 mod login;
 mod moves;
 mod real;
 mod real_tls;
+mod remote;
 mod said;
 mod server;
 mod thin;
@@ -24,7 +26,7 @@ use snapcask::{
     export::{Destination, ExportOptions, Form, export},
     import::{BundleLocation, ImportOptions, import},
     progress::Silent,
-    registry::{CertificateFolders, CredentialFiles, Options, Retry},
+    registry::{CertificateFolders, ChunkSize, CredentialFiles, Options, Retry},
     report::{CopyReport, ExportReport, ImportReport},
 };
 
@@ -37,8 +39,15 @@ pub fn options(cache: Option<&Path>) -> Options {
         files: CredentialFiles::default(),
         certificate_folders: CertificateFolders::default(),
         cache: cache.map(Into::into),
-        retry: Retry { attempts: 5, first: moment, longest: moment * 4, longest_asked: Duration::from_secs(2) },
-        chunk: 64 << 10,
+        retry: Retry {
+            attempts: 5,
+            first: moment,
+            longest: moment * 4,
+            longest_asked: Duration::from_secs(2),
+            refused: Duration::from_millis(20),
+            unknown: Duration::from_secs(1),
+        },
+        chunk: ChunkSize::Bytes(64 << 10),
         ..Options::default()
     }
 }

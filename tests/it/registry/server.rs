@@ -1,7 +1,7 @@
 //! A registry in this process, for tests: it keeps what it gets, notes what it is asked, and lies as it is told.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{
@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use snapcask::Digest;
@@ -41,9 +42,121 @@ pub enum Heads {
     OddDigest,
 }
 
+/// What `Range` says after a chunk, and when an upload is asked about.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Ranges {
+    /// All bytes that came.
+    #[default]
+    Right,
+    /// The end of the first chunk, for ever.
+    Stuck,
+    /// The last chunk only.
+    LastChunk,
+    OffByOne,
+    /// `bytes=0-N`.
+    WithUnit,
+    /// `N-M` of the last chunk.
+    StartToEnd,
+    Zero,
+    Absent,
+}
+
+/// How a range of a blob is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Parts {
+    #[default]
+    Right,
+    /// With this status.
+    Refused(u16),
+    /// 416 where the range has no end.
+    EndWanted,
+    /// 206 without a Content-Range.
+    WithoutRange,
+    /// With `*` for the size.
+    StarSize,
+    /// Without a size.
+    NoSize,
+    /// `Bytes 0-1/2`.
+    UpperCase,
+    /// `bytes=0-1/2`.
+    WithEquals,
+    /// Everything from the first byte on.
+    ToTheEnd,
+}
+
+/// The Location of an upload.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Locations {
+    #[default]
+    Path,
+    Absolute,
+    /// `//host/path`.
+    WithoutScheme,
+    /// With a query of its own.
+    WithState,
+}
+
+/// What Docker-Content-Digest says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Digests {
+    #[default]
+    Right,
+    Absent,
+    Quoted,
+    Sha512,
+}
+
 /// How it lies and what it lacks.
 #[derive(Clone, Debug, Default)]
 pub struct Behaviour {
+    pub ranges: Ranges,
+    pub parts: Parts,
+    pub locations: Locations,
+    pub digests: Digests,
+    /// The status of a chunk that is taken, where it is not 202.
+    pub chunk_status: Option<u16>,
+    /// The status of a blob that is taken, where it is not 201.
+    pub blob_status: Option<u16>,
+    /// Uploads with smaller parts, the last one excepted, are refused at their end.
+    pub min_part: Option<u64>,
+    /// Larger requests are answered with this status.
+    pub max_request: Option<(u64, u16)>,
+    /// Larger blobs are answered 413 at their end.
+    pub max_blob: Option<u64>,
+    /// The first chunk is taken and the second answered with this status.
+    pub one_chunk: Option<u16>,
+    /// So many chunks meet a connection that is reset.
+    pub resets: u64,
+    /// Nobody may ask how far an upload is.
+    pub no_status: bool,
+    /// A manifest's blobs are unknown for so many milliseconds.
+    pub lag: u64,
+    /// So many requests, every third one, are answered 403 that means a rate limit.
+    pub limited: u64,
+    /// HEAD of a blob that is absent is answered so.
+    pub head_of_absent: Option<u16>,
+    /// HEAD of a blob that is there is answered so.
+    pub head_of_blob: Option<u16>,
+    /// HEAD of a blob says that it has no bytes.
+    pub empty_heads: bool,
+    /// HEAD and GET of a manifest that is absent are answered so.
+    pub absent_manifest: Option<u16>,
+    /// A tag that is there is never moved, and the wish answered so.
+    pub immutable: Option<u16>,
+    /// Indexes are answered 415.
+    pub no_indexes: bool,
+    /// More layers are answered 405.
+    pub max_layers: Option<usize>,
+    /// Blobs are read at addresses that are good once, take no Authorization and no HEAD.
+    pub one_use_urls: bool,
+    /// Blobs come compressed.
+    pub gzip: bool,
+    /// Blobs come in chunks of their own, without a length.
+    pub chunked: bool,
+    /// DELETE is answered 405.
+    pub no_deletes: bool,
+    /// The first so many requests with a token are answered 403, because it has expired.
+    pub expires: u64,
     /// Every n-th request is answered 500, but never the same one twice in a row, nor more than [`MOST_FAILURES`] times, for
     /// several blobs begin with the same: however requests fall together, a client that tries five times comes through.
     pub fail_every: Option<u64>,
@@ -114,6 +227,12 @@ struct State {
     received: u64,
     sent: u64,
     next_upload: u64,
+    /// Tokens that were given.
+    tokens: u64,
+    /// The sizes of an upload's parts.
+    parts: HashMap<String, Vec<u64>>,
+    last_blob: Option<Instant>,
+    spent_urls: HashSet<String>,
 }
 
 /// How often one request is failed by [`Behaviour::fail_every`].
@@ -203,6 +322,38 @@ impl Server {
         format!("{}/v2/{repository}/blobs/uploads/{id}", self.base())
     }
 
+    /// Puts a blob; its digest.
+    pub fn put(&self, repository: &str, bytes: &[u8]) -> String {
+        let digest = Digest::of(bytes);
+        self.lock().blobs.insert((repository.into(), digest), bytes.to_vec());
+        digest.to_string()
+    }
+
+    /// Puts a manifest under a tag.
+    pub fn put_manifest(&self, repository: &str, tag: &str, manifest: &serde_json::Value) {
+        let (bytes, mut state) = (manifest.to_string().into_bytes(), self.lock());
+        let media = manifest["mediaType"].as_str().unwrap().to_owned();
+        for version in [Digest::of(&bytes).to_string(), tag.to_owned()] {
+            state.manifests.insert((repository.into(), version), (bytes.clone(), media.clone()));
+        }
+        state.tags.entry(repository.into()).or_default().push(tag.into());
+    }
+
+    /// Gives a manifest another tag.
+    pub fn alias(&self, repository: &str, tag: &str, other: &str) {
+        let mut state = self.lock();
+        let found = state.manifests[&(repository.to_owned(), tag.to_owned())].clone();
+        state.manifests.insert((repository.into(), other.into()), found);
+        state.tags.entry(repository.into()).or_default().push(other.into());
+    }
+
+    /// Takes a tag away; the manifest stays.
+    pub fn untag(&self, repository: &str, tag: &str) {
+        let mut state = self.lock();
+        state.manifests.remove(&(repository.into(), tag.into()));
+        state.tags.entry(repository.into()).or_default().retain(|known| known != tag);
+    }
+
     pub fn forget(&self) {
         let mut state = self.lock();
         *state = State::default();
@@ -242,11 +393,24 @@ struct Answer {
     is_blob: bool,
     /// No length is said.
     is_sizeless: bool,
+    /// The body comes in chunks of the protocol.
+    is_chunked: bool,
+    /// The connection is reset instead.
+    is_reset: bool,
 }
 
 impl Answer {
     fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), length: None, is_blob: false, is_sizeless: false }
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+            length: None,
+            is_blob: false,
+            is_sizeless: false,
+            is_chunked: false,
+            is_reset: false,
+        }
     }
 
     fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -308,13 +472,15 @@ fn serve(stream: TcpStream, state: &Mutex<State>, port: u16) -> std::io::Result<
             head: request.head.clone(),
         };
         state.lock().unwrap().log.push(seen);
-        let Some(answer) = answer else { return Ok(()) };
+        let Some(answer) = answer.filter(|answer| !answer.is_reset) else { return Ok(()) };
         let mut head = format!("HTTP/1.1 {} X\r\n", answer.status);
         for (name, value) in &answer.headers {
             head += &format!("{name}: {value}\r\n");
         }
         let said = answer.length.unwrap_or(answer.body.len() as u64);
-        if !answer.is_sizeless {
+        if answer.is_chunked {
+            head += "Transfer-Encoding: chunked\r\n";
+        } else if !answer.is_sizeless {
             head += &format!("Content-Length: {said}\r\n");
         }
         head += "\r\n";
@@ -329,11 +495,22 @@ fn serve(stream: TcpStream, state: &Mutex<State>, port: u16) -> std::io::Result<
                 state.sent += piece.len() as u64;
                 if let Some(at) = strikes(&mut state.behaviour.cut_sent, before, piece.len()) {
                     drop(state);
-                    writer.write_all(&piece[..at])?;
+                    if !answer.is_chunked {
+                        writer.write_all(&piece[..at])?;
+                    }
                     return Ok(());
                 }
             }
+            if answer.is_chunked {
+                write!(writer, "{:x}\r\n", piece.len())?;
+            }
             writer.write_all(piece)?;
+            if answer.is_chunked {
+                writer.write_all(b"\r\n")?;
+            }
+        }
+        if answer.is_chunked {
+            writer.write_all(b"0\r\n\r\n")?;
         }
         if said != answer.body.len() as u64 {
             return Ok(());
@@ -397,7 +574,11 @@ fn answer(state: &mut State, request: &Request, body: &[u8], port: u16) -> Answe
     state.requests += 1;
     let behaviour = state.behaviour.clone();
     if let Some(n) = behaviour.fail_every {
-        let this = format!("{} {}", request.method, request.path);
+        // An upload that begins anew has another address.
+        let this = match request.query.get("digest") {
+            Some(digest) => format!("{} {digest}", request.method),
+            None => format!("{} {}", request.method, request.path),
+        };
         let due = state.requests.is_multiple_of(n);
         let (failures, just_now) = state.failed.entry(this).or_default();
         *just_now = due && !*just_now && *failures < MOST_FAILURES;
@@ -410,6 +591,14 @@ fn answer(state: &mut State, request: &Request, body: &[u8], port: u16) -> Answe
         state.behaviour.too_many -= 1;
         return Answer::error(429, "TOOMANYREQUESTS").header("Retry-After", behaviour.retry_after);
     }
+    if behaviour.limited > 0 && state.requests.is_multiple_of(3) {
+        state.behaviour.limited -= 1;
+        let body = r#"{"errors":[{"code":"DENIED","message":"You have exceeded a secondary rate limit."}]}"#;
+        return Answer { body: body.into(), ..Answer::new(403) };
+    }
+    if let Some(url) = request.path.strip_prefix("/once/") {
+        return once(state, request, url, &behaviour);
+    }
     if let Some(status) = behaviour.always {
         return Answer::error(status, "DENIED");
     }
@@ -417,16 +606,26 @@ fn answer(state: &mut State, request: &Request, body: &[u8], port: u16) -> Answe
     if request.path == "/token" {
         let good = behaviour.basic.map(|b| format!("Basic {}", base64(b)));
         return match good.is_none() || authorization == good.as_deref() {
-            true => Answer { body: format!(r#"{{"token":"{TOKEN}"}}"#).into(), ..Answer::new(200) },
+            true => {
+                state.tokens += 1;
+                let token = if state.tokens == 1 { TOKEN.into() } else { format!("{TOKEN}-{}", state.tokens) };
+                Answer { body: format!(r#"{{"token":"{token}"}}"#).into(), ..Answer::new(200) }
+            }
             false => Answer::error(401, "UNAUTHORIZED"),
         };
     }
     if let Some(realm) = &behaviour.realm {
         let own = format!("http://127.0.0.1:{port}/token");
         let realm = if realm.is_empty() { &own } else { realm };
-        if authorization != Some(&format!("Bearer {TOKEN}")) {
+        if !authorization.is_some_and(|given| given.starts_with(&format!("Bearer {TOKEN}"))) {
             let challenge = format!("Bearer realm=\"{realm}\",service=\"test\",scope=\"x\"");
             return Answer::error(401, "UNAUTHORIZED").header("WWW-Authenticate", challenge);
+        }
+        if state.behaviour.expires > 0 {
+            state.behaviour.expires -= 1;
+            let body =
+                r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired. Reauthenticate."}]}"#;
+            return Answer { body: body.into(), ..Answer::new(403) };
         }
     } else if let Some(basic) = behaviour.basic
         && authorization != Some(&format!("Basic {}", base64(basic)))
@@ -453,9 +652,9 @@ fn answer(state: &mut State, request: &Request, body: &[u8], port: u16) -> Answe
         return tags(state, request, repository, &behaviour);
     }
     match rest.split_once("/referrers/") {
-        Some(_) if !behaviour.no_referrers => {
-            let body = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-            Answer { body: body.to_vec(), ..Answer::new(200) }
+        Some((repository, subject)) if !behaviour.no_referrers => {
+            let index = referrers(state, repository, subject);
+            Answer { body: index.to_string().into_bytes(), ..Answer::new(200) }
                 .header("Content-Type", "application/vnd.oci.image.index.v1+json")
         }
         _ => Answer::error(404, "NOT_FOUND"),
@@ -470,9 +669,36 @@ fn upload(
     body: &[u8],
     behaviour: &Behaviour,
 ) -> Answer {
-    let base = behaviour.uploads_at.clone().unwrap_or_default();
-    let location = |id: &str| format!("{base}/v2/{repository}/blobs/uploads/{id}");
-    let range = |length: usize| format!("0-{}", length.saturating_sub(1));
+    let host = request.headers.get("host").cloned().unwrap_or_default();
+    let base = match behaviour.locations {
+        Locations::Path | Locations::WithState => behaviour.uploads_at.clone().unwrap_or_default(),
+        Locations::Absolute => format!("http://{host}"),
+        Locations::WithoutScheme => format!("//{host}"),
+    };
+    let query = if behaviour.locations == Locations::WithState { "?_state=AAAA%3D%3D" } else { "" };
+    let location = |id: &str| format!("{base}/v2/{repository}/blobs/uploads/{id}{query}");
+    let parts = state.parts.get(id).cloned().unwrap_or_default();
+    let with_range = |answer: Answer, length: usize| {
+        let (length, last) = (length as u64, parts.last().copied().unwrap_or_default());
+        let end = |length: u64| length.saturating_sub(1);
+        let range = match behaviour.ranges {
+            Ranges::Right => format!("0-{}", end(length)),
+            Ranges::Stuck => format!("0-{}", end(parts.first().copied().unwrap_or(length))),
+            Ranges::LastChunk => format!("0-{}", end(last)),
+            Ranges::OffByOne => format!("0-{length}"),
+            Ranges::WithUnit => format!("bytes=0-{}", end(length)),
+            Ranges::StartToEnd => format!("{}-{}", length.saturating_sub(last), end(length)),
+            Ranges::Zero => "0-0".into(),
+            Ranges::Absent => return answer,
+        };
+        answer.header("Range", range)
+    };
+    if matches!(request.method.as_str(), "PATCH" | "PUT")
+        && let Some((most, status)) = behaviour.max_request
+        && body.len() as u64 > most
+    {
+        return Answer::error(status, "REQUESTED_RANGE_NOT_SATISFIABLE");
+    }
     match request.method.as_str() {
         "POST" => {
             if let (Some(digest), Some(from)) = (request.query.get("mount"), request.query.get("from"))
@@ -490,8 +716,9 @@ fn upload(
                 None => answer,
             }
         }
+        "GET" if behaviour.no_status => Answer::error(405, "UNSUPPORTED"),
         "GET" => match state.uploads.get(id) {
-            Some(bytes) => Answer::new(204).header("Location", location(id)).header("Range", range(bytes.len())),
+            Some(bytes) => with_range(Answer::new(204).header("Location", location(id)), bytes.len()),
             None => Answer::error(404, "BLOB_UPLOAD_UNKNOWN"),
         },
         "PATCH" => {
@@ -499,7 +726,14 @@ fn upload(
                 return Answer::error(status, "UNSUPPORTED");
             }
             if behaviour.max_chunk.is_some_and(|most| body.len() as u64 > most) {
-                return Answer::error(413, "SIZE_INVALID");
+                return Answer::error(413, "REQUEST_TOO_LARGE");
+            }
+            if behaviour.resets > 0 {
+                state.behaviour.resets -= 1;
+                return Answer { is_reset: true, ..Answer::new(500) };
+            }
+            if let Some(status) = behaviour.one_chunk.filter(|_| state.uploads.get(id).is_some_and(|b| !b.is_empty())) {
+                return Answer::error(status, "UNSUPPORTED");
             }
             let Some(bytes) = state.uploads.get_mut(id) else { return Answer::error(404, "BLOB_UPLOAD_UNKNOWN") };
             let begin: usize = request.headers["content-range"].split('-').next().unwrap().parse().unwrap();
@@ -507,17 +741,38 @@ fn upload(
                 return Answer::error(416, "RANGE_INVALID");
             }
             bytes.extend_from_slice(body);
-            Answer::new(202).header("Location", location(id)).header("Range", range(bytes.len()))
+            let length = bytes.len();
+            let parts = state.parts.entry(id.into()).or_default();
+            parts.push(body.len() as u64);
+            let parts = parts.clone();
+            let answer = Answer::new(behaviour.chunk_status.unwrap_or(202)).header("Location", location(id));
+            match behaviour.ranges {
+                Ranges::LastChunk => answer.header("Range", format!("0-{}", body.len().saturating_sub(1))),
+                Ranges::Stuck => answer.header("Range", format!("0-{}", parts[0].saturating_sub(1))),
+                _ => with_range(answer, length),
+            }
         }
         "PUT" => {
             let Some(mut bytes) = state.uploads.remove(id) else { return Answer::error(404, "BLOB_UPLOAD_UNKNOWN") };
             bytes.extend_from_slice(body);
             let digest: Digest = request.query["digest"].parse().unwrap();
+            let mut parts = state.parts.remove(id).unwrap_or_default();
+            if !body.is_empty() {
+                parts.push(body.len() as u64);
+            }
+            parts.pop();
+            if behaviour.min_part.is_some_and(|least| parts.iter().any(|part| *part < least)) {
+                return Answer::error(400, "BLOB_UPLOAD_INVALID");
+            }
+            if behaviour.max_blob.is_some_and(|most| bytes.len() as u64 > most) {
+                return Answer::error(413, "SIZE_INVALID");
+            }
             if Digest::of(&bytes) != digest {
                 return Answer::error(400, "DIGEST_INVALID");
             }
             state.blobs.insert((repository.into(), digest), bytes);
-            Answer::new(201).header("Docker-Content-Digest", digest.to_string())
+            state.last_blob = Some(Instant::now());
+            named(Answer::new(behaviour.blob_status.unwrap_or(201)), behaviour, &digest)
         }
         _ => Answer::error(405, "UNSUPPORTED"),
     }
@@ -528,8 +783,17 @@ fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, be
         return Answer { is_sizeless: true, ..Answer::new(200) };
     }
     let Some(bytes) = state.blobs.get(&(repository.into(), digest.parse().unwrap())) else {
-        return Answer::error(404, "BLOB_UNKNOWN");
+        let status = behaviour.head_of_absent.filter(|_| request.method == "HEAD");
+        return Answer::error(status.unwrap_or(404), "BLOB_UNKNOWN");
     };
+    if behaviour.one_use_urls && !request.path.starts_with("/once/") {
+        state.next_upload += 1;
+        let url = format!("/once/{}{}", state.next_upload, request.path);
+        return Answer::new(307).header("Location", url);
+    }
+    if let Some(status) = behaviour.head_of_blob.filter(|_| request.method == "HEAD") {
+        return Answer::error(status, "UNKNOWN");
+    }
     if let Some(base) = behaviour.blobs_at.as_ref().filter(|_| request.method == "GET") {
         return Answer::new(307).header("Location", format!("{base}{}", request.path));
     }
@@ -542,7 +806,17 @@ fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, be
         bytes[size / 2] ^= 1;
     }
     if request.method == "HEAD" {
-        return Answer { length: Some(size as u64), ..Answer::new(200) };
+        let size = if behaviour.empty_heads { 0 } else { size as u64 };
+        return Answer { length: Some(size), ..Answer::new(200) };
+    }
+    if behaviour.gzip {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&bytes).unwrap();
+        return Answer { body: encoder.finish().unwrap(), is_blob: true, ..Answer::new(200) }
+            .header("Content-Encoding", "gzip");
+    }
+    if behaviour.chunked {
+        return Answer { body: bytes, is_blob: true, is_chunked: true, ..Answer::new(200) };
     }
     if behaviour.short_bytes {
         bytes.truncate(size / 2);
@@ -560,14 +834,55 @@ fn blob(state: &mut State, request: &Request, repository: &str, digest: &str, be
         state.behaviour =
             Behaviour { forgets_ranges: false, no_ranges: true, cut_sent: vec![sent], ..state.behaviour.clone() };
     }
+    if let (Some(_), Parts::Refused(status)) = (asked, behaviour.parts) {
+        return Answer::error(status, "UNSUPPORTED");
+    }
+    let endless = request.headers.get("range").is_some_and(|range| range.ends_with('-'));
+    if endless && behaviour.parts == Parts::EndWanted {
+        return Answer::error(416, "RANGE_INVALID");
+    }
     match asked.filter(|_| !behaviour.no_ranges) {
         Some((first, last)) if first < last => {
             let first = if behaviour.wrong_range { first + 1 } else { first };
-            let range = format!("bytes {first}-{last}/{}", size + behaviour.longer_by);
-            Answer { body: bytes[first..=last].to_vec(), is_blob: true, ..Answer::new(206) }
-                .header("Content-Range", range)
+            let size = size + behaviour.longer_by;
+            let last = if behaviour.parts == Parts::ToTheEnd { bytes.len() - 1 } else { last };
+            let answer = Answer { body: bytes[first..=last].to_vec(), is_blob: true, ..Answer::new(206) };
+            let range = match behaviour.parts {
+                Parts::WithoutRange => return answer,
+                Parts::StarSize => format!("bytes {first}-{last}/*"),
+                Parts::NoSize => format!("bytes {first}-{last}"),
+                Parts::UpperCase => format!("Bytes {first}-{last}/{size}"),
+                Parts::WithEquals => format!("bytes={first}-{last}/{size}"),
+                Parts::Right | Parts::Refused(_) | Parts::EndWanted | Parts::ToTheEnd => {
+                    format!("bytes {first}-{last}/{size}")
+                }
+            };
+            answer.header("Content-Range", range)
         }
         _ => Answer { body: bytes, is_blob: true, ..Answer::new(200) },
+    }
+}
+
+/// A blob at an address that is good once.
+fn once(state: &mut State, request: &Request, url: &str, behaviour: &Behaviour) -> Answer {
+    let path = url.split_once('/').map_or("", |(_, path)| path);
+    if request.method == "HEAD" || request.headers.contains_key("authorization") || !state.spent_urls.insert(url.into())
+    {
+        return Answer::error(403, "ACCESS_DENIED");
+    }
+    let Some((repository, digest)) = path.strip_prefix("v2/").and_then(|rest| rest.split_once("/blobs/")) else {
+        return Answer::error(404, "NOT_FOUND");
+    };
+    blob(state, request, repository, digest, behaviour)
+}
+
+/// With the digest, as this registry says it.
+fn named(answer: Answer, behaviour: &Behaviour, digest: &Digest) -> Answer {
+    match behaviour.digests {
+        Digests::Right => answer.header("Docker-Content-Digest", digest.to_string()),
+        Digests::Absent => answer,
+        Digests::Quoted => answer.header("Docker-Content-Digest", format!("\"{digest}\"")),
+        Digests::Sha512 => answer.header("Docker-Content-Digest", format!("sha512:{}", "0".repeat(128))),
     }
 }
 
@@ -585,11 +900,28 @@ fn manifest(
         return Answer::error(400, "DIGEST_INVALID");
     }
     if request.method == "PUT" {
+        let is_tag = !version.starts_with("sha256:");
+        if let Some(status) = behaviour.immutable.filter(|_| is_tag && state.manifests.contains_key(&key)) {
+            let body = r#"{"errors":[{"code":"TAG_INVALID","message":"The tag already exists and is immutable."}]}"#;
+            return Answer { body: body.into(), ..Answer::new(status) };
+        }
+        if behaviour.no_indexes && request.headers["content-type"].contains("index") {
+            return Answer::error(415, "UNSUPPORTED");
+        }
+        let lag = Duration::from_millis(behaviour.lag);
+        if state.last_blob.is_some_and(|time| time.elapsed() < lag) {
+            return Answer::error(400, "MANIFEST_BLOB_UNKNOWN");
+        }
         let value: serde_json::Value = serde_json::from_slice(body).unwrap();
         let digest = Digest::of(body);
         // What it names must be there, as real registries have it.
         let empty = Vec::new();
         let layers = value["layers"].as_array().unwrap_or(&empty).iter();
+        if behaviour.max_layers.is_some_and(|most| layers.len() > most) {
+            let body =
+                r#"{"errors":[{"code":"UNSUPPORTED","message":"Limit on number of layers per image exceeded"}]}"#;
+            return Answer { body: body.into(), ..Answer::new(405) };
+        }
         for blob in layers.chain(value.get("config")) {
             let digest: Digest = blob["digest"].as_str().unwrap().parse().unwrap();
             if !state.blobs.contains_key(&(repository.into(), digest)) {
@@ -605,16 +937,35 @@ fn manifest(
                 tags.push(version.into());
             }
         }
-        let answer = Answer::new(201).header("Docker-Content-Digest", digest.to_string());
+        let answer = named(Answer::new(201), behaviour, &digest);
         return match value["subject"]["digest"].as_str().filter(|_| !behaviour.no_referrers) {
             Some(subject) => answer.header("OCI-Subject", subject),
             None => answer,
         };
     }
+    if request.method == "DELETE" {
+        if behaviour.no_deletes {
+            return Answer::error(405, "UNSUPPORTED");
+        }
+        let Some((bytes, _)) = state.manifests.remove(&key) else { return Answer::error(404, "MANIFEST_UNKNOWN") };
+        let gone: Vec<String> = match version.starts_with("sha256:") {
+            true => {
+                let same = |(other, _): &(Vec<u8>, String)| *other == bytes;
+                let tags = state.manifests.iter().filter(|((at, _), m)| at == repository && same(m));
+                tags.map(|((_, version), _)| version.clone()).collect()
+            }
+            false => vec![version.into()],
+        };
+        for tag in gone {
+            state.manifests.remove(&(repository.into(), tag.clone()));
+            state.tags.entry(repository.into()).or_default().retain(|known| *known != tag);
+        }
+        return Answer::new(202);
+    }
     let heads = if request.method == "HEAD" { behaviour.heads } else { Heads::Whole };
     match (state.manifests.get(&key), heads) {
         (_, Heads::Refused(status)) => Answer::error(status, "UNSUPPORTED"),
-        (None, _) => Answer::error(404, "MANIFEST_UNKNOWN"),
+        (None, _) => Answer::error(behaviour.absent_manifest.unwrap_or(404), "MANIFEST_UNKNOWN"),
         (Some((bytes, media)), _) => Answer {
             length: (request.method == "HEAD").then_some(bytes.len() as u64),
             body: match request.method.as_str() {
@@ -634,6 +985,20 @@ fn manifest(
             if heads == Heads::OddDigest { "sha256:0".into() } else { Digest::of(bytes).to_string() },
         ),
     }
+}
+
+/// The manifests that name this one as their subject.
+fn referrers(state: &State, repository: &str, subject: &str) -> serde_json::Value {
+    let entries = state.manifests.iter().filter_map(|((at, version), (bytes, media))| {
+        let manifest: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        let is_one = at == repository && version.starts_with("sha256:") && manifest["subject"]["digest"] == subject;
+        is_one.then(|| {
+            let artifact = manifest["artifactType"].clone();
+            serde_json::json!({ "mediaType": media, "digest": version, "size": bytes.len(), "artifactType": artifact })
+        })
+    });
+    let media = "application/vnd.oci.image.index.v1+json";
+    serde_json::json!({ "schemaVersion": 2, "mediaType": media, "manifests": entries.collect::<Vec<_>>() })
 }
 
 fn tags(state: &State, request: &Request, repository: &str, behaviour: &Behaviour) -> Answer {
