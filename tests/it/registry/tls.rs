@@ -407,7 +407,7 @@ fn files_that_this_user_may_not_read_are_passed_over_and_told() {
     );
     says(&as_nobody(), 1, &text);
     let named = machine.command(&["tags", &place, "--ca-file", &ca]).uid(65534).gid(65534).output().unwrap();
-    says(&named, 1, &format!("cannot read certificates from {ca}: Permission denied (os error 13)"));
+    says(&named, 1, &format!("cannot read certificates from {ca}: permission denied (os error 13)"));
 }
 
 #[test]
