@@ -10,15 +10,12 @@ use super::{
     args::RemoveArgs,
     argument,
     import::{head_line, index_line},
-    output, progress, verbs,
+    output, progress,
 };
 
 /// Runs the verb.
 pub fn run(args: RemoveArgs) -> Result<()> {
-    let there = match verbs::exists("delete") {
-        true => "`snapcask delete` removes it there",
-        false => "what removes it there is the registry's own interface",
-    };
+    let there = "`snapcask delete` removes it there";
     args.snapshots.iter().try_for_each(|reference| argument::local(reference, there))?;
     let report = remove(&RemoveOptions {
         store: args.store.resolve()?,

@@ -91,11 +91,6 @@ pub fn suggest(error: &mut clap::Error) {
     }
 }
 
-/// Whether there is such a verb.
-pub fn exists(verb: &str) -> bool {
-    Cli::command().find_subcommand(verb).is_some()
-}
-
 fn tip(word: &str) -> Option<String> {
     if let Some((_, said)) = OTHERWISE.iter().find(|(other, _)| *other == word) {
         return Some((*said).to_owned());
@@ -150,7 +145,7 @@ mod tests {
     fn every_meaning_is_a_verb_and_every_verb_has_one() {
         let command = Cli::command();
         for (verb, words) in MEANT {
-            assert!(exists(verb), "{verb}");
+            assert!(command.find_subcommand(verb).is_some(), "{verb}");
             assert!(words.is_sorted(), "{verb}");
         }
         for verb in command.get_subcommands() {
