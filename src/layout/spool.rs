@@ -2,12 +2,18 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Cursor, Read},
+    io::{self, Cursor, Read},
     os::unix::fs::FileExt,
     path::Path,
+    pin::Pin,
+    task::{Context, Poll},
 };
 
-use flate2::bufread::MultiGzDecoder;
+use async_compression::{
+    tokio::bufread::{GzipDecoder, ZstdDecoder},
+    zstd::DParameter,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader, ReadBuf};
 
 use super::{
     bytes::PlainFile,
@@ -16,7 +22,7 @@ use super::{
 use crate::{
     error::{Error, IoContext, Result},
     progress::Progress,
-    zstd_input::{MaxWindow, ZstdReader},
+    zstd_input::{self, Begin, MaxWindow},
 };
 
 /// What stays free in the spool's filesystem.
@@ -24,6 +30,10 @@ const RESERVE: u64 = 64 << 20;
 /// The free space is asked for again after so many bytes: others write, too.
 const INTERVAL: u64 = 64 << 20;
 const BUFFER: usize = 256 << 10;
+/// What to do about a window that is too large.
+const HINT: &str = "; --max-window raises it";
+/// What the zstd library says of a window that is too large (`ZSTD_error_frameParameter_windowTooLarge`).
+const TOO_LARGE: &str = "Frame requires too much memory for decoding";
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,43 +54,69 @@ pub(super) fn spool(
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<TarSource> {
-    let input = Told { input, progress };
-    let input = BufReader::with_capacity(BUFFER, Cursor::new(head).chain(input));
-    let (walker, file, size) = match compression {
-        Compression::None => copy(input, name, folder),
-        Compression::Gzip => copy(MultiGzDecoder::new(input), name, folder),
-        Compression::Zstd(window) => {
-            let decoder = ZstdReader::new(input, name, window, "; --max-window raises it");
-            copy(decoder.context("decode", name)?, name, folder)
+    let (most, first) = match compression {
+        Compression::Zstd(most) => (Some(most), zstd_input::begin(&mut head.as_slice()).ok()),
+        Compression::None | Compression::Gzip => (None, None),
+    };
+    if let (Some(most), Some(Begin::Frame(header))) = (most, first) {
+        header.check_window(most, name, HINT).map_err(|error| unreadable(error, name, Some(most)))?;
+    }
+    // Nobody else runs here, and a pipe is waited for by this thread: nothing is started that the system could refuse.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().context("start a runtime for", name)?;
+    let input = Told { input: Read::chain(Cursor::new(head), input), progress };
+    let input = BufReader::with_capacity(BUFFER, input);
+    let (walker, file, size) = runtime.block_on(async {
+        match compression {
+            Compression::None => copy(input, name, folder, None).await,
+            Compression::Gzip => {
+                let mut decoder = GzipDecoder::new(input);
+                decoder.multiple_members(true);
+                copy(decoder, name, folder, None).await
+            }
+            Compression::Zstd(most) => {
+                let mut decoder = ZstdDecoder::with_params(input, &[DParameter::window_log_max(most.log())]);
+                decoder.multiple_members(true);
+                copy(decoder, name, folder, Some(most)).await
+            }
         }
-    }?;
+    })?;
     walker.finish(Box::new(PlainFile::new(file, size)))
 }
 
 /// Tells of every byte that is read, compressed as it is: that is what a pipe or a disk delivers.
 struct Told<'a> {
-    input: File,
+    input: io::Chain<Cursor<Vec<u8>>, File>,
     progress: &'a dyn Progress,
 }
 
-impl Read for Told<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.input.read(buffer)?;
+impl AsyncRead for Told<'_> {
+    /// Waits for the bytes: the runtime has nothing else to do.
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let got = loop {
+            match self.input.read(buffer.initialize_unfilled()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                got => break got?,
+            }
+        };
+        buffer.advance(got);
         self.progress.advance(got as u64);
-        Ok(got)
+        Poll::Ready(Ok(()))
     }
 }
 
-fn copy(mut input: impl Read, name: &str, folder: &Path) -> Result<(Walker, File, u64)> {
+async fn copy(
+    input: impl AsyncRead,
+    name: &str,
+    folder: &Path,
+    most: Option<MaxWindow>,
+) -> Result<(Walker, File, u64)> {
+    let mut input = std::pin::pin!(input);
     let file = tempfile::tempfile_in(folder).context("create a spool file in", folder)?;
     let mut walker = Walker::new(name);
     let mut buffer = vec![0; BUFFER];
     let (mut at, mut limit, mut asked) = (0_u64, room(&file, folder)?, 0_u64);
     loop {
-        let got = match input.read(&mut buffer) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            got => got.map_err(|error| unreadable(error, name))?,
-        };
+        let got = input.read(&mut buffer).await.map_err(|error| unreadable(error, name, most))?;
         if got == 0 {
             return Ok((walker, file, at));
         }
@@ -105,7 +141,13 @@ fn copy(mut input: impl Read, name: &str, folder: &Path) -> Result<(Walker, File
 }
 
 /// What an error of a compressed stream is.
-fn unreadable(error: io::Error, name: &str) -> Error {
+fn unreadable(error: io::Error, name: &str, most: Option<MaxWindow>) -> Error {
+    if let Some(most) = most
+        && error.to_string().contains(TOO_LARGE)
+    {
+        let what = format!("the zstd window of a later frame of {name}, in bytes,");
+        return Error::Limit { what, value: most.0.saturating_add(1), limit: most.0, hint: HINT };
+    }
     match (error.raw_os_error(), error.kind()) {
         (Some(_), _) => Error::io("read", name, error),
         (None, io::ErrorKind::UnexpectedEof) => Error::bundle(name, "its compressed data is cut off"),

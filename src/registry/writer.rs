@@ -30,6 +30,7 @@ use crate::{
     error::{Error, IoContext, Result},
     model::Descriptor,
     storage::BlobWriter,
+    temporary,
 };
 
 /// What is known of a blob before its bytes.
@@ -352,7 +353,8 @@ impl UploadWriter {
 
 fn start_file() -> Result<Sink> {
     let folder = std::env::temp_dir();
-    tempfile::tempfile_in(&folder).context("create a spool file in", &folder).map(Sink::File)
+    let file = tempfile::tempfile_in(&folder).context("create a spool file in", &folder);
+    file.map(Sink::File).map_err(temporary::in_temp)
 }
 
 impl Write for UploadWriter {
