@@ -63,8 +63,8 @@ impl Source for Ahead<'_> {
         self.source.display()
     }
 
-    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
-        self.source.referrers(subject)
+    fn referrers(&self, subjects: &[Digest]) -> Result<Vec<Descriptor>> {
+        self.source.referrers(subjects)
     }
 
     fn release(&self) {

@@ -1,7 +1,7 @@
 //! A bundle's graph: manifests and configs, fetched, validated and compared with each other before any layer is read.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     path::Path,
 };
 
@@ -24,6 +24,9 @@ pub const MAX_CHAIN: usize = 4096;
 /// Most bytes of manifests and configs of a chain: they are held in memory. (Of 4,096 snapshots with ten files each
 /// and stacks of 64 layers, these are 90 MiB.)
 pub const MAX_DOCUMENTS: u64 = 128 << 20;
+
+/// How many artifacts may refer to each other in a row: a signature of an SBOM of a snapshot is two.
+const MAX_REFERENCES: usize = 8;
 
 /// How much the documents of several snapshots are that are held at once.
 #[derive(Debug, Default)]
@@ -230,55 +233,80 @@ pub fn encoding_of(layer: &Descriptor, record: &LayerRecord) -> Result<LayerEnco
 }
 
 /// The entries of the index for snapshots. Other artifacts are told by their manifests, whose digests are verified; what
-/// cannot be read stays among the snapshots, because one byte of damage must not hide one.
-pub fn listed(source: &dyn Source) -> Vec<Descriptor> {
-    source.index().snapshots().filter(|entry| !is_other(source, entry)).cloned().collect()
+/// is missing or damaged stays among the snapshots, because one byte of damage must not hide one.
+///
+/// # Errors
+/// [`Error::Io`], and a registry that cannot be reached: what could not be read may be anything.
+pub fn listed(source: &dyn Source) -> Result<Vec<Descriptor>> {
+    // One that is listed many times is read once.
+    let mut others: HashMap<Digest, bool> = HashMap::new();
+    let mut snapshots = Vec::new();
+    for entry in source.index().snapshots() {
+        let is_other = match others.get(&entry.digest) {
+            Some(known) => *known,
+            None => is_other(source, entry)?,
+        };
+        others.insert(entry.digest, is_other);
+        if !is_other {
+            snapshots.push(entry.clone());
+        }
+    }
+    Ok(snapshots)
 }
 
 /// Whether an entry is of an artifact that is no snapshot.
-fn is_other(source: &dyn Source, entry: &Descriptor) -> bool {
-    let bytes = source.fetch(entry).and_then(|blob| blob.read_document(MAX_DOCUMENT));
-    bytes.is_ok_and(|bytes| Artifact::is_other(&bytes))
+fn is_other(source: &dyn Source, entry: &Descriptor) -> Result<bool> {
+    match source.fetch(entry).and_then(|blob| blob.read_document(MAX_DOCUMENT)) {
+        Ok(bytes) => Ok(Artifact::is_other(&bytes)),
+        Err(
+            Error::MissingBlob { .. } | Error::CorruptBlob { .. } | Error::InvalidBundle { .. } | Error::Limit { .. },
+        ) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
-/// The artifacts of a source that refer to one of these manifests and are no snapshots, each with its manifest. One that
-/// refers to another one of them is among them.
+/// The artifacts of a source that refer to one of these manifests and are no snapshots, each after what it refers to. One
+/// that refers to another one of them is among them.
 ///
 /// # Errors
 /// What the source says; [`Error::Limit`].
 pub fn referrers(source: &dyn Source, subjects: &[Digest]) -> Result<Vec<(Descriptor, Artifact)>> {
-    let mut found: Vec<(Descriptor, Artifact)> = Vec::new();
-    let (mut queue, mut seen) = (subjects.to_vec(), HashSet::new());
-    while let Some(subject) = queue.pop() {
-        for entry in source.referrers(&subject)?.into_iter().filter(|entry| !subjects.contains(&entry.digest)) {
-            if !seen.insert(entry.digest) {
+    let mut known: Vec<(Descriptor, Artifact)> = Vec::new();
+    let mut read: HashSet<Digest> = subjects.iter().copied().collect();
+    let (mut found, mut latest) = (Vec::new(), subjects.to_vec());
+    let mut documents = Documents::default();
+    for _ in 0..MAX_REFERENCES {
+        if latest.is_empty() {
+            break;
+        }
+        for entry in source.referrers(&latest)? {
+            if !read.insert(entry.digest) {
                 continue;
-            }
-            if seen.len() > MAX_CHAIN {
-                let what = format!("the number of artifacts that refer to snapshots of {}", source.display());
-                return Err(Error::Limit { what, value: seen.len() as u64, limit: MAX_CHAIN as u64, hint: "" });
             }
             // A list of referrers may name what is gone.
             let bytes = match source.fetch(&entry).and_then(|blob| blob.read_document(MAX_DOCUMENT)) {
                 Err(Error::MissingBlob { .. }) => continue,
                 bytes => bytes?,
             };
-            if Artifact::is_snapshot(&bytes) {
-                continue;
-            }
-            let artifact = Artifact::parse(&bytes, &format!("manifest {}", entry.digest))?;
-            if artifact.subject.as_ref().is_some_and(|named| named.digest == subject) {
-                queue.push(entry.digest);
-                found.push((entry, artifact));
+            if Artifact::is_other(&bytes) {
+                documents.add(&entry, &entry)?;
+                known.push((entry.clone(), Artifact::parse(&bytes, &format!("manifest {}", entry.digest))?));
             }
         }
+        let refers = |(_, artifact): &(Descriptor, Artifact)| {
+            artifact.subject.as_ref().is_some_and(|subject| latest.contains(&subject.digest))
+        };
+        let (now, later): (Vec<_>, Vec<_>) = known.into_iter().partition(refers);
+        known = later;
+        latest = now.iter().map(|(entry, _)| entry.digest).collect();
+        found.extend(now);
     }
     Ok(found)
 }
 
 /// The head of a bundle: the entry with `tag`, or the only one that is no other's ancestor.
 pub fn head(source: &dyn Source, tag: Option<&str>) -> Result<Descriptor> {
-    let all = listed(source);
+    let all = listed(source)?;
     let entries: Vec<&Descriptor> = all.iter().collect();
     let tags = || entries.iter().copied().filter_map(Index::tag_of).map(str::to_owned).collect::<Vec<_>>();
     if let Some(tag) = tag {

@@ -89,7 +89,7 @@ pub fn verify(options: &VerifyOptions) -> Result<VerifyReport> {
         blobs: BTreeMap::new(),
         bad: BTreeSet::new(),
     };
-    let mut snapshots = check.graph(options.head_only);
+    let mut snapshots = check.graph(options.head_only)?;
     let left_out = check.left_out(&snapshots)?;
     // Without a document it is not known what there is to decode.
     let whole = !snapshots.is_empty() && check.bad.is_empty();
@@ -176,9 +176,9 @@ impl Check<'_> {
 
     /// Every manifest that the index lists, and every subject unless only the heads are asked for; their configs and
     /// layers are noted.
-    fn graph(&mut self, head_only: bool) -> Vec<BundledSnapshot> {
+    fn graph(&mut self, head_only: bool) -> Result<Vec<BundledSnapshot>> {
         let source = self.source;
-        let mut queue: Vec<Descriptor> = bundle::listed(source).into_iter().rev().collect();
+        let mut queue: Vec<Descriptor> = bundle::listed(source)?.into_iter().rev().collect();
         let listed: HashSet<Digest> = queue.iter().map(|entry| entry.digest).collect();
         if queue.is_empty() {
             self.found("index.json", &Error::bundle("index.json", "it lists no snapshot"));
@@ -239,7 +239,7 @@ impl Check<'_> {
         if !head_only {
             self.parents(&loaded);
         }
-        loaded
+        Ok(loaded)
     }
 
     /// Finds the layers that the bundle says it leaves out, and that it does not have: nothing else is asked of them.
@@ -424,7 +424,7 @@ pub fn inspect_bundle(location: &BundleLocation, progress: &dyn Progress) -> Res
         Opened::Archive(archive) => return inspect_archive(archive),
     };
     let mut snapshots: Vec<BundledSnapshot> = Vec::new();
-    let mut queue: Vec<Descriptor> = bundle::listed(source.as_ref()).into_iter().rev().collect();
+    let mut queue: Vec<Descriptor> = bundle::listed(source.as_ref())?.into_iter().rev().collect();
     let (mut seen, mut documents) = (HashSet::new(), Documents::default());
     while let Some(descriptor) = queue.pop() {
         if !seen.insert(descriptor.digest) {

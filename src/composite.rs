@@ -71,10 +71,10 @@ impl Source for Composite {
         names.join(", ")
     }
 
-    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+    fn referrers(&self, subjects: &[Digest]) -> Result<Vec<Descriptor>> {
         let mut found = Vec::new();
         for bundle in &self.sources[..self.bundles] {
-            found.extend(bundle.referrers(subject)?);
+            found.extend(bundle.referrers(subjects)?);
         }
         Ok(found)
     }

@@ -63,7 +63,7 @@ pub fn copy(options: &CopyOptions) -> Result<CopyReport> {
     let heads = match &options.tag {
         Some(tag) => vec![bundle::head(source.as_ref(), Some(tag))?],
         // An index among them leads to no snapshot.
-        None => bundle::listed(source.as_ref()),
+        None => bundle::listed(source.as_ref())?,
     };
     if heads.is_empty() {
         return Err(Error::bundle("index.json", "it lists no snapshot"));

@@ -568,8 +568,8 @@ pub enum Error {
     },
     /// A registry does not show what a tag or digest names, which a push could overwrite.
     #[error(
-        "cannot {operation}: {registry} does not let us see it ({reason}), so that it could be overwritten unseen; --force \
-         goes on"
+        "cannot {operation}: {registry} does not let us see what is there ({reason}), so that a tag could be overwritten \
+         unseen; --force goes on"
     )]
     Unseen {
         /// Host and port.

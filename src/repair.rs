@@ -503,7 +503,7 @@ pub(crate) fn record_of(brought: Brought) -> ImportRecord {
 /// # Errors
 /// A document of it is missing, corrupt or invalid.
 pub(crate) fn bundled_snapshots(source: &dyn Source) -> Result<Vec<BundledSnapshot>> {
-    let mut queue: Vec<Descriptor> = crate::bundle::listed(source);
+    let mut queue: Vec<Descriptor> = crate::bundle::listed(source)?;
     let (mut seen, mut loaded) = (HashSet::new(), HashMap::<Digest, BundledSnapshot>::new());
     let mut documents = Documents::default();
     while let Some(descriptor) = queue.pop() {

@@ -87,7 +87,7 @@ impl BaseLayers {
     /// A manifest or config that cannot be read, or is invalid.
     pub fn of_bundle(source: &dyn Source) -> Result<Self> {
         let (mut blobs, mut of) = (HashMap::new(), Installed::default());
-        let mut queue: Vec<Descriptor> = crate::bundle::listed(source);
+        let mut queue: Vec<Descriptor> = crate::bundle::listed(source)?;
         let (mut seen, mut documents) = (HashSet::new(), Documents::default());
         while let Some(descriptor) = queue.pop() {
             if !seen.insert(descriptor.digest) {

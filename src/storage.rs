@@ -32,12 +32,12 @@ pub trait Source: ReadOnlyStorage {
     /// How messages name it.
     fn display(&self) -> String;
 
-    /// What may refer to the manifest `subject`: entries of the index with another subject may be among them, and snapshots.
+    /// What may refer to one of these manifests: entries with other subjects may be among them, and snapshots.
     ///
     /// # Errors
     /// A registry may not be reached.
-    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
-        let _ = subject;
+    fn referrers(&self, subjects: &[Digest]) -> Result<Vec<Descriptor>> {
+        let _ = subjects;
         Ok(self.index().snapshots().cloned().collect())
     }
 

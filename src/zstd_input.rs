@@ -13,7 +13,7 @@ use crate::error::Error;
 const MAGIC: u32 = 0xFD2F_B528;
 const SKIPPABLE: u32 = 0x184D_2A50;
 /// The longest header that a frame has, in bytes.
-const MAX_HEADER: usize = 18;
+pub const MAX_HEADER: usize = 18;
 
 /// The largest window, in bytes: so much memory decoding may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

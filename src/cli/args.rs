@@ -692,8 +692,8 @@ mod tests {
     #[test]
     fn only_registry_options_stand_under_registry() {
         use clap::CommandFactory;
-        let ours = "plain-http tls ca-file cert key insecure mount-from username password-stdin \
-                    from-username from-password-stdin to-username to-password-stdin";
+        let ours = "plain-http tls ca-file cert key insecure mount-from chunk-size cache-max timeout retries \
+                    username password-stdin from-username from-password-stdin to-username to-password-stdin";
         for verb in Cli::command().get_subcommands() {
             for option in verb.get_arguments() {
                 let under = option.get_help_heading() == Some("Registry");

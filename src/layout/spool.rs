@@ -47,23 +47,24 @@ pub(super) enum Compression {
 /// Decompresses `head` and then `input` into a spool file, walking the tar as it arrives: what is not a tar of the
 /// grammar fills no disk.
 pub(super) fn spool(
-    head: Vec<u8>,
-    input: File,
+    mut head: Vec<u8>,
+    mut input: File,
     compression: Compression,
     name: &str,
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<TarSource> {
-    let (most, first) = match compression {
-        Compression::Zstd(most) => (Some(most), zstd_input::begin(&mut head.as_slice()).ok()),
-        Compression::None | Compression::Gzip => (None, None),
-    };
-    if let (Some(most), Some(Begin::Frame(header))) = (most, first) {
-        header.check_window(most, name, HINT).map_err(|error| unreadable(error, name, Some(most)))?;
+    if let Compression::Zstd(most) = compression {
+        let missing = zstd_input::MAX_HEADER.saturating_sub(head.len());
+        let got = Read::take(&mut input, missing as u64).read_to_end(&mut head).context("read", name)?;
+        progress.advance(got as u64);
+        if let Ok(Begin::Frame(header)) = zstd_input::begin(&mut head.as_slice()) {
+            header.check_window(most, name, HINT).map_err(|error| unreadable(error, name, Some(most)))?;
+        }
     }
     // Nobody else runs here, and a pipe is waited for by this thread: nothing is started that the system could refuse.
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("start a runtime for", name)?;
-    let input = Told { input: Read::chain(Cursor::new(head), input), progress };
+    let input = AsyncReadExt::chain(Cursor::new(head), Told { input, progress });
     let input = BufReader::with_capacity(BUFFER, input);
     let (walker, file, size) = runtime.block_on(async {
         match compression {
@@ -85,7 +86,7 @@ pub(super) fn spool(
 
 /// Tells of every byte that is read, compressed as it is: that is what a pipe or a disk delivers.
 struct Told<'a> {
-    input: io::Chain<Cursor<Vec<u8>>, File>,
+    input: File,
     progress: &'a dyn Progress,
 }
 

@@ -143,8 +143,12 @@ impl Source for RegistrySource {
         self.reference.to_string()
     }
 
-    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
-        referrers::list(&self.repo, subject)
+    fn referrers(&self, subjects: &[Digest]) -> Result<Vec<Descriptor>> {
+        let mut found = Vec::new();
+        for subject in subjects {
+            found.extend(referrers::list(&self.repo, subject)?);
+        }
+        Ok(found)
     }
 
     fn release(&self) {

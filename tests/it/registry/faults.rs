@@ -284,10 +284,9 @@ fn push_stops_where_the_registry_does_not_show_what_a_tag_names() {
         })
     };
     let error = push_as(false).unwrap_err();
-    let oldest = report.snapshots.last().unwrap().manifest.unwrap();
     let text = format!(
-        "cannot read {oldest} of oci://127.0.0.1:{port}/vm: 127.0.0.1:{port} does not let us see it \
-         (MANIFEST_UNKNOWN: so it is), so that it could be overwritten unseen; --force goes on",
+        "cannot push to oci://127.0.0.1:{port}/vm: 127.0.0.1:{port} does not let us see what is there (MANIFEST_UNKNOWN: so \
+         it is), so that a tag could be overwritten unseen; --force goes on",
         port = server.port
     );
     assert_eq!((error.to_string(), error.exit_code()), (text, 1));
