@@ -215,7 +215,8 @@ fn removal_of_all(store: &Path) -> RemoveOptions {
 fn seen<T>(result: Result<T>, what: &str, count: &mut u64) -> std::result::Result<(), String> {
     match result {
         Ok(_) => *count += 1,
-        Err(Error::SnapshotNotFound { .. } | Error::InUse { .. }) => {}
+        // Before the first import there is no store either.
+        Err(Error::SnapshotNotFound { .. } | Error::NotFound { what: "store", .. } | Error::InUse { .. }) => {}
         Err(error) => return Err(format!("the {what} fails: {error}")),
     }
     Ok(())
