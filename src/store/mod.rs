@@ -61,7 +61,7 @@ impl Store {
     /// A store that does not exist is empty.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed.
+    /// [`Error::Io`] where a folder cannot be listed.
     pub fn all(&self) -> Result<(Vec<Snapshot>, Vec<Unreadable>)> {
         Self::all_in(&self.snapshots())
     }
@@ -77,7 +77,7 @@ impl Store {
     /// Every readable snapshot, sorted by name. What is broken is left out; of what is not ours to read, one error is kept.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) where a folder cannot be listed, or a failing disk hides a snapshot.
+    /// [`Error::Io`] where a folder cannot be listed, or a failing disk hides a snapshot.
     pub fn readable(&self) -> Result<Readable> {
         Self::readable_in(&self.snapshots())
     }
@@ -94,8 +94,8 @@ impl Store {
     /// (its head), a `snap_` id, a digest or at least 12 hex digits of its beginning.
     ///
     /// # Errors
-    /// [`Error::Ambiguous`](crate::Error::Ambiguous) with all that it can be,
-    /// [`Error::SnapshotNotFound`](crate::Error::SnapshotNotFound) with some of the names there are,
+    /// [`Error::Ambiguous`] with all that it can be,
+    /// [`Error::SnapshotNotFound`] with some of the names there are,
     /// and those of [`Snapshot::open`].
     pub fn find(&self, reference: &str) -> Result<Snapshot> {
         lookup::find(self, reference)
@@ -104,8 +104,8 @@ impl Store {
     /// Head, parent, grandparent, ... of `head`: from this store, else from the folder it stands in, of the same owner.
     ///
     /// # Errors
-    /// [`Error::ParentNotFound`](crate::Error::ParentNotFound); a snapshot that is its own ancestor is an
-    /// [`Error::InvalidSnapshot`](crate::Error::InvalidSnapshot).
+    /// [`Error::ParentNotFound`]; a snapshot that is its own ancestor is an
+    /// [`Error::InvalidSnapshot`].
     pub fn chain(&self, head: Snapshot) -> Result<Vec<Snapshot>> {
         match lookup::ancestors(self, head)? {
             (_, Some(missing)) => Err(missing),

@@ -181,7 +181,7 @@ pub fn check_way(root: &Path, target: &Path) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::AlreadyExists`] without `force`; [`Error::UnsafePath`] where a link is on the way; one that is
-/// [`is_fixed`](fixed_folder::is_fixed) where [`replace_file_by_file`] is the way. After any error what was there is there.
+/// `is_fixed` where [`replace_file_by_file`] is the way. After any error what was there is there.
 pub fn place_directory(root: &Path, staged: &Path, target: &Path, force: bool) -> Result<Placed> {
     let way = Way::to(root, target)?;
     if way.appears(staged)? {
